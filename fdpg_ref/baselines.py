@@ -1,0 +1,114 @@
+"""Baselines: what is subtracted from the signal to lower the variance of the gradient.
+
+E_pi[b grad log pi] = 0 for a b that does not depend on the sample it multiplies. Leave-one-out and
+a running mean of *past* batches meet that; the mean of the batch itself does not, and shrinks the
+gradient by (n-1)/n. Leave-one-out stops being unbiased if the signal itself uses a Z that was
+estimated on the same batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fdpg_ref import _checks
+from fdpg_ref._typing import Array
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class RunningBaseline(NamedTuple):
+    """Weighted mean of the signals of past batches, and the number of samples behind it."""
+
+    mean: Array
+    weight: float
+
+
+def leave_one_out(signal: Float[Array, "*batch n"]) -> Array:
+    """Return, for each sample, the mean signal of all the others: an unbiased baseline.
+
+    Parameters
+    ----------
+    signal : (..., n) array
+        n >= 2 signals; also of off-policy samples, whose weights stand in the coefficients.
+
+    Returns
+    -------
+    (..., n) array
+        (sum of the signals - own signal) / (n - 1).
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a single sample; for a wrong dtype.
+    """
+    xp = _checks.namespace(signal=signal)
+    n = _checks.require_sample_axis("signal", signal, at_least=2)
+    return (xp.sum(signal, axis=-1, keepdims=True) - signal) / (n - 1)
+
+
+def batch_mean(signal: Float[Array, "*batch n"]) -> Array:
+    """Return the mean signal of the batch, a *biased* baseline kept to be shown so.
+
+    The expected gradient is exactly (n-1)/n of the true one: each sample is compared with itself.
+
+    Parameters
+    ----------
+    signal : (..., n) array
+        Signals of a batch.
+
+    Returns
+    -------
+    (..., 1) array
+        Their mean, one a context.
+    """
+    xp = _checks.namespace(signal=signal)
+    _checks.require_sample_axis("signal", signal)
+    return xp.mean(signal, axis=-1, keepdims=True)
+
+
+def init_running_baseline(signal: Float[Array, "*batch n"]) -> RunningBaseline:
+    """Start a running baseline from signals of samples that are not trained on.
+
+    Parameters
+    ----------
+    signal : (..., n) array
+        Signals, for example of samples of the base model.
+
+    Returns
+    -------
+    RunningBaseline
+        Its mean has shape (..., 1).
+    """
+    return RunningBaseline(batch_mean(signal), float(signal.shape[-1]))
+
+
+def update_running_baseline(
+    state: RunningBaseline, signal: Float[Array, "*batch n"], *, forgetting: float = 1.0
+) -> RunningBaseline:
+    """Return the running mean with one more batch in it; use ``state.mean`` *before* updating.
+
+    Parameters
+    ----------
+    state : RunningBaseline
+        Mean of past batches.
+    signal : (..., n) array
+        Signals of the batch that has just been trained on.
+    forgetting : float
+        Factor in (0, 1] on the weight of the past.
+
+    Returns
+    -------
+    RunningBaseline
+        The new state.
+
+    Raises
+    ------
+    ValueError
+        If ``forgetting`` is not in (0, 1].
+    """
+    if not 0 < forgetting <= 1:
+        raise ValueError(f"forgetting is {forgetting}: it must lie in (0, 1]; 1 forgets nothing")
+    past, batch = state.weight * forgetting, float(signal.shape[-1])
+    mean = state.mean + (batch_mean(signal) - state.mean) * (batch / (past + batch))
+    return RunningBaseline(mean, past + batch)

@@ -1,0 +1,329 @@
+"""Stable elementwise kernels and log-space reductions, on any Array-API array.
+
+Every kernel is a function of the log-ratio u = log pi - log p (never of t = e^u), or of the two
+log-probabilities, and is free of branches: both sides of a ``where`` are computed, and the side
+that is not taken gets a harmless argument ("double where"), so that neither warnings nor autograd
+see it. Error bounds in ulp stand in ``tests/test_core_ulp.py``; ``python -m benchmarks.accuracy``
+measures them.
+"""
+
+from __future__ import annotations
+
+from math import inf, log, nan
+from typing import TYPE_CHECKING, Any
+
+from array_api_compat import array_namespace
+
+from fdpg_ref import _checks, _coefficients
+from fdpg_ref._typing import Array
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float
+
+
+# ---------------------------------------------------------------- reductions in log space
+
+
+def logsumexp(x: Float[Array, "*batch n"], *, axis: int = -1, keepdims: bool = False) -> Array:
+    """Return log(sum(exp(x))) without overflow; the empty sum of all -inf is -inf.
+
+    Parameters
+    ----------
+    x : (..., n) array, nats
+        Log-weights. -inf is a weight of zero; +inf and NaN come out as such.
+    axis : int
+        The axis that is summed.
+    keepdims : bool
+        Keep the summed axis with length one.
+
+    Returns
+    -------
+    (...) array, nats
+        The logarithm of the sum.
+    """
+    xp = array_namespace(x)
+    highest = xp.max(x, axis=axis, keepdims=True)
+    # An infinite maximum would give inf - inf: shift by zero there, the sum is then 0 or inf.
+    shift = xp.where(xp.isfinite(highest), highest, xp.zeros_like(highest))
+    total = xp.sum(xp.exp(x - shift), axis=axis, keepdims=True)
+    result = log_or_minus_inf(total) + shift
+    return result if keepdims else xp.squeeze(result, axis=axis)
+
+
+def log_mean_exp(x: Float[Array, "*batch n"], *, axis: int = -1, keepdims: bool = False) -> Array:
+    """Return log(mean(exp(x))) along ``axis``: logsumexp less the logarithm of the count.
+
+    Parameters
+    ----------
+    x : (..., n) array, nats
+        Log-weights; -inf is a weight of zero.
+    axis : int
+        The axis that is averaged.
+    keepdims : bool
+        Keep that axis with length one.
+
+    Returns
+    -------
+    (...) array, nats
+        The logarithm of the mean.
+    """
+    return logsumexp(x, axis=axis, keepdims=keepdims) - log(x.shape[axis])
+
+
+def log_softmax(x: Float[Array, "*batch n"], *, axis: int = -1) -> Array:
+    """Return normalised log-probabilities x - logsumexp(x).
+
+    Parameters
+    ----------
+    x : (..., n) array, nats
+        Logits; -inf excludes an outcome.
+    axis : int
+        The axis that is normalised.
+
+    Returns
+    -------
+    (..., n) array, nats
+        Log-probabilities. A slice of only -inf has no normalisation and gives NaN.
+    """
+    xp = array_namespace(x)
+    # Shifting by the maximum first keeps the subtraction exact for logits at +-1000.
+    highest = xp.max(x, axis=axis, keepdims=True)
+    shifted = x - xp.where(xp.isfinite(highest), highest, xp.zeros_like(highest))
+    normaliser = logsumexp(shifted, axis=axis, keepdims=True)
+    return shifted - xp.where(normaliser == -inf, xp.full_like(normaliser, nan), normaliser)
+
+
+def log_or_minus_inf(x: Float[Array, "..."]) -> Array:
+    """Return log(x), and -inf at zero without the warning that numpy gives on the way there."""
+    xp = array_namespace(x)
+    positive = xp.where(x == 0, xp.ones_like(x), x)
+    return xp.where(x == 0, xp.full_like(x, -inf), xp.log(positive))
+
+
+def log_ratio(policy: Float[Array, "*batch n"], target: Float[Array, "*batch n"]) -> Array:
+    """Return u = log(policy / target) from *linear* probabilities, without cancellation.
+
+    Near one, u = log1p((policy - target) / target), whose subtraction is exact; the difference of
+    two rounded logarithms would lose everything below 1e-16.
+
+    Parameters
+    ----------
+    policy, target : (..., n) arrays
+        Probabilities, not logarithms.
+
+    Returns
+    -------
+    (..., n) array, nats
+        -inf where only the policy is zero, +inf where the target is zero (also where both are: a
+        sample there costs the slope at infinity).
+
+    Raises
+    ------
+    ValueError, TypeError
+        For unequal shapes; for a wrong or mixed dtype or library.
+    """
+    xp = _checks.namespace(policy=policy, target=target)
+    _checks.require_same_shape(policy=policy, target=target)
+    no_policy, no_target = policy == 0, target == 0
+    q = xp.where(no_policy | no_target, xp.ones_like(policy), policy)
+    p = xp.where(no_policy | no_target, xp.ones_like(target), target)
+    change = (q - p) / p
+    near = xp.abs(change) <= 0.5
+    far = xp.log(xp.where(near, xp.ones_like(q), q)) - xp.log(xp.where(near, xp.ones_like(p), p))
+    u = xp.where(near, xp.log1p(xp.where(near, change, xp.zeros_like(change))), far)
+    u = xp.where(no_policy, xp.full_like(u, -inf), u)
+    return xp.where(no_target, xp.full_like(u, inf), u)
+
+
+# ---------------------------------------------------------------- elementary functions
+
+
+def expm1(x: Float[Array, "..."]) -> Array:
+    """Return e^x - 1, also where a compiler turns ``xp.expm1`` into exp(x) - 1.
+
+    torch.compile does so on a CPU (torch 2.13.0), a relative error of 100 % at tiny x; hence
+    expm1(x) = x + x^2 P(x) for |x| <= 1.
+    """
+    xp = array_namespace(x)
+    near = xp.abs(x) <= 1
+    inner, outer = _split(xp, near, x)
+    series = inner + inner * inner * _polynomial(inner, _phi_coefficients(xp, x))
+    return xp.where(near, series, xp.exp(outer) - 1)
+
+
+def phi(x: Float[Array, "..."]) -> Array:
+    """Return e^x - 1 - x >= 0, the generator of forward KL: x^2 P(x) for |x| <= 1."""
+    xp = array_namespace(x)
+    near = xp.abs(x) <= 1
+    inner, outer = _split(xp, near, x)
+    series = inner * inner * _polynomial(inner, _phi_coefficients(xp, x))
+    return xp.where(near, series, xp.exp(outer) - 1 - outer)
+
+
+# ---------------------------------------------------------------- signals g'(e^u)
+
+
+def forward_kl_signal(u: Float[Array, "..."]) -> Array:
+    """Return 1 - 1/t as -expm1(-u)."""
+    return -expm1(-u)
+
+
+def reverse_kl_signal(u: Float[Array, "..."]) -> Array:
+    """Return log t, which is u itself."""
+    return u
+
+
+def total_variation_signal(u: Float[Array, "..."]) -> Array:
+    """Return sign(t - 1) / 2 as sign(u) / 2; the subgradient at u = 0 is zero."""
+    return array_namespace(u).sign(u) / 2
+
+
+def jensen_shannon_signal(u: Float[Array, "..."]) -> Array:
+    """Return log(2t / (t + 1)) / 2, by log1p of the side that does not cancel."""
+    xp = array_namespace(u)
+    right = u >= -1
+    inner, outer = xp.where(right, u, xp.zeros_like(u)), xp.where(right, -xp.ones_like(u), u)
+    return (
+        xp.where(
+            right, _log_two_over_one_plus_exp(inner), outer + _log_two_over_one_plus_exp(-outer)
+        )
+        / 2
+    )
+
+
+def pearson_chi2_signal(u: Float[Array, "..."]) -> Array:
+    """Return 2 (t - 1) as 2 expm1(u)."""
+    return 2 * expm1(u)
+
+
+def neyman_chi2_signal(u: Float[Array, "..."]) -> Array:
+    """Return 1 - 1/t^2 as -expm1(-2u)."""
+    return -expm1(-2 * u)
+
+
+def squared_hellinger_signal(u: Float[Array, "..."]) -> Array:
+    """Return 1 - 1/sqrt(t) as -expm1(-u/2)."""
+    return -expm1(-u / 2)
+
+
+def jeffreys_signal(u: Float[Array, "..."]) -> Array:
+    """Return log t + 1 - 1/t as u - expm1(-u), two terms of one sign."""
+    return u - expm1(-u)
+
+
+def le_cam_signal(u: Float[Array, "..."]) -> Array:
+    """Return 1 - 4/(t + 1)^2 as w (2 - w) with w = tanh(u/2) = (t - 1)/(t + 1)."""
+    w = array_namespace(u).tanh(u / 2)
+    return w * (2 - w)
+
+
+# ---------------------------------------------------------------- densities p g(pi/p), finite
+# inputs Here q is log pi and p is log p; the edges, where one of them is -inf, belong to
+# divergences.py.
+
+
+def forward_kl_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return p (t - 1 - log t): p phi(u), or pi - p (1 + u) where nothing cancels."""
+    xp = array_namespace(q, p)
+    u = q - p
+    near = xp.abs(u) <= 1
+    close = xp.exp(p) * phi(xp.where(near, u, xp.zeros_like(u)))
+    return xp.where(near, close, xp.exp(q) - xp.exp(p) * (1 + u))
+
+
+def reverse_kl_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return p (t log t - t + 1): forward KL with the two distributions exchanged."""
+    return forward_kl_density(p, q)
+
+
+def total_variation_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return abs(pi - p) / 2 as max(pi, p) (1 - e^-a) / 2, a = abs(u)."""
+    larger, a = _larger_and_gap(q, p)
+    return larger * -expm1(-a) / 2
+
+
+def jensen_shannon_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return [pi log(2 pi/(pi + p)) + p log(2 p/(pi + p))] / 2 (textbook scale, at most log 2).
+
+    For a = abs(u) <= 2 it is (pi + p)/4 S(a), with S(a) = a tanh(a/2) - 2 log cosh(a/2) >= 0;
+    beyond, [max(pi, p) h + min(pi, p) (h - a)] / 2 with h = log(2/(1 + e^-a)).
+    """
+    xp = array_namespace(q, p)
+    larger, a = _larger_and_gap(q, p)
+    smaller = xp.exp(xp.minimum(q, p))
+    near = a <= 2
+    close = (larger + smaller) / 2 * _shannon(xp.where(near, a, xp.zeros_like(a)))
+    h = _log_two_over_one_plus_exp(xp.where(near, 2 * xp.ones_like(a), a))
+    return xp.where(near, close, larger * h + smaller * (h - a)) / 2
+
+
+def pearson_chi2_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return (pi - p)^2 / p, with the square of the larger of pi and p taken into the exponent."""
+    xp = array_namespace(q, p)
+    u = q - p
+    exponent = xp.where(u > 0, 2 * q - p, p)
+    return xp.exp(exponent) * expm1(-xp.abs(u)) ** 2
+
+
+def neyman_chi2_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return (pi - p)^2 / pi: Pearson's with the two distributions exchanged."""
+    return pearson_chi2_density(p, q)
+
+
+def squared_hellinger_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return (sqrt(pi) - sqrt(p))^2 as max(pi, p) (1 - e^(-a/2))^2."""
+    larger, a = _larger_and_gap(q, p)
+    return larger * expm1(-a / 2) ** 2
+
+
+def jeffreys_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return (pi - p) log(pi/p) as max(pi, p) (1 - e^-a) a."""
+    larger, a = _larger_and_gap(q, p)
+    return larger * -expm1(-a) * a
+
+
+def le_cam_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
+    """Return (pi - p)^2 / (pi + p) as max(pi, p) (1 - e^-a) tanh(a/2)."""
+    larger, a = _larger_and_gap(q, p)
+    return larger * -expm1(-a) * array_namespace(a).tanh(a / 2)
+
+
+# ---------------------------------------------------------------- private helpers
+
+
+def _larger_and_gap(q: Array, p: Array) -> tuple[Array, Array]:
+    xp = array_namespace(q, p)
+    return xp.exp(xp.maximum(q, p)), xp.abs(q - p)
+
+
+def _log_two_over_one_plus_exp(x: Array) -> Array:
+    """Return log(2 / (1 + e^-x)), for x >= -1: below that, e^-x would swamp the one."""
+    return -array_namespace(x).log1p(expm1(-x) / 2)
+
+
+def _shannon(a: Array) -> Array:
+    """Return S(a) = a tanh(a/2) - 2 log cosh(a/2) for 0 <= a <= 2, as a^2 R(a^2)."""
+    xp = array_namespace(a)
+    single = a.dtype == xp.float32
+    square = a * a
+    return square * _polynomial(
+        square, _coefficients.SHANNON_FLOAT32 if single else _coefficients.SHANNON_FLOAT64
+    )
+
+
+def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
+    result = x * 0 + coefficients[-1]
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + coefficient
+    return result
+
+
+def _phi_coefficients(xp: Any, x: Array) -> Sequence[float]:
+    return _coefficients.PHI_FLOAT32 if x.dtype == xp.float32 else _coefficients.PHI_FLOAT64
+
+
+def _split(xp: Any, near: Array, x: Array) -> tuple[Array, Array]:
+    """Return x for the near branch and x for the far one, each harmless where not taken."""
+    return xp.where(near, x, xp.zeros_like(x)), xp.where(near, xp.ones_like(x), x)

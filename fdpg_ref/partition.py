@@ -1,0 +1,178 @@
+"""Partition functions Z = sum P(x) in log space: exact, by importance sampling, and running.
+
+E_q[P/q] = Z, so the mean of importance weights is unbiased for Z. What happens to the *gradient*
+when the estimate stands in for Z depends on the divergence and on which samples it was made from;
+the six policies and their status are facts F5 of the verification (``python -m toy verify``).
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING, NamedTuple
+
+from array_api_compat import device
+
+from fdpg_ref import _checks
+from fdpg_ref._typing import Array
+from fdpg_ref.numerics import log_mean_exp, log_or_minus_inf, logsumexp
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class PartitionState(NamedTuple):
+    """Running estimate of Z from past batches.
+
+    Attributes
+    ----------
+    log_z : (...) array, nats
+        Logarithm of the weighted mean of P/q so far.
+    weight : float
+        Number of samples behind it, discounted by forgetting.
+    """
+
+    log_z: Array
+    weight: float
+
+
+def exact_log_partition(log_score: Float[Array, "*batch n"]) -> Array:
+    """Return log Z = log sum_x P(x), where the last axis holds every outcome.
+
+    Parameters
+    ----------
+    log_score : (..., n) array, nats
+        log P of all outcomes; -inf excludes one.
+
+    Returns
+    -------
+    (...) array, nats
+        log Z; -inf if everything is excluded.
+    """
+    _checks.namespace(log_score=log_score)
+    _checks.require_sample_axis("log_score", log_score)
+    return logsumexp(log_score)
+
+
+def importance_log_partition(
+    log_score: Float[Array, "*batch n"], log_proposal: Float[Array, "*batch n"]
+) -> Array:
+    """Return log of (1/n) sum_i P(x_i)/q(x_i), for samples x_i of q.
+
+    The mean is unbiased for Z (its logarithm is not for log Z).
+
+    Parameters
+    ----------
+    log_score : (..., n) array, nats
+        log P at the samples.
+    log_proposal : (..., n) array, nats
+        log q at the samples.
+
+    Returns
+    -------
+    (...) array, nats
+        log of the estimate; -inf if every sample is excluded by the target.
+    """
+    return log_mean_exp(_log_weights(log_score, log_proposal))
+
+
+def leave_one_out_log_partition(
+    log_score: Float[Array, "*batch n"], log_proposal: Float[Array, "*batch n"]
+) -> Array:
+    """Return, for each sample, the importance estimate of log Z from all the others.
+
+    Parameters
+    ----------
+    log_score, log_proposal : (..., n) arrays, nats
+        log P and log q at the samples, n >= 2.
+
+    Returns
+    -------
+    (..., n) array, nats
+        log of (1/(n-1)) sum_{j != i} P(x_j)/q(x_j).
+    """
+    n = _checks.require_sample_axis("log_score", log_score, at_least=2)
+    xp = _checks.namespace(log_score=log_score, log_proposal=log_proposal)
+    log_weights = _log_weights(log_score, log_proposal)
+    highest = xp.max(log_weights, axis=-1, keepdims=True)
+    shift = xp.where(xp.isfinite(highest), highest, xp.zeros_like(highest))
+    weights = xp.exp(log_weights - shift)
+    # Subtracting a weight from the total loses nothing unless that weight is most of the total,
+    # which only the largest can be: its peers are summed on their own.
+    position = xp.arange(n, device=device(log_weights))
+    is_largest = position == xp.argmax(log_weights, axis=-1, keepdims=True)
+    zero = xp.zeros_like(weights)
+    largest = xp.sum(xp.where(is_largest, weights, zero), axis=-1, keepdims=True)
+    rest = xp.sum(xp.where(is_largest, zero, weights), axis=-1, keepdims=True)
+    others = xp.where(is_largest, rest, rest - weights + largest)
+    return log_or_minus_inf(others) + shift - log(n - 1)
+
+
+def init_partition(
+    log_score: Float[Array, "*batch n"], log_proposal: Float[Array, "*batch n"]
+) -> PartitionState:
+    """Start a running estimate from samples that are not trained on, for example of the base.
+
+    Parameters
+    ----------
+    log_score, log_proposal : (..., n) arrays, nats
+        log P and log q at those samples.
+
+    Returns
+    -------
+    PartitionState
+        Never updated, it is the *frozen offline* estimate.
+    """
+    return PartitionState(
+        importance_log_partition(log_score, log_proposal), float(log_score.shape[-1])
+    )
+
+
+def update_partition(
+    state: PartitionState,
+    log_score: Float[Array, "*batch n"],
+    log_proposal: Float[Array, "*batch n"],
+    *,
+    forgetting: float = 1.0,
+) -> PartitionState:
+    """Return the running mean of P/q with one more batch in it.
+
+    Use ``state.log_z`` for the batch at hand *before* updating with it: an estimate from past
+    batches only keeps reverse KL unbiased and the alpha family proportional; one that includes the
+    batch does not.
+
+    Parameters
+    ----------
+    state : PartitionState
+        The estimate so far.
+    log_score, log_proposal : (..., n) arrays, nats
+        log P and log q at the new samples; q may differ from batch to batch.
+    forgetting : float
+        Factor in (0, 1] on the weight of the past; 1 is the lifetime mean, under which one outlier
+        stays for ever.
+
+    Returns
+    -------
+    PartitionState
+        The new estimate.
+
+    Raises
+    ------
+    ValueError
+        If ``forgetting`` is not in (0, 1], or the shapes differ.
+    """
+    if not 0 < forgetting <= 1:
+        raise ValueError(f"forgetting is {forgetting}: it must lie in (0, 1]; 1 forgets nothing")
+    xp = _checks.namespace(log_z=state.log_z, log_score=log_score, log_proposal=log_proposal)
+    batch = float(log_score.shape[-1])
+    past = state.weight * forgetting
+    total = past + batch
+    new = importance_log_partition(log_score, log_proposal)
+    terms = xp.stack([state.log_z + log(past / total), new + log(batch / total)], axis=-1)
+    return PartitionState(logsumexp(terms), total)
+
+
+def _log_weights(log_score: Array, log_proposal: Array) -> Array:
+    _checks.namespace(log_score=log_score, log_proposal=log_proposal)
+    _checks.require_same_shape(log_score=log_score, log_proposal=log_proposal)
+    _checks.require_sample_axis("log_score", log_score)
+    return log_score - log_proposal
