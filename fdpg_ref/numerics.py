@@ -250,15 +250,15 @@ def total_variation_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> A
 def jensen_shannon_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
     """Return [pi log(2 pi/(pi + p)) + p log(2 p/(pi + p))] / 2 (textbook scale, at most log 2).
 
-    For a = abs(u) <= 2 it is (pi + p)/4 S(a), with S(a) = a tanh(a/2) - 2 log cosh(a/2) >= 0;
+    For a = abs(u) <= 5/2 it is (pi + p)/4 S(a), with S(a) = a tanh(a/2) - 2 log cosh(a/2) >= 0;
     beyond, [max(pi, p) h + min(pi, p) (h - a)] / 2 with h = log(2/(1 + e^-a)).
     """
     xp = array_namespace(q, p)
     larger, a = _larger_and_gap(q, p)
     smaller = xp.exp(xp.minimum(q, p))
-    near = a <= 2
+    near = a <= 2.5
     close = (larger + smaller) / 2 * _shannon(xp.where(near, a, xp.zeros_like(a)))
-    h = _log_two_over_one_plus_exp(xp.where(near, 2 * xp.ones_like(a), a))
+    h = _log_two_over_one_plus_exp(xp.where(near, xp.full_like(a, 2.5), a))
     return xp.where(near, close, larger * h + smaller * (h - a)) / 2
 
 
@@ -276,9 +276,15 @@ def neyman_chi2_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array
 
 
 def squared_hellinger_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
-    """Return (sqrt(pi) - sqrt(p))^2 as max(pi, p) (1 - e^(-a/2))^2."""
-    larger, a = _larger_and_gap(q, p)
-    return larger * expm1(-a / 2) ** 2
+    """Return (sqrt(pi) - sqrt(p))^2 as max(pi, p) (1 - e^(-a/2))^2.
+
+    Up to a = 2 as min(pi, p) (e^(a/2) - 1)^2, whose series rounds less often.
+    """
+    xp = array_namespace(q, p)
+    a = xp.abs(q - p)
+    near = a <= 2
+    factored = xp.exp(xp.where(near, xp.minimum(q, p), xp.maximum(q, p)))
+    return factored * expm1(xp.where(near, a, -a) / 2) ** 2
 
 
 def jeffreys_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
@@ -307,7 +313,7 @@ def _log_two_over_one_plus_exp(x: Array) -> Array:
 
 
 def _shannon(a: Array) -> Array:
-    """Return S(a) = a tanh(a/2) - 2 log cosh(a/2) for 0 <= a <= 2, as a^2 R(a^2)."""
+    """Return S(a) = a tanh(a/2) - 2 log cosh(a/2) for 0 <= a <= 5/2, as a^2 R(a^2)."""
     xp = array_namespace(a)
     single = a.dtype == xp.float32
     square = a * a

@@ -5,7 +5,7 @@ Run ``python tools/generate_coefficients.py`` to write the file, with ``--check`
 function that floating point cannot evaluate directly near zero:
 
     phi(x) / x^2      with phi(x) = e^x - 1 - x                     on [-1, 2]
-    S(u) / u^2        with S(u) = u tanh(u/2) - 2 log cosh(u/2)     on |u| <= 2, in powers of u^2
+    S(u) / u^2        with S(u) = u tanh(u/2) - 2 log cosh(u/2)     on |u| <= 5/2, in powers of u^2
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def shannon_over_square(v: Any) -> Any:
 TABLE = {
     "PHI_FLOAT64": (phi_over_square, [-1, 2], 16),
     "PHI_FLOAT32": (phi_over_square, [-1, 2], 9),
-    "SHANNON_FLOAT64": (shannon_over_square, [0, 4], 16),
-    "SHANNON_FLOAT32": (shannon_over_square, [0, 4], 8),
+    "SHANNON_FLOAT64": (shannon_over_square, [0, 6.25], 19),
+    "SHANNON_FLOAT32": (shannon_over_square, [0, 6.25], 9),
 }
 
 
