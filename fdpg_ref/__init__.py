@@ -34,7 +34,11 @@ from fdpg_ref.divergences import (
     SQUARED_HELLINGER,
     TOTAL_VARIATION,
     FDivergence,
+    alpha_divergence,
     dual,
+    from_curvature,
+    from_generator,
+    skew_jensen_shannon,
 )
 from fdpg_ref.estimators import (
     divergence_terms,
@@ -80,6 +84,7 @@ __all__ = [
     "PartitionState",
     "RunningBaseline",
     "UnattainableMoments",
+    "alpha_divergence",
     "batch_mean",
     "constrained",
     "divergence_terms",
@@ -91,6 +96,8 @@ __all__ = [
     "exact_log_partition",
     "exponential_family",
     "fit_multipliers",
+    "from_curvature",
+    "from_generator",
     "importance_log_partition",
     "init_partition",
     "init_running_baseline",
@@ -106,6 +113,7 @@ __all__ = [
     "reward_tilted",
     "score_coefficients",
     "score_signal",
+    "skew_jensen_shannon",
     "update_partition",
     "update_running_baseline",
 ]

@@ -44,8 +44,8 @@ def minimise_dual(
     *,
     tolerance: float,
     max_iterations: int,
-) -> tuple[DualPoint, tuple[float, ...]]:
-    """Return the minimiser of psi and the values of psi on the way there.
+) -> tuple[DualPoint, tuple[float, ...], tuple[float, ...]]:
+    """Return the minimiser of psi, and psi with its largest slope on the way there.
 
     Parameters
     ----------
@@ -60,8 +60,9 @@ def minimise_dual(
 
     Returns
     -------
-    tuple of DualPoint and tuple of float
-        The last point and the dual values, the start included.
+    tuple of DualPoint, tuple of float and tuple of float
+        The last point; the dual values and the largest components of the gradient (the moment
+        errors, in spreads of the features), the start included.
 
     Raises
     ------
@@ -72,15 +73,16 @@ def minimise_dual(
     """
     xp = array_namespace(log_base, z)
     point = _evaluate(xp, log_base, z, xp.zeros_like(z[0, :]))
-    values = [point.value]
+    values, errors = [point.value], [_largest(xp, point.gradient)]
     for _ in range(max_iterations):
-        if _largest(xp, point.gradient) <= tolerance:
-            return point, tuple(values)
+        if errors[-1] <= tolerance:
+            return point, tuple(values), tuple(errors)
         _raise_if_separated(xp, log_base, z, point.nu)
         point = _damped_step(xp, log_base, z, point)
         values.append(point.value)
-    if _largest(xp, point.gradient) <= tolerance:
-        return point, tuple(values)
+        errors.append(_largest(xp, point.gradient))
+    if errors[-1] <= tolerance:
+        return point, tuple(values), tuple(errors)
     raise _checks.MultipliersNotConverged(
         f"after {max_iterations} Newton steps the largest moment error is still "
         f"{_largest(xp, point.gradient):.3g} spreads of the features (tolerance {tolerance:.3g}): "

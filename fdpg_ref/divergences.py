@@ -12,102 +12,38 @@ Go et al. (2023), arXiv 2302.08215, Theorem 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import inf, log
 from types import MappingProxyType
-from typing import Any
 
 from array_api_compat import array_namespace
 
-from fdpg_ref import _checks, numerics
+from fdpg_ref import numerics
+from fdpg_ref._record import FDivergence, build_divergence
 from fdpg_ref._typing import Array
+from fdpg_ref.custom import from_curvature, from_generator
+from fdpg_ref.families import alpha_divergence, skew_jensen_shannon
 
+__all__ = [
+    "DIVERGENCES",
+    "FORWARD_KL",
+    "JEFFREYS",
+    "JENSEN_SHANNON",
+    "LE_CAM",
+    "NEYMAN_CHI2",
+    "PEARSON_CHI2",
+    "REVERSE_KL",
+    "SQUARED_HELLINGER",
+    "TOTAL_VARIATION",
+    "FDivergence",
+    "alpha_divergence",
+    "dual",
+    "from_curvature",
+    "from_generator",
+    "skew_jensen_shannon",
+]
 
-@dataclass(frozen=True, slots=True)
-class FDivergence:
-    """One f-divergence D_f(pi||p): three stable kernels and three constants.
-
-    Attributes
-    ----------
-    name : str
-        Its key in `DIVERGENCES`.
-    generator : callable
-        u -> g(e^u), elementwise, normalised to g(1) = g'(1) = 0.
-    signal : callable
-        u -> g'(e^u), elementwise: what multiplies the score in the gradient.
-    density : callable
-        (log_policy, log_target) -> p g(pi/p), elementwise, the edges pi = 0 and p = 0 included.
-    value_at_zero : float
-        g(0): the price of a unit of target mass that the policy misses.
-    slope_at_infinity : float
-        g'(inf): the price of a unit of policy mass outside the target.
-    curvature : float or None
-        g''(1), None where g has a kink: near p, D is this times the KL divergence.
-    """
-
-    name: str
-    generator: Callable[[Array], Array]
-    signal: Callable[[Array], Array]
-    density: Callable[[Array, Array], Array]
-    value_at_zero: float
-    slope_at_infinity: float
-    curvature: float | None
-
-
-def _divergence(
-    name: str,
-    *,
-    signal: Callable[[Array], Array],
-    density: Callable[[Array, Array], Array],
-    value_at_zero: float,
-    slope_at_infinity: float,
-    curvature: float | None,
-) -> FDivergence:
-    """Complete a record from its two kernels for finite arguments: add edges and generator."""
-
-    def density_with_edges(log_policy: Array, log_target: Array) -> Array:
-        return _density_with_edges(
-            density, value_at_zero, slope_at_infinity, log_policy, log_target
-        )
-
-    def generator(u: Array) -> Array:
-        # g(e^u) is the density at p = 1. Every generator grows without bound, hence g(inf) = inf.
-        xp = array_namespace(u)
-        endless = u == inf
-        finite = xp.where(endless, xp.zeros_like(u), u)
-        return xp.where(endless, xp.full_like(u, inf), density_with_edges(finite, xp.zeros_like(u)))
-
-    return FDivergence(
-        name, generator, signal, density_with_edges, value_at_zero, slope_at_infinity, curvature
-    )
-
-
-def _density_with_edges(
-    kernel: Callable[[Array, Array], Array],
-    value_at_zero: float,
-    slope_at_infinity: float,
-    log_policy: Array,
-    log_target: Array,
-) -> Array:
-    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
-    no_policy, no_target = log_policy == -inf, log_target == -inf
-    edge = no_policy | no_target
-    zero = xp.zeros_like(log_policy)
-    inside = kernel(xp.where(edge, zero, log_policy), xp.where(edge, zero, log_target))
-    inside = xp.where(no_policy, _edge_mass(xp, log_target, value_at_zero), inside)
-    inside = xp.where(no_target, _edge_mass(xp, log_policy, slope_at_infinity), inside)
-    return xp.where(no_policy & no_target, zero, inside)
-
-
-def _edge_mass(xp: Any, log_mass: Array, price: float) -> Array:
-    """Return price * mass; an infinite price is written out, as exp(.) * inf breaks autograd."""
-    if price == inf:
-        return xp.where(xp.isnan(log_mass), log_mass, xp.full_like(log_mass, inf))
-    return price * xp.exp(log_mass)
-
-
-FORWARD_KL = _divergence(
+FORWARD_KL = build_divergence(
     "forward_kl",  # f(t) = -log t: KL(p||pi), which DPG and GDC descend
     signal=numerics.forward_kl_signal,
     density=numerics.forward_kl_density,
@@ -115,7 +51,7 @@ FORWARD_KL = _divergence(
     slope_at_infinity=1.0,
     curvature=1.0,
 )
-REVERSE_KL = _divergence(
+REVERSE_KL = build_divergence(
     "reverse_kl",  # f(t) = t log t: KL(pi||p), which RL with a KL penalty descends
     signal=numerics.reverse_kl_signal,
     density=numerics.reverse_kl_density,
@@ -123,7 +59,7 @@ REVERSE_KL = _divergence(
     slope_at_infinity=inf,
     curvature=1.0,
 )
-TOTAL_VARIATION = _divergence(
+TOTAL_VARIATION = build_divergence(
     "total_variation",  # f(t) = abs(t - 1) / 2
     signal=numerics.total_variation_signal,
     density=numerics.total_variation_density,
@@ -131,7 +67,7 @@ TOTAL_VARIATION = _divergence(
     slope_at_infinity=0.5,
     curvature=None,
 )
-JENSEN_SHANNON = _divergence(
+JENSEN_SHANNON = build_divergence(
     # f(t) = [t log(2t/(t+1)) + log(2/(t+1))] / 2: the textbook scale, at most log 2, so that it
     # equals scipy's jensenshannon**2. Table 1 of Go et al. uses twice this generator.
     "jensen_shannon",
@@ -141,7 +77,7 @@ JENSEN_SHANNON = _divergence(
     slope_at_infinity=log(2.0) / 2,
     curvature=0.25,
 )
-PEARSON_CHI2 = _divergence(
+PEARSON_CHI2 = build_divergence(
     "pearson_chi2",  # f(t) = (t - 1)^2
     signal=numerics.pearson_chi2_signal,
     density=numerics.pearson_chi2_density,
@@ -149,7 +85,7 @@ PEARSON_CHI2 = _divergence(
     slope_at_infinity=inf,
     curvature=2.0,
 )
-NEYMAN_CHI2 = _divergence(
+NEYMAN_CHI2 = build_divergence(
     "neyman_chi2",  # f(t) = (1 - t)^2 / t
     signal=numerics.neyman_chi2_signal,
     density=numerics.neyman_chi2_density,
@@ -157,7 +93,7 @@ NEYMAN_CHI2 = _divergence(
     slope_at_infinity=1.0,
     curvature=2.0,
 )
-SQUARED_HELLINGER = _divergence(
+SQUARED_HELLINGER = build_divergence(
     "squared_hellinger",  # f(t) = (sqrt(t) - 1)^2
     signal=numerics.squared_hellinger_signal,
     density=numerics.squared_hellinger_density,
@@ -165,7 +101,7 @@ SQUARED_HELLINGER = _divergence(
     slope_at_infinity=1.0,
     curvature=0.5,
 )
-JEFFREYS = _divergence(
+JEFFREYS = build_divergence(
     "jeffreys",  # f(t) = (t - 1) log t: forward plus reverse KL
     signal=numerics.jeffreys_signal,
     density=numerics.jeffreys_density,
@@ -173,7 +109,7 @@ JEFFREYS = _divergence(
     slope_at_infinity=inf,
     curvature=2.0,
 )
-LE_CAM = _divergence(
+LE_CAM = build_divergence(
     "le_cam",  # f(t) = (t - 1)^2 / (t + 1): the triangular discrimination
     signal=numerics.le_cam_signal,
     density=numerics.le_cam_density,
@@ -218,16 +154,21 @@ def dual(divergence: FDivergence) -> FDivergence:
     -------
     FDivergence
         The dual; of a record outside the table, one named ``dual(name)`` whose signal
-        g(1/t) - g'(1/t)/t is composed from the given kernels.
+        g(1/t) - g'(1/t)/t is composed from the given kernels and cancels far below t = 1; the duals
+        of `alpha_divergence` (alpha to 1 - alpha) and `skew_jensen_shannon` (weight to 1 - weight)
+        are better built anew.
     """
     if DIVERGENCES.get(divergence.name) is divergence:
         return _DUALS.get(divergence.name, divergence)
 
     def signal(u: Array) -> Array:
         xp = array_namespace(u)
-        return divergence.generator(-u) - xp.exp(-u) * divergence.signal(-u)
+        endless = u == inf
+        v = -xp.where(endless, xp.zeros_like(u), u)
+        inside = divergence.generator(v) - numerics.exp(v) * divergence.signal(v)
+        return xp.where(endless, xp.full_like(u, divergence.value_at_zero), inside)
 
-    return _divergence(
+    return build_divergence(
         f"dual({divergence.name})",
         signal=signal,
         density=lambda q, p: divergence.density(p, q),

@@ -7,14 +7,14 @@ the six policies and their status are facts F5 of the verification (``python -m 
 
 from __future__ import annotations
 
-from math import log
+from math import inf, log
 from typing import TYPE_CHECKING, NamedTuple
 
 from array_api_compat import device
 
 from fdpg_ref import _checks
 from fdpg_ref._typing import Array
-from fdpg_ref.numerics import log_mean_exp, log_or_minus_inf, logsumexp
+from fdpg_ref.numerics import log_mean_exp, logsumexp
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -93,18 +93,16 @@ def leave_one_out_log_partition(
     n = _checks.require_sample_axis("log_score", log_score, at_least=2)
     xp = _checks.namespace(log_score=log_score, log_proposal=log_proposal)
     log_weights = _log_weights(log_score, log_proposal)
-    highest = xp.max(log_weights, axis=-1, keepdims=True)
-    shift = xp.where(xp.isfinite(highest), highest, xp.zeros_like(highest))
-    weights = xp.exp(log_weights - shift)
-    # Subtracting a weight from the total loses nothing unless that weight is most of the total,
-    # which only the largest can be: its peers are summed on their own.
+    # Taking a weight out of the total loses nothing where it is at most half of it, and only the
+    # largest can be more: the peers of that one are summed on their own.
     position = xp.arange(n, device=device(log_weights))
     is_largest = position == xp.argmax(log_weights, axis=-1, keepdims=True)
-    zero = xp.zeros_like(weights)
-    largest = xp.sum(xp.where(is_largest, weights, zero), axis=-1, keepdims=True)
-    rest = xp.sum(xp.where(is_largest, zero, weights), axis=-1, keepdims=True)
-    others = xp.where(is_largest, rest, rest - weights + largest)
-    return log_or_minus_inf(others) + shift - log(n - 1)
+    excluded = xp.full_like(log_weights, -inf)
+    peers_of_largest = logsumexp(xp.where(is_largest, excluded, log_weights), keepdims=True)
+    total = logsumexp(log_weights, keepdims=True)
+    shares = xp.exp(log_weights - xp.where(total == -inf, xp.zeros_like(total), total))
+    others = total + xp.log1p(-xp.where(is_largest, xp.zeros_like(shares), shares))
+    return xp.where(is_largest, peers_of_largest, others) - log(n - 1)
 
 
 def init_partition(

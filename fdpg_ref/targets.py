@@ -41,6 +41,8 @@ class MultiplierFit(NamedTuple):
     margin : float
         A lower bound, in spreads, of the distance between the moments and the edge of those that
         the features can reach. Positive: the moments are attainable.
+    moment_errors : tuple of float
+        The largest abs(E_p[phi] - mu) along the way, in spreads: it ends at ``gradient_norm``.
     """
 
     multipliers: Array
@@ -50,6 +52,7 @@ class MultiplierFit(NamedTuple):
     iterations: int
     dual_values: tuple[float, ...]
     margin: float
+    moment_errors: tuple[float, ...]
 
 
 def reward_tilted(
@@ -206,7 +209,9 @@ def fit_multipliers(
     basis = _independent_directions(xp, centred, support)
     z = centred @ basis
     try:
-        point, values = minimise_dual(log_a, z, tolerance=tolerance, max_iterations=max_iterations)
+        point, values, errors = minimise_dual(
+            log_a, z, tolerance=tolerance, max_iterations=max_iterations
+        )
     except Separated as proof:
         _raise_unattainable(basis @ proof.direction)
     margin = _margin(xp, point, z)
@@ -215,9 +220,9 @@ def fit_multipliers(
     multipliers = xp.astype(basis @ point.nu, log_base.dtype)
     log_score = exponential_family(log_base, features, multipliers)
     reached = xp.sum(xp.exp(log_softmax(log_score))[:, None] * features, axis=0)
-    gradient_norm = float(xp.max(xp.abs(point.gradient)))
+    steps, log_z = len(values) - 1, logsumexp(log_score)
     return MultiplierFit(
-        multipliers, logsumexp(log_score), reached, gradient_norm, len(values) - 1, values, margin
+        multipliers, log_z, reached, errors[-1], steps, values, margin, moment_errors=errors
     )
 
 

@@ -1,8 +1,9 @@
 """Write ``fdpg_ref/_coefficients.py``: the polynomials behind the stable kernels.
 
 Run ``python tools/generate_coefficients.py`` to write the file, with ``--check`` to compare only
-(the test suite does). Each polynomial is the Chebyshev interpolant, in 60-digit arithmetic, of a
-function that floating point cannot evaluate directly near zero:
+(the test suite does). LEGENDRE serves user-defined divergences. Each polynomial is the Chebyshev
+interpolant, in 60-digit arithmetic, of a function that floating point cannot evaluate directly near
+zero:
 
     phi(x) / x^2      with phi(x) = e^x - 1 - x                     on [-1, 2]
     S(u) / u^2        with S(u) = u tanh(u/2) - 2 log cosh(u/2)     on |u| <= 5/2, in powers of u^2
@@ -40,6 +41,23 @@ def shannon_over_square(v: Any) -> Any:
     return (u * mpmath.tanh(u / 2) - 2 * mpmath.log(mpmath.cosh(u / 2))) / v
 
 
+def legendre(size: int) -> list[tuple[Any, Any]]:
+    """Return points and weights of Gauss-Legendre quadrature on [0, 1], points by Newton."""
+
+    def value_and_slope(x: Any) -> tuple[Any, Any]:
+        value, previous = mpmath.legendre(size, x), mpmath.legendre(size - 1, x)
+        return value, size * (x * value - previous) / (x**2 - 1)
+
+    pairs = []
+    for k in range(1, size + 1):
+        x = mpmath.cos(mpmath.pi * (k - mpmath.mpf(1) / 4) / (size + mpmath.mpf(1) / 2))
+        for _ in range(8):
+            value, slope = value_and_slope(x)
+            x -= value / slope
+        pairs.append(((1 + x) / 2, 1 / ((1 - x**2) * value_and_slope(x)[1] ** 2)))
+    return sorted(pairs)
+
+
 TABLE = {
     "PHI_FLOAT64": (phi_over_square, [-1, 2], 16),
     "PHI_FLOAT32": (phi_over_square, [-1, 2], 9),
@@ -58,6 +76,10 @@ def render() -> str:
         error = max(abs(mpmath.polyval(highest_first, x) / function(x) - 1) for x in points)
         rows = "".join(f"    {float(c)!r},\n" for c in reversed(highest_first))
         parts.append(f"# relative error {float(error):.1e}\n{name} = (\n{rows})\n")
+    pairs = "".join(f"    ({float(x)!r}, {float(w)!r}),\n" for x, w in legendre(40))
+    parts.append(
+        f"# points and weights of 40-point Gauss-Legendre on [0, 1]\nLEGENDRE = (\n{pairs})\n"
+    )
     return HEADER + "\n".join(parts)
 
 

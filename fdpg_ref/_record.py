@@ -1,0 +1,100 @@
+"""The record of an f-divergence, and how two kernels for finite arguments become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from fdpg_ref import _checks, numerics
+from fdpg_ref._typing import Array
+
+
+@dataclass(frozen=True, slots=True)
+class FDivergence:
+    """One f-divergence D_f(pi||p): three stable kernels and three constants.
+
+    Attributes
+    ----------
+    name : str
+        Its key in `DIVERGENCES`.
+    generator : callable
+        u -> g(e^u), elementwise, normalised to g(1) = g'(1) = 0.
+    signal : callable
+        u -> g'(e^u), elementwise: what multiplies the score in the gradient.
+    density : callable
+        (log_policy, log_target) -> p g(pi/p), elementwise, the edges pi = 0 and p = 0 included.
+    value_at_zero : float
+        g(0): the price of a unit of target mass that the policy misses.
+    slope_at_infinity : float
+        g'(inf): the price of a unit of policy mass outside the target.
+    curvature : float or None
+        g''(1), None where g has a kink: near p, D is this times the KL divergence.
+    """
+
+    name: str
+    generator: Callable[[Array], Array]
+    signal: Callable[[Array], Array]
+    density: Callable[[Array, Array], Array]
+    value_at_zero: float
+    slope_at_infinity: float
+    curvature: float | None
+
+
+def build_divergence(
+    name: str,
+    *,
+    signal: Callable[[Array], Array],
+    density: Callable[[Array, Array], Array],
+    value_at_zero: float,
+    slope_at_infinity: float,
+    curvature: float | None,
+) -> FDivergence:
+    """Complete a record from its two kernels for finite arguments: add edges and generator."""
+
+    def density_with_edges(log_policy: Array, log_target: Array) -> Array:
+        return _density_with_edges(
+            density, value_at_zero, slope_at_infinity, log_policy, log_target
+        )
+
+    def generator(u: Array) -> Array:
+        # g(e^u) is the density at p = 1. Every generator grows without bound, hence g(inf) = inf.
+        xp = array_namespace(u)
+        endless = u == inf
+        finite = xp.where(endless, xp.zeros_like(u), u)
+        return xp.where(endless, xp.full_like(u, inf), density_with_edges(finite, xp.zeros_like(u)))
+
+    return FDivergence(
+        name, generator, signal, density_with_edges, value_at_zero, slope_at_infinity, curvature
+    )
+
+
+def _density_with_edges(
+    kernel: Callable[[Array, Array], Array],
+    value_at_zero: float,
+    slope_at_infinity: float,
+    log_policy: Array,
+    log_target: Array,
+) -> Array:
+    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
+    no_policy, no_target = log_policy == -inf, log_target == -inf
+    # Densities beyond the largest float would give inf - inf or 0 * inf in the kernels.
+    huge = numerics.overflows(log_policy) | numerics.overflows(log_target)
+    huge = huge & ~xp.isnan(log_policy) & ~xp.isnan(log_target)
+    special = no_policy | no_target | huge
+    zero = xp.zeros_like(log_policy)
+    inside = kernel(xp.where(special, zero, log_policy), xp.where(special, zero, log_target))
+    inside = xp.where(huge & (log_policy != log_target), xp.full_like(inside, inf), inside)
+    inside = xp.where(no_policy, _edge_mass(xp, log_target, value_at_zero), inside)
+    inside = xp.where(no_target, _edge_mass(xp, log_policy, slope_at_infinity), inside)
+    return xp.where(no_policy & no_target, zero, inside)
+
+
+def _edge_mass(xp: Any, log_mass: Array, price: float) -> Array:
+    """Return price * mass; an infinite price is written out, as exp(.) * inf breaks autograd."""
+    if price == inf:
+        return xp.where(xp.isnan(log_mass), log_mass, xp.full_like(log_mass, inf))
+    return price * numerics.exp(log_mass)
