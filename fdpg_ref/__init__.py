@@ -13,8 +13,10 @@ from fdpg_ref.baselines import (
     batch_mean,
     init_running_baseline,
     leave_one_out,
+    optimal_baseline,
     update_running_baseline,
 )
+from fdpg_ref.control_variates import controlled_terms, optimal_control_weight, per_prefix_kl
 from fdpg_ref.diagnostics import (
     Estimate,
     effective_sample_size,
@@ -57,12 +59,19 @@ from fdpg_ref.partition import (
     leave_one_out_log_partition,
     update_partition,
 )
+from fdpg_ref.rejection import QuasiRejection, quasi_rejection
 from fdpg_ref.targets import (
     MultiplierFit,
     constrained,
     exponential_family,
     fit_multipliers,
     reward_tilted,
+)
+from fdpg_ref.trajectory_balance import log_ratio_penalty, vargrad_loss
+from fdpg_ref.weights import (
+    forward_kl_gain,
+    self_normalised_log_weights,
+    truncated_log_weights,
 )
 
 __all__ = [
@@ -82,11 +91,13 @@ __all__ = [
     "MultiplierFit",
     "MultipliersNotConverged",
     "PartitionState",
+    "QuasiRejection",
     "RunningBaseline",
     "UnattainableMoments",
     "alpha_divergence",
     "batch_mean",
     "constrained",
+    "controlled_terms",
     "divergence_terms",
     "dual",
     "effective_sample_size",
@@ -96,6 +107,7 @@ __all__ = [
     "exact_log_partition",
     "exponential_family",
     "fit_multipliers",
+    "forward_kl_gain",
     "from_curvature",
     "from_generator",
     "importance_log_partition",
@@ -106,14 +118,22 @@ __all__ = [
     "leave_one_out_log_partition",
     "log_mean_exp",
     "log_ratio",
+    "log_ratio_penalty",
     "log_softmax",
     "logsumexp",
     "mean_and_standard_error",
+    "optimal_baseline",
+    "optimal_control_weight",
+    "per_prefix_kl",
+    "quasi_rejection",
     "relative_standard_error",
     "reward_tilted",
     "score_coefficients",
     "score_signal",
+    "self_normalised_log_weights",
     "skew_jensen_shannon",
+    "truncated_log_weights",
     "update_partition",
     "update_running_baseline",
+    "vargrad_loss",
 ]

@@ -43,7 +43,8 @@ def namespace(**arrays: Array) -> Any:
     TypeError
         For arrays of two libraries, two dtypes, half precision, or no real floating dtype.
     """
-    named = {name: x for name, x in arrays.items() if not isinstance(x, (int, float))}
+    # By exact type: a numpy float64 scalar is a Python float as well, and promotes like an array.
+    named = {name: x for name, x in arrays.items() if type(x) not in (int, float)}
     libraries = {name: _library(name, x) for name, x in named.items()}
     first, *others = libraries
     for name in others:

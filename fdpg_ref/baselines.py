@@ -113,3 +113,41 @@ def update_running_baseline(
     past, batch = state.weight * forgetting, float(signal.shape[-1])
     mean = state.mean + (batch_mean(signal) - state.mean) * (batch / (past + batch))
     return RunningBaseline(mean, past + batch)
+
+
+def optimal_baseline(
+    signal: Float[Array, "*batch n"],
+    squared_score_norms: Float[Array, "*batch n"],
+    *,
+    log_mass: Float[Array, "*batch n"] | None = None,
+) -> Array:
+    """Return the constant that minimises the total variance, E[signal |s|^2] / E[|s|^2].
+
+    Parameters
+    ----------
+    signal : (..., n) array
+        Signals at on-policy samples.
+    squared_score_norms : (..., n) array
+        |grad log pi(x)|^2 at the same samples.
+    log_mass : (..., n) array, nats, optional
+        log pi, for an axis that enumerates all outcomes instead of holding samples. From the
+        samples that it is used on, the baseline is biased, like any mean of the batch.
+
+    Returns
+    -------
+    (..., 1) array
+        The baseline, one a context.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For unequal shapes; for a wrong or mixed dtype or library.
+    """
+    xp = _checks.namespace(signal=signal, squared_score_norms=squared_score_norms)
+    _checks.require_same_shape(signal=signal, squared_score_norms=squared_score_norms)
+    _checks.require_sample_axis("signal", signal)
+    mass = xp.ones_like(signal) if log_mass is None else xp.exp(log_mass)
+    weights = mass * squared_score_norms
+    return xp.sum(weights * signal, axis=-1, keepdims=True) / xp.sum(
+        weights, axis=-1, keepdims=True
+    )

@@ -16,14 +16,12 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from fdpg_ref import numerics
-from fdpg_ref._coefficients import LEGENDRE
+from fdpg_ref._quadrature import integral
 from fdpg_ref._record import FDivergence, build_divergence
 from fdpg_ref._typing import Array
 
 Formula = Callable[[Any, Any], Any]
 
-# Panels of `_integral`: each spans at most 88 nats of |u| <= 700, where 40 points resolve e^s.
-_PANELS = 8
 _GRID = [s / 4 for s in range(-120, 121)]  # log-ratios at which convexity is checked: -30 to 30
 
 
@@ -70,18 +68,18 @@ def from_curvature(
         name,
         "value_at_zero",
         value_at_zero,
-        lambda u: _integral(lambda s: kappa(-s, math), u, 0.0),
+        lambda u: integral(lambda s: kappa(-s, math), u, 0.0),
     )
     _check_edge(
         name,
         "slope_at_infinity",
         slope_at_infinity,
-        lambda u: _integral(lambda s: kappa(s, math) * exp(-s), u, 0.0),
+        lambda u: integral(lambda s: kappa(s, math) * exp(-s), u, 0.0),
     )
 
     def signal(u: Array) -> Array:
         xp = array_namespace(u)
-        return _integral(lambda s: kappa(s, xp) * numerics.exp(-s), u, u * 0)
+        return integral(lambda s: kappa(s, xp) * numerics.exp(-s), u, u * 0)
 
     def density(q: Array, p: Array) -> Array:
         # e^p (e^(u-s) - 1) as e^max (1 - e^-|u-s|) does not overflow where p is tiny.
@@ -91,7 +89,7 @@ def from_curvature(
             height = xp.where(q > p, q - s, p)
             return numerics.exp(height) * abs(numerics.expm1(-abs(q - p - s))) * kappa(s, xp)
 
-        return abs(_integral(integrand, q - p, q * 0))
+        return abs(integral(integrand, q - p, q * 0))
 
     return build_divergence(
         name,
@@ -170,16 +168,6 @@ def from_generator(
         slope_at_infinity=slope_at_infinity,
         curvature=curvature,
     )
-
-
-def _integral(integrand: Callable[[Any], Any], end: Any, zero: Any) -> Any:
-    """Return the integral from 0 to ``end``, elementwise; ``zero`` is a zero of its type."""
-    width = end / _PANELS
-    total = zero
-    for panel in range(_PANELS):
-        for point, weight in LEGENDRE:
-            total = total + weight * integrand(width * (panel + point))
-    return total * width
 
 
 def _check_convex(name: str, formula: Formula, derivative: Formula) -> None:
