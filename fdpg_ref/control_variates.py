@@ -103,8 +103,10 @@ def per_prefix_kl(
 ) -> Array:
     """Return sum_t KL(pi(.|x_<t)||p(.|x_<t)) along each sequence: k1 with the last draw summed out.
 
-    Its expectation over sequences of pi is KL(pi||p) by the chain rule, which no other f obeys; its
-    variance is never larger than that of log pi - log p, of whose terms it is the conditional mean.
+    Its expectation over sequences of pi is KL(pi||p) by the chain rule, which no other f obeys.
+    The variance is usually far below that of log pi - log p, since each draw's own noise is summed
+    out, but not always: terms of one sequence that offset each other do so only in the whole sum.
+    Source: Amini et al. (2025), arXiv 2504.10637.
 
     Parameters
     ----------

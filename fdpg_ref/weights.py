@@ -1,4 +1,4 @@
-"""Importance weights w = pi/q of off-policy samples, in log space: plain, truncated, self-normalised.
+"""Importance weights w = pi/q of off-policy samples in log space: truncated, self-normalised.
 
 Plain weights, log pi - log q, leave the gradient unbiased. The other two trade bias for variance:
 truncation biases it by what is cut off; self-normalisation by O(1/n), vanishing with the batch.
