@@ -1,0 +1,111 @@
+"""The token ids that sampling and scoring need, and where a model folder keeps them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from transformers import PreTrainedConfig
+
+from lm.vocabulary import CharVocabulary, VocabularyError
+
+IDS_FILE = "fdpg_ref.json"
+
+
+class ModelFolderError(ValueError):
+    """A folder that exists but cannot be used as a model; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """The ids that a model's folder fixes for sampling and scoring.
+
+    Parameters
+    ----------
+    bos_id
+        Start token, given and never scored.
+    eos_ids
+        Tokens that end a sequence.
+    pad_id
+        What fills an ended row; may equal an end token.
+    max_new_tokens
+        Length limit, the end token included; None if the folder does not fix one.
+    letters
+        The characters of a `CharVocabulary`; None for a model with a tokenizer.
+    """
+
+    bos_id: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    max_new_tokens: int | None = None
+    letters: str | None = None
+
+    def check(self, vocabulary_size: int) -> None:
+        """Check that every id is one of the model's tokens.
+
+        Raises
+        ------
+        VocabularyError
+            An id lies outside the model's vocabulary, or the letters do not fill it.
+        """
+        roles = [("bos", self.bos_id), ("pad", self.pad_id), *(("eos", e) for e in self.eos_ids)]
+        for role, token in roles:
+            if not 0 <= token < vocabulary_size:
+                raise VocabularyError(
+                    f"the {role} id {token} lies outside the model's vocabulary of "
+                    f"{vocabulary_size} tokens"
+                )
+        if self.letters is not None and len(CharVocabulary(self.letters)) != vocabulary_size:
+            raise VocabularyError(
+                f"{len(self.letters)} letters and 3 special tokens do not make the model's "
+                f"vocabulary of {vocabulary_size} tokens"
+            )
+
+
+def save_ids(ids: TokenIds, folder: Path) -> None:
+    """Write the ids beside a model."""
+    (folder / IDS_FILE).write_text(json.dumps(asdict(ids), indent=2) + "\n", encoding="utf-8")
+
+
+def load_ids(folder: Path, config: PreTrainedConfig) -> TokenIds:
+    """Read the ids of a model folder from fdpg_ref.json or else from the model's configuration.
+
+    Raises
+    ------
+    ModelFolderError
+        An id is missing, or lies outside the model's vocabulary.
+    """
+    path = folder / IDS_FILE
+    ids = _ids_from_json(path) if path.exists() else _ids_from_config(folder, config)
+    try:
+        ids.check(config.vocab_size)
+    except VocabularyError as error:
+        raise ModelFolderError(
+            f"{folder}: {error}; the folder mixes a model with another one's ids"
+        ) from error
+    return ids
+
+
+def _ids_from_json(path: Path) -> TokenIds:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return TokenIds(**{**stored, "eos_ids": tuple(stored["eos_ids"])})
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ModelFolderError(f"{path} does not hold the token ids of a model: {error}") from error
+
+
+def _ids_from_config(folder: Path, config: PreTrainedConfig) -> TokenIds:
+    eos = config.eos_token_id
+    if eos is None:
+        raise ModelFolderError(
+            f"{folder} names no end token: set eos_token_id in config.json, or write {IDS_FILE} "
+            'with "bos_id", "eos_ids", "pad_id" and "max_new_tokens"'
+        )
+    eos_ids = tuple(eos) if isinstance(eos, list | tuple) else (eos,)
+    bos, pad = config.bos_token_id, config.pad_token_id
+    return TokenIds(
+        bos_id=eos_ids[0] if bos is None else bos,
+        eos_ids=eos_ids,
+        pad_id=eos_ids[0] if pad is None else pad,
+    )

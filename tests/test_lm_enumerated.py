@@ -1,0 +1,200 @@
+"""Ring c: tiny transformers of which every sequence is enumerated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from lm_tiny import enumerate_sequences, tiny_gpt2, tiny_llama, tiny_policy
+from torch import Tensor
+
+from fdpg_ref import DIVERGENCES, score_coefficients, score_signal
+from lm.policy import CausalPolicy
+from lm.surrogate import surrogate_loss
+
+# (end tokens, padding): the second has pad == eos, where masks made from `!= pad` lose the end.
+ENDINGS = [((1,), 0), ((1,), 1), ((1, 3), 0), ((1, 3), 3)]
+LIMIT = 4
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p / q).log()).sum()
+
+
+# D_f(pi||p) from the textbooks, as plain functions of linear probabilities (policy, target).
+CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "forward_kl": lambda pi, p: _kl(p, pi),
+    "reverse_kl": _kl,
+    "total_variation": lambda pi, p: (pi - p).abs().sum() / 2,
+    "jensen_shannon": lambda pi, p: (_kl(p, (p + pi) / 2) + _kl(pi, (p + pi) / 2)) / 2,
+    "pearson_chi2": lambda pi, p: ((pi - p) ** 2 / p).sum(),
+    "neyman_chi2": lambda pi, p: ((pi - p) ** 2 / pi).sum(),
+    "squared_hellinger": lambda pi, p: ((pi.sqrt() - p.sqrt()) ** 2).sum(),
+    "jeffreys": lambda pi, p: _kl(pi, p) + _kl(p, pi),
+    "le_cam": lambda pi, p: ((pi - p) ** 2 / (pi + p)).sum(),
+}
+
+
+@pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
+@pytest.mark.parametrize("limit", [1, 3, 4])
+def test_all_sequences_have_total_probability_one(eos_ids, pad_id, limit):
+    policy = tiny_policy(tiny_gpt2(), eos_ids=eos_ids, pad_id=pad_id, limit=limit)
+    tokens, mask = enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=limit)
+    log_prob = policy.log_prob(tokens, mask).detach()
+    assert log_prob.dtype == torch.float64
+    # Far from uniform, or a missing factor of one position could hide.
+    if limit == LIMIT:
+        assert float(log_prob.max() - log_prob.min()) > 5.0
+    # 1e-12: a hundred float64 terms of rounding 1e-16 each, with room.
+    assert float(log_prob.exp().sum()) == pytest.approx(1.0, abs=1e-12)
+    # 1e-5: the same in float32.
+    single = tiny_policy(tiny_gpt2().float(), eos_ids=eos_ids, pad_id=pad_id, limit=limit)
+    assert float(single.log_prob(tokens, mask).detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
+def test_a_llama_like_model_is_normalised_too(eos_ids, pad_id):
+    policy = tiny_policy(tiny_llama(), eos_ids=eos_ids, pad_id=pad_id)
+    tokens, mask = enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT)
+    # 1e-5: float32.
+    assert float(policy.log_prob(tokens, mask).detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_log_prob_is_the_chain_rule_written_out():
+    policy = tiny_policy(tiny_gpt2(), eos_ids=(1,), pad_id=1)
+    tokens, mask = enumerate_sequences(eos_ids=(1,), pad_id=1, limit=LIMIT)
+    expected = []
+    for row, length in zip(tokens.tolist(), mask.sum(-1).tolist(), strict=True):
+        total = 0.0
+        for position in range(length):
+            prefix = torch.tensor([[0, *row[:position]]])
+            logits = policy.model(input_ids=prefix).logits[0, -1].detach()
+            total += float(logits[row[position]] - torch.logsumexp(logits, -1))
+        expected.append(total)
+    reference = torch.tensor(expected, dtype=torch.float64)
+    # 1e-12: the same sums in float64 with other batch shapes.
+    torch.testing.assert_close(
+        policy.log_prob(tokens, mask).detach(), reference, rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_samples_occur_as_often_as_the_scorer_says(build, eos_ids, pad_id):
+    policy = tiny_policy(build(), eos_ids=eos_ids, pad_id=pad_id)
+    tokens, mask = enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT)
+    probability = policy.log_prob(tokens, mask).exp().detach().double()
+    n = 20_000
+    samples = policy.sample(n, generator=torch.Generator().manual_seed(1))
+    index = {tuple(t[m].tolist()): i for i, (t, m) in enumerate(zip(tokens, mask, strict=True))}
+    drawn = zip(samples.tokens, samples.mask, strict=True)
+    rows = torch.tensor([index[tuple(t[m].tolist())] for t, m in drawn])
+    counts = torch.bincount(rows, minlength=len(tokens)).double()
+    # Every count is binomial. 5 standard errors: 121 of them exceed that by chance once in 14,000
+    # runs; rare ones are pooled, because the normal law needs an expectation of some size.
+    common = probability * n > 10
+    counts = torch.cat([counts[common], counts[~common].sum()[None]])
+    probability = torch.cat([probability[common], probability[~common].sum()[None]])
+    z = (counts - n * probability) / (n * probability * (1 - probability)).clamp(min=1.0).sqrt()
+    assert float(z.abs().max()) < 5.0
+
+
+@pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
+@pytest.mark.parametrize(("build", "tolerance"), [(tiny_gpt2, 1e-12), (tiny_llama, 1e-5)])
+def test_the_samplers_log_prob_is_the_scorers(build, tolerance, eos_ids, pad_id):
+    policy = tiny_policy(build(), eos_ids=eos_ids, pad_id=pad_id)
+    samples = policy.sample(200, generator=torch.Generator().manual_seed(2))
+    scored = policy.log_prob(samples.tokens, samples.mask).detach()
+    assert samples.log_prob.dtype == scored.dtype
+    # The key-value cache changes the order of operations only: rounding of the dtype.
+    torch.testing.assert_close(samples.log_prob, scored, rtol=0, atol=tolerance)
+    assert float(samples.log_prob.std()) > 0.5
+
+
+def _problem(policy: CausalPolicy) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all sequences and a target whose log-ratios span three nats and avoid zero."""
+    tokens, mask = enumerate_sequences(eos_ids=(1,), pad_id=1, limit=LIMIT)
+    log_policy = policy.log_prob(tokens, mask).detach()
+    generator = torch.Generator().manual_seed(3)
+    size = 0.4 + 1.2 * torch.rand(len(tokens), generator=generator, dtype=torch.float64)
+    sign = torch.randint(0, 2, (len(tokens),), generator=generator) * 2 - 1
+    log_target = torch.log_softmax(log_policy.double() - size * sign, dim=-1)
+    log_ratio = log_policy - log_target
+    assert float(log_ratio.max() - log_ratio.min()) >= 3.0
+    # Total variation's signal jumps at zero: an atom there would test rounding, not the gradient.
+    assert float(log_ratio.abs().min()) >= 0.05
+    return tokens, mask, log_target
+
+
+def _gradient(policy: CausalPolicy, loss: Tensor) -> Tensor:
+    gradients = torch.autograd.grad(loss, list(policy.model.parameters()))
+    return torch.cat([gradient.flatten() for gradient in gradients]).double()
+
+
+def _surrogate_gradient(policy: CausalPolicy, name: str, problem) -> Tensor:
+    """Contract the core's coefficients with autograd, weighted by pi: the full expectation."""
+    tokens, mask, log_target = problem
+    log_policy = policy.log_prob(tokens, mask)
+    detached = log_policy.detach()
+    signal = score_signal(detached, log_target.to(detached.dtype), divergence=DIVERGENCES[name])
+    coefficients = score_coefficients(signal) * detached.exp() * len(tokens)
+    return _gradient(policy, surrogate_loss(log_policy, coefficients))
+
+
+@pytest.fixture(scope="module")
+def exact() -> tuple[CausalPolicy, tuple[Tensor, Tensor, Tensor]]:
+    # The weights come from float32, so that both dtypes are one and the same model; scale 5 spreads
+    # log pi over five nats, while at 10 bfloat16's own noise in log pi is more than 1e-2.
+    policy = tiny_policy(tiny_gpt2(seed=3, scale=5.0), pad_id=1).trainable_copy()
+    return policy, _problem(policy)
+
+
+def _closed_form_gradient(exact, name: str) -> Tensor:
+    policy, (tokens, mask, log_target) = exact
+    probability = policy.log_prob(tokens, mask).exp()
+    return _gradient(policy, CLOSED_FORMS[name](probability, log_target.exp()))
+
+
+def test_every_divergence_is_checked_here():
+    assert CLOSED_FORMS.keys() == DIVERGENCES.keys()
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_surrogate_gradient_is_the_closed_forms_in_float64(exact, name):
+    expected = _closed_form_gradient(exact, name)
+    error = _surrogate_gradient(exact[0], name, exact[1]) - expected
+    # 1e-10: float64 identities of mathematics section 5.
+    assert float(error.norm() / expected.norm()) < 1e-10
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_surrogate_gradient_is_the_closed_forms_in_float32(exact, name):
+    expected = _closed_form_gradient(exact, name)
+    single = exact[0].trainable_copy()
+    single.model.float()
+    error = _surrogate_gradient(single, name, exact[1]) - expected
+    # 5e-6: float32 rounding of the whole forward and backward pass (mathematics section 5).
+    assert float(error.norm() / expected.norm()) < 5e-6
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_surrogate_gradient_is_the_closed_forms_under_bfloat16_autocast(exact, name):
+    expected = _closed_form_gradient(exact, name)
+    single = exact[0].trainable_copy()
+    single.model.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert single.log_prob(exact[1][0], exact[1][1]).dtype == torch.float32
+        actual = _surrogate_gradient(single, name, exact[1])
+    # 1e-2: bfloat16 has 8 bits, and its errors average out over the sum (mathematics section 5).
+    assert float((actual - expected).norm() / expected.norm()) < 1e-2
+
+
+def test_gradient_is_that_of_the_policy_sampled_from(exact):
+    # E_pi[score] = 0: the gradient of the total probability, which only a normalised scorer has.
+    policy, (tokens, mask, _) = exact
+    log_policy = policy.log_prob(tokens, mask)
+    score = _gradient(policy, surrogate_loss(log_policy, log_policy.exp() * len(tokens)))
+    scale = _gradient(policy, policy.log_prob(tokens, mask).sum()).norm()
+    # 1e-12 of the scores' own size: they cancel to rounding.
+    assert float(score.norm() / scale) < 1e-12
