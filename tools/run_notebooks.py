@@ -1,0 +1,256 @@
+"""Execute every notebook twice, as a reader finds it and with the exercises solved.
+
+    python tools/run_notebooks.py [NOTEBOOK ...] [--write]
+
+An error is fatal, and so is a warning. As found, a cell tagged "grader" must fail; with the
+solutions of ``notebooks/solutions/NAME.py`` in place of the cells tagged "exercise", it must pass.
+The committed file is only read, unless ``--write`` stores the outputs of the run as found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from rich.console import Console
+from rich.table import Table
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+SECONDS_A_CELL = 300
+
+
+class Outcome(NamedTuple):
+    """What happened to one notebook: seconds of each run, and everything that is wrong."""
+
+    name: str
+    as_found: float
+    solved: float
+    problems: list[str]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the notebooks and print a summary; 1 if anything is wrong, 2 for an unknown file."""
+    parser = argparse.ArgumentParser(prog="python tools/run_notebooks.py", description=__doc__)
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in notebooks/")
+    parser.add_argument("--write", action="store_true", help="store outputs, if all is well")
+    options = parser.parse_args(arguments)
+    paths = options.notebooks or sorted(FOLDER.glob("[0-9]*.ipynb"))
+    for path in paths:
+        if not path.is_file():
+            parser.error(f"there is no notebook {path}")
+    _prepare_environment()
+    outcomes = [run(path, write=options.write) for path in paths]
+    _print_summary(outcomes, Console(stderr=False))
+    return int(not outcomes or any(outcome.problems for outcome in outcomes))
+
+
+def run(path: Path, *, write: bool = False) -> Outcome:
+    """Execute one notebook as found and solved, and check what is stored in it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The notebook.
+    write : bool
+        Store the outputs of the run as found, if nothing is wrong with either run.
+
+    Returns
+    -------
+    Outcome
+        Times and problems; a stored copy that is out of date is a problem unless it is rewritten.
+    """
+    stored = nbformat.read(path, as_version=4)
+    found, seconds, problems = execute(stored, path.parent)
+    problems += [f"as found: {problem}" for problem in check_graders(found, solved=False)]
+    solutions = path.parent / "solutions" / f"{path.stem}.py"
+    try:
+        to_solve = inject(stored, read_solutions(solutions))
+    except ValueError as error:
+        return Outcome(path.name, seconds, 0.0, [*problems, str(error)])
+    solved, solved_seconds, more = execute(to_solve, path.parent)
+    more += check_graders(solved, solved=True)
+    problems += [f"with solutions: {problem}" for problem in more]
+    if write and not problems:
+        nbformat.write(normalise(found), path)
+        stored = nbformat.read(path, as_version=4)
+    problems += [f"stored: {problem}" for problem in check_stored(stored)]
+    return Outcome(path.name, seconds, solved_seconds, problems)
+
+
+def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, float, list[str]]:
+    """Return an executed copy of a notebook, its seconds, and errors and warnings on the way."""
+    executed = copy.deepcopy(notebook)
+    start = time.perf_counter()
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as sockets:
+        # A socket file of ours, not a TCP port: nobody else can talk to the kernel.
+        kernel = AsyncKernelManager(
+            kernel_name="python3", transport="ipc", ip=str(Path(sockets, "kernel"))
+        )
+        client = NotebookClient(
+            executed,
+            km=kernel,
+            timeout=SECONDS_A_CELL,
+            record_timing=False,
+            resources={"metadata": {"path": str(folder)}},
+        )
+        try:
+            client.execute(cleanup_kc=True)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            problems.append(_plain(str(error)).strip())
+    seconds = time.perf_counter() - start
+    problems += [
+        f"{cell.source.splitlines()[0]!r} warns: {output.text.strip()}"
+        for cell in _code_cells(executed)
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+    return executed, seconds, problems
+
+
+def read_solutions(path: Path) -> dict[str, str]:
+    """Return the solutions of a notebook by cell id, from the sections ``# %% id`` of a file."""
+    if not path.is_file():
+        return {}
+    parts = re.split(r"^# %% (\S+)\n", path.read_text("utf-8"), flags=re.MULTILINE)
+    return {name: source.strip() for name, source in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def inject(notebook: NotebookNode, solutions: dict[str, str]) -> NotebookNode:
+    """Return a copy with every exercise replaced by its solution, in which no cell may fail.
+
+    Raises
+    ------
+    ValueError
+        If the exercises and the solutions are not the same set.
+    """
+    solved = copy.deepcopy(notebook)
+    exercises = {cell.id: cell for cell in _code_cells(solved) if "exercise" in _tags(cell)}
+    if set(exercises) != set(solutions):
+        raise ValueError(
+            f"exercises {sorted(exercises)} but solutions {sorted(solutions)}: each exercise cell "
+            "needs a section `# %% id` in notebooks/solutions/"
+        )
+    for name, cell in exercises.items():
+        cell.source = solutions[name]
+    for cell in solved.cells:
+        cell.metadata["tags"] = [tag for tag in _tags(cell) if tag != "raises-exception"]
+    return solved
+
+
+def check_graders(executed: NotebookNode, *, solved: bool) -> list[str]:
+    """Return a complaint for every grader that passed an open exercise or refused its solution."""
+    problems = []
+    for cell in _code_cells(executed):
+        if "grader" not in _tags(cell):
+            continue
+        errors = [output.ename for output in cell.outputs if output.output_type == "error"]
+        if solved and (errors or not cell.outputs):
+            problems.append(f"{cell.id} refuses the solution")
+        elif not solved and errors != ["NotSolved"]:
+            problems.append(f"{cell.id} should say that its exercise is open, but gave {errors}")
+    return problems
+
+
+def check_stored(notebook: NotebookNode) -> list[str]:
+    """Return what is wrong with the outputs of a committed notebook."""
+    problems = []
+    cells = _code_cells(notebook)
+    if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
+        problems.append("not every cell was executed once, in order")
+    if notebook.metadata.get("fdpg_ref", {}).get("sources_sha256") != _digest(notebook):
+        problems.append("the outputs are older than the cells; run with --write")
+    outputs = [output for cell in cells for output in cell.outputs]
+    if not any("image/png" in output.get("data", {}) for output in outputs):
+        problems.append("there is no picture in it")
+    final = [cell for cell in cells if "assertions" in _tags(cell)]
+    if not final or final[-1] is not cells[-1] or "hold" not in _text(final[-1]):
+        problems.append('it does not end in assertions that ran (a last cell tagged "assertions")')
+    failed = [c.id for c in cells if "grader" not in _tags(c) and "error" in _kinds(c)]
+    problems += [f"cell {name} shows an error" for name in failed]
+    return problems
+
+
+def normalise(executed: NotebookNode) -> NotebookNode:
+    """Return a copy that differs from run to run only where results differ."""
+    clean = copy.deepcopy(executed)
+    clean.metadata = NotebookNode(
+        fdpg_ref={"sources_sha256": _digest(executed)},
+        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
+        language_info={"name": "python"},
+    )
+    for cell in clean.cells:
+        cell.metadata = NotebookNode({"tags": _tags(cell)} if _tags(cell) else {})
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                output.traceback = [_plain(line) for line in output.traceback]
+    return clean
+
+
+def _prepare_environment() -> None:
+    # The inline backend of the kernel draws the pictures; a backend from outside would hide them.
+    os.environ.pop("MPLBACKEND", None)
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+
+
+def _print_summary(outcomes: list[Outcome], console: Console) -> None:
+    table = Table(title="Notebooks, executed from top to bottom")
+    table.add_column("notebook", overflow="fold")
+    for heading in ("as found (s)", "solved (s)"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for name, as_found, solved, problems in outcomes:
+        verdict = "[red]wrong" if problems else "[green]ok"
+        table.add_row(name, f"{as_found:.1f}", f"{solved:.1f}", verdict)
+    console.print(table)
+    for outcome in outcomes:
+        for problem in outcome.problems:
+            console.print(f"{outcome.name}: {problem}", style="red", markup=False)
+    if not outcomes:
+        console.print(f"no notebook found in {FOLDER}", style="red", markup=False)
+
+
+def _digest(notebook: NotebookNode) -> str:
+    sources = [[cell.cell_type, cell.source] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+
+
+def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+def _kinds(cell: NotebookNode) -> set[str]:
+    return {output.output_type for output in cell.outputs}
+
+
+def _text(cell: NotebookNode) -> str:
+    return "".join(o.text for o in cell.outputs if o.output_type == "stream")
+
+
+def _plain(text: str) -> str:
+    """Return a text without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
