@@ -1,0 +1,10 @@
+"""Entry point of ``python -m toy``."""
+
+from __future__ import annotations
+
+import sys
+
+from toy.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,36 @@
+"""The verification: every claim of the theory, measured by exact enumeration.
+
+``run_claims`` returns one record a claim, divergence and estimator. Nothing in it is sampled and no
+verdict is stored; `toy.verify.report` prints the records and writes them as JSON.
+"""
+
+from __future__ import annotations
+
+from toy.verify.gradient_table import GRADIENT_CLAIMS
+from toy.verify.gradients import measure
+from toy.verify.moments import moment_records
+from toy.verify.partition import partition_records
+from toy.verify.records import Record
+from toy.verify.sequences import sequence_records
+from toy.verify.targets import target_records
+from toy.verify.values import value_records
+
+__all__ = ["Record", "run_claims"]
+
+
+def run_claims() -> list[Record]:
+    """Measure every claim and return the records, in the order of the theory.
+
+    Returns
+    -------
+    list of Record
+        One a claim, divergence and estimator. ``record.holds`` says whether the measured verdict
+        is the claimed one.
+    """
+    records = [record for claim in GRADIENT_CLAIMS for record in measure(claim)]
+    records += partition_records()
+    records += moment_records()
+    records += value_records()
+    records += target_records()
+    records += sequence_records()
+    return records
