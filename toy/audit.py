@@ -74,6 +74,11 @@ class AuditReport:
     batch_factor: Mapping[int, float | None]
 
     @property
+    def title(self) -> str:
+        """The name without the path of a file."""
+        return self.name.rpartition(":")[2]
+
+    @property
     def ascends(self) -> bool:
         """Whether a divergence, named or not, is ascended."""
         found = self.comparison
@@ -234,7 +239,7 @@ def assert_descends(
     )
     cosine, residual = report.comparison.cosine, report.comparison.relative_residual
     if cosine is None or residual is None or residual[wanted] > MATCH or cosine[wanted] < 0:
-        raise AssertionError(f"{report.name} should descend {wanted}, but {report.sentence}")
+        raise AssertionError(f"{report.title} should descend {wanted}, but {report.sentence}")
 
 
 def _batch_dependence(

@@ -160,7 +160,7 @@ def _draw(axes: Axes, report: AuditReport, signal: Signal, *, alone: bool) -> No
     axes.set_xscale("log")
     if signal.shape == FLAT:
         axes.set_ylim(-1, 1)
-    title = f"{report.name} in the {report.placement}, {report.samples.replace('_', '-')}"
+    title = f"{report.title} in the {report.placement}, {report.samples.replace('_', '-')}"
     axes.set_title(title, fontsize=11 if alone else 9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("t = policy/reference", fontsize=10 if alone else 8)

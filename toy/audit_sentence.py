@@ -45,8 +45,7 @@ def sentence(report: AuditReport) -> str:
         Which divergence is descended or ascended, what else was found, and whether it depends on
         the batch size.
     """
-    # Of a file's function the name is enough: a path would break the sentence.
-    where = f"{report.name.rpartition(':')[2]} in the {report.placement}"
+    where = f"{report.title} in the {report.placement}"
     where += ", per token," if report.level == "token" else ""
     where += " on stale samples" if report.samples == "stale" else ""
     parts = [f"{where} {_verdict(report)}.", batch_sentence(report)]
