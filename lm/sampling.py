@@ -44,8 +44,8 @@ def sample_sequences(
 ) -> Samples:
     """Draw sequences by inverting the cumulative distribution of each next token.
 
-    Rows that have ended leave the batch and its key-value cache, so that the work follows the
-    lengths of the sequences and not the limit.
+    Rows that have ended leave the batch and its key-value cache, and rows that agree so far are
+    computed once, so that the work follows the number of different prefixes and not n x limit.
 
     Parameters
     ----------
@@ -72,11 +72,14 @@ def sample_sequences(
     mask = torch.zeros((n, limit), dtype=torch.bool, device=uniforms.device)
     step_log_probs = []
     rows = torch.arange(n, device=uniforms.device)
-    inputs = torch.full((n, 1), bos_id, device=uniforms.device)
+    # Rows that agree so far share one line of the cache. At first there is one prefix; it gets two
+    # lines, for the rounding of a product with one vector depends on where the weights lie.
+    prefix = torch.zeros_like(rows)
+    inputs = torch.full((2, 1), bos_id, device=uniforms.device)
     cache = DynamicCache(config=model.config)
     for position in range(limit):
         logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits[:, -1]
-        log_probs = wide_log_softmax(logits)
+        log_probs = wide_log_softmax(logits)[prefix]
         chosen = invert_cdf(log_probs, uniforms[rows, position])
         tokens[rows, position] = chosen
         mask[rows, position] = True
@@ -84,12 +87,12 @@ def sample_sequences(
         step_log_prob[rows] = _gather_last(log_probs, chosen)
         step_log_probs.append(step_log_prob)
         going = torch.isin(chosen, eos_ids, invert=True).nonzero().squeeze(-1)
-        if len(going) < len(rows):
-            rows, chosen = rows[going], chosen[going]
-            cache.batch_select_indices(going)
-        if len(rows) == 0:
+        if len(going) == 0:
             break
-        inputs = chosen[:, None]
+        rows, extended = rows[going], torch.stack([prefix[going], chosen[going]])
+        (parents, inputs), prefix = torch.unique(extended, dim=1, return_inverse=True)
+        cache.batch_select_indices(parents)
+        inputs = inputs[:, None]
     log_prob = torch.stack(step_log_probs, dim=-1).sum(-1)
     if bool(log_prob.isnan().any()):
         raise ValueError(

@@ -101,9 +101,9 @@ def test_half_precision_weights_give_float32_log_probs():
     samples = policy.sample(64, generator=_seeded())
     assert samples.log_prob.dtype == torch.float32
     assert policy.log_prob(samples.tokens, samples.mask).dtype == torch.float32
-    logits = torch.tensor([[0.0, -100.3]], dtype=torch.bfloat16)
-    # The upcast comes first: the bfloat16 logit -100.5 is the whole error, no half nat on top.
-    assert float(wide_log_softmax(logits)[0, 1]) == float(logits[0, 1])
+    logits = torch.tensor([[3.2, -97.0]], dtype=torch.bfloat16)
+    # The upcast comes first: a log-softmax in bfloat16 gives -100, on its grid of half a nat.
+    assert float(wide_log_softmax(logits)[0, 1]) == float(logits[0, 1]) - float(logits[0, 0])
     assert wide_log_softmax(logits.double()).dtype == torch.float64
 
 

@@ -1,0 +1,16 @@
+"""``python -m lm``: train, measure and look at language models aligned by f-divergences."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Two torch threads collapse beside another busy process unless idle OpenMP threads sleep; both
+# settings are read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from lm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""Checks that read values: what the core leaves to its users.
+
+Every error names the offending value or text and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lm.errors import RunError
+
+# A float32 log-probability of a sequence is a sum of about ten terms that each carry a rounding
+# error of some 1e-6 nats; bfloat16 logits carry 2^-9 of their size, which reaches 0.1 nats a token.
+SAME_LAW_TOLERANCE = {"float32": 1e-4, "bfloat16": 1.0, "float16": 0.2}
+# The largest log-probability that rounding can produce.
+ABOVE_ZERO = 1e-4
+
+
+def check_log_prob(name: str, log_prob: Tensor, texts: Sequence[str]) -> None:
+    """Raise a RunError that names the sample if a log-probability is NaN, infinite or positive.
+
+    Parameters
+    ----------
+    name
+        Whose log-probability it is, for the message.
+    log_prob
+        Shape (n,), nats.
+    texts
+        The n samples.
+    """
+    log_prob = log_prob.detach()
+    bad = ~torch.isfinite(log_prob) | (log_prob > ABOVE_ZERO)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise RunError(
+            f"the log-probability of {texts[row]!r} under the {name} is {float(log_prob[row])} "
+            f"nats (sample {row} of {len(texts)}): it must be finite and at most 0. A learning "
+            "rate that is too high is the usual cause"
+        )
+
+
+def check_score(log_base: Tensor, log_score: Tensor, texts: Sequence[str]) -> None:
+    """Raise a RunError that names the sample if log P is NaN or +inf; -inf excludes and is legal.
+
+    Parameters
+    ----------
+    log_base, log_score
+        Shape (n,), nats.
+    texts
+        The n samples.
+    """
+    check_log_prob("base", log_base, texts)
+    bad = torch.isnan(log_score) | (log_score == torch.inf)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise RunError(
+            f"the target's score of {texts[row]!r} is {float(log_score[row])} nats (sample {row} "
+            f"of {len(texts)}): a feature, reward or multiplier is not finite there"
+        )
+
+
+def check_same_law(sampled: Tensor, scored: Tensor, texts: Sequence[str], precision: str) -> None:
+    """Raise a RunError unless the sampler's log-probabilities are the scorer's."""
+    pair = {"the policy's sampler": sampled, "its scorer": scored}
+    _check_close(pair, texts, precision)
+
+
+def check_start(log_policy: Tensor, log_base: Tensor, texts: Sequence[str], precision: str) -> None:
+    """Raise a RunError unless KL(pi||a) = 0 before the first step, sample by sample.
+
+    Dropout that is left on in one of the two models, or a different sampling transform, shows here.
+    """
+    pair = {"the policy before training": log_policy, "the base": log_base}
+    _check_close(pair, texts, precision)
+
+
+def check_vocabulary(letters: str | None, folder: Path) -> str:
+    """Return the model's letters, or raise a RunError for a model with another vocabulary."""
+    if letters is None:
+        raise RunError(
+            f"the model {folder} does not speak in the letters of the name list, on which the "
+            "features are defined: use a base trained by `python -m lm base`"
+        )
+    return letters
+
+
+def check_device(device: str) -> None:
+    """Raise a RunError if a GPU is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunError("device cuda is asked for, but torch sees no GPU: use --device cpu or auto")
+
+
+def _check_close(pair: Mapping[str, Tensor], texts: Sequence[str], precision: str) -> None:
+    (left, one), (right, other) = ((name, value.detach()) for name, value in pair.items())
+    difference = (one - other).abs()
+    row = int(torch.where(torch.isnan(difference), torch.inf, difference).argmax())
+    tolerance = SAME_LAW_TOLERANCE[precision]
+    if not bool(difference[row] <= tolerance):
+        raise RunError(
+            f"{left} and {right} disagree on {texts[row]!r}: {float(one[row]):.6f} against "
+            f"{float(other[row]):.6f} nats, tolerance {tolerance} in {precision}. They must be "
+            "the same distribution: look for dropout, another transform or other weights"
+        )

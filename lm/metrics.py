@@ -1,0 +1,315 @@
+"""Statistics of one evaluation, each with its estimator's name and standard error.
+
+A sum over all texts is split in two wherever it can be: the listed names are summed exactly and
+only the rest is estimated, from base and policy samples in equal parts (their balanced mixture is
+the proposal, whose importance weights never exceed two over either of them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fdpg_ref import Estimate, mean_and_standard_error
+from lm.surrogate import surrogate_loss
+
+Number = float | str | None
+# One estimator's entry in a record: value, and where they exist standard_error, z and reason.
+Entry = dict[str, Number]
+Tokens = Sequence[Sequence[int]]
+BOUNDS = {"total_variation": 1.0, "jensen_shannon": math.log(2.0), "squared_hellinger": 2.0}
+BLEU_ORDER = 4
+
+
+class SplitSum(NamedTuple):
+    """A sum over all texts by two estimators, and the z-score that compares them.
+
+    Attributes
+    ----------
+    combined
+        Listed names exactly, the rest by importance sampling.
+    sampled
+        Everything by importance sampling.
+    z
+        Sampled listed part against the exact one, in standard errors (the rest is common to both).
+    """
+
+    combined: Estimate
+    sampled: Estimate
+    z: float
+
+
+def entry(
+    value: float,
+    standard_error: float | None = None,
+    *,
+    z: float | None = None,
+    reason: str | None = None,
+) -> Entry:
+    """Return one estimator's entry: numbers that JSON can hold, an infinity as the word inf."""
+    fields: Entry = {"value": value if math.isfinite(value) else str(value)}
+    if standard_error is not None and math.isfinite(standard_error):
+        fields["standard_error"] = standard_error
+    if z is not None and math.isfinite(z):
+        fields["z"] = z
+    if reason is not None:
+        fields["reason"] = reason
+    return fields
+
+
+def estimate_entry(estimate: Estimate, *, against: Estimate | float | None = None) -> Entry:
+    """Return the entry of a core `Estimate`, with its z-score against a better or exact value."""
+    mean, error = float(estimate.mean), float(estimate.standard_error)
+    if against is None:
+        return entry(mean, error)
+    known = Estimate(against, 0.0) if isinstance(against, (int, float)) else against
+    spread = math.hypot(error, float(known.standard_error))
+    z = (mean - float(known.mean)) / spread if spread > 0 else None
+    return entry(mean, error, z=z)
+
+
+def split_sum(
+    list_terms: Tensor,
+    base_terms: Tensor,
+    policy_terms: Tensor,
+    *,
+    base_listed: Tensor,
+    policy_listed: Tensor,
+) -> SplitSum:
+    """Sum a quantity over all texts: the list exactly, the rest from two samples.
+
+    sum_x t(x) = sum_listed t(x) + E_m[1(x unlisted) t(x)/m(x)],  m = (a + pi)/2.
+
+    Parameters
+    ----------
+    list_terms
+        Shape (listed,): t of the listed names.
+    base_terms, policy_terms
+        Shape (n,): t(x)/m(x) of n samples of the base and of n samples of the policy.
+    base_listed, policy_listed
+        Shape (n,), bool: whether the sample is a listed name.
+
+    Returns
+    -------
+    SplitSum
+        Both estimates; standard errors of a mean over two strata of equal size.
+    """
+    zero = torch.zeros((), dtype=base_terms.dtype)
+    rest = _two_strata(
+        torch.where(base_listed, zero, base_terms), torch.where(policy_listed, zero, policy_terms)
+    )
+    listed = _two_strata(
+        torch.where(base_listed, base_terms, zero), torch.where(policy_listed, policy_terms, zero)
+    )
+    exact = float(list_terms.sum())
+    error = float(listed.standard_error)
+    z = (float(listed.mean) - exact) / error if error > 0 else math.nan
+    return SplitSum(
+        Estimate(exact + rest.mean, rest.standard_error),
+        _two_strata(base_terms, policy_terms),
+        z,
+    )
+
+
+def effective_share(log_weights: Tensor) -> Estimate:
+    """Return ESS/n = (mean w)^2 / mean w^2 with the standard error of the delta method.
+
+    Parameters
+    ----------
+    log_weights
+        Shape (n,): log importance weights, of which some may be -inf but not all.
+
+    Returns
+    -------
+    Estimate
+        A share in (0, 1].
+    """
+    weights = torch.exp(log_weights - log_weights.max())
+    first, second = weights.mean(), weights.square().mean()
+    share = first.square() / second
+    influence = 2 * share * weights / first - share * weights.square() / second
+    return Estimate(share, influence.std() / math.sqrt(len(weights)))
+
+
+def ratio_of_means(numerator: Tensor, denominator: Tensor) -> Estimate:
+    """Return mean(numerator)/mean(denominator) with the standard error of the delta method."""
+    ratio = numerator.mean() / denominator.mean()
+    residual = (numerator - ratio * denominator) / denominator.mean()
+    return Estimate(ratio, residual.std() / math.sqrt(len(residual)))
+
+
+def gradient_signal_to_noise(
+    log_policy: Tensor, coefficients: Tensor, parameters: Sequence[Tensor]
+) -> float | None:
+    """Estimate |E gradient| over the standard deviation of the batch gradient, from its two halves.
+
+    The halves' gradients are (nearly, with a shared baseline) independent: their inner product
+    estimates |E gradient|^2, a quarter of their squared distance the variance of the batch's.
+
+    Parameters
+    ----------
+    log_policy
+        Shape (n,), differentiable; its graph is kept.
+    coefficients
+        Shape (n,).
+    parameters
+        What is differentiated.
+
+    Returns
+    -------
+    float or None
+        0 where the inner product is negative: the direction is lost in the noise. None where the
+        halves agree entirely, as they do where every coefficient is 0: the ratio is undefined.
+    """
+    half = len(log_policy) // 2
+    halves = [
+        torch.autograd.grad(
+            surrogate_loss(log_policy[part], coefficients[part]), parameters, retain_graph=True
+        )
+        for part in (slice(None, half), slice(half, 2 * half))
+    ]
+    pairs = list(zip(*halves, strict=True))
+    signal = sum(float((one * other).sum()) for one, other in pairs)
+    noise = sum(float((one - other).square().sum()) for one, other in pairs) / 4
+    return math.sqrt(max(signal, 0.0) / noise) if noise > 0 else None
+
+
+def over_groups(sequences: Tokens, group: int, statistic: Callable[[Tokens], float]) -> Estimate:
+    """Return the mean of a statistic over groups of equal size, with its standard error.
+
+    Statistics of diversity depend on how many samples they see, so the size of the group is part
+    of what is estimated; the groups are independent, which makes the standard error honest.
+
+    Parameters
+    ----------
+    sequences
+        Tokens of independent samples; those beyond the last full group are left out.
+    group
+        Samples in a group; at least two groups are needed.
+    statistic
+        Of one group.
+
+    Returns
+    -------
+    Estimate
+        Mean over groups.
+    """
+    starts = range(0, len(sequences) - group + 1, group)
+    values = [statistic(sequences[start : start + group]) for start in starts]
+    return mean_and_standard_error(torch.tensor(values, dtype=torch.float64))
+
+
+def distinct_share(sequences: Tokens) -> float:
+    """Return the number of different sequences over the number of sequences."""
+    return len({tuple(sequence) for sequence in sequences}) / len(sequences)
+
+
+def distinct_n(sequences: Tokens, n: int) -> float:
+    """Return Distinct-n over tokens: different n-grams over all n-grams (Li et al. 2016)."""
+    counts = Counter(gram for sequence in sequences for gram in _ngrams(sequence, n))
+    return len(counts) / counts.total() if counts else 0.0
+
+
+def self_bleu(sequences: Tokens) -> float:
+    """Return Self-BLEU over tokens: the mean BLEU of each sequence against all others.
+
+    BLEU with orders 1 to 4 (fewer for a sequence that is shorter), equal weights, no smoothing and
+    the closest reference length (Papineni et al. 2002; Zhu et al. 2018). An n-gram's largest count
+    among the *others* follows from the two largest counts overall, so the cost is linear.
+
+    Parameters
+    ----------
+    sequences
+        Two or more token sequences, none empty.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 where every sequence repeats another one.
+    """
+    log_precisions = [0.0] * len(sequences)
+    for n in range(1, BLEU_ORDER + 1):
+        counts = [Counter(_ngrams(sequence, n)) for sequence in sequences]
+        largest, runner_up = _two_largest(counts)
+        for row, (sequence, own) in enumerate(zip(sequences, counts, strict=True)):
+            if own:
+                clipped = sum(
+                    min(count, runner_up[gram] if largest[gram] == count else largest[gram])
+                    for gram, count in own.items()
+                )
+                precision = clipped / own.total()
+                order = min(BLEU_ORDER, len(sequence))
+                log_precisions[row] += math.log(precision) / order if precision else -math.inf
+    penalties = _log_brevity_penalties([len(sequence) for sequence in sequences])
+    scores = [math.exp(p + b) for p, b in zip(log_precisions, penalties, strict=True)]
+    return sum(scores) / len(scores)
+
+
+def bound_warnings(estimates: dict[str, dict[str, Any]]) -> list[str]:
+    """Return what lies outside its mathematical bounds; an exact value outside raises.
+
+    Parameters
+    ----------
+    estimates
+        ``estimates[quantity][estimator]`` entries, as in a record.
+
+    Returns
+    -------
+    list of str
+        One sentence for each importance estimate more than 5 standard errors out of bounds.
+
+    Raises
+    ------
+    ArithmeticError
+        An exact value is out of bounds beyond rounding: the computation itself is wrong.
+    """
+    warnings = []
+    for quantity, highest in BOUNDS.items():
+        for estimator, fields in estimates.get(quantity, {}).items():
+            value, slack = float(fields["value"]), 5 * float(fields.get("standard_error", 0.0))
+            excess = max(-value, value - highest)
+            message = f"{quantity} ({estimator}) is {value:.6g}, outside [0, {highest:.6g}]"
+            if estimator == "exact" and excess > 1e-6:
+                raise ArithmeticError(message)
+            if excess > max(slack, 1e-6):
+                warnings.append(f"{message} by more than 5 standard errors")
+    return warnings
+
+
+def _two_strata(base_terms: Tensor, policy_terms: Tensor) -> Estimate:
+    base, policy = mean_and_standard_error(base_terms), mean_and_standard_error(policy_terms)
+    error = torch.hypot(base.standard_error, policy.standard_error) / 2
+    return Estimate((base.mean + policy.mean) / 2, error)
+
+
+def _ngrams(sequence: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(sequence[start : start + n]) for start in range(len(sequence) - n + 1)]
+
+
+def _two_largest(
+    counts: Sequence[Counter[tuple[int, ...]]],
+) -> tuple[Counter[tuple[int, ...]], Counter[tuple[int, ...]]]:
+    largest: Counter[tuple[int, ...]] = Counter()
+    runner_up: Counter[tuple[int, ...]] = Counter()
+    for own in counts:
+        for gram, count in own.items():
+            if count > largest[gram]:
+                runner_up[gram], largest[gram] = largest[gram], count
+            elif count > runner_up[gram]:
+                runner_up[gram] = count
+    return largest, runner_up
+
+
+def _log_brevity_penalties(lengths: Sequence[int]) -> list[float]:
+    numbers = Counter(lengths)
+    penalty = {}
+    for own in numbers:
+        others = [other for other, number in numbers.items() if number > (other == own)]
+        closest = min(others, key=lambda other: (abs(other - own), other))
+        penalty[own] = min(0.0, 1.0 - closest / own)
+    return [penalty[length] for length in lengths]

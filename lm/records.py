@@ -1,0 +1,79 @@
+"""The lines of metrics.jsonl: their scheme, and how to read them. Needs no torch.
+
+A step describes the batch that took the policy from step - 1 to step::
+
+    {"kind": "step", "step": int, "samples": int, "learning_rate": number, "features": {name: mean},
+     "signal_mean": number, "signal_std": number, "coefficient_rms": number,
+     "log_z": number, "batch_log_z": number | null, "batch_log_z_error": number | null,
+     "largest_share": number | null, "ess_share": number | null,
+     "gradient_norm": number, "clipped": bool, "gradient_signal_to_noise": number | null}
+
+An evaluation measures the policy after ``step`` steps, on samples of its own::
+
+    {"kind": "evaluation", "step": int, "samples": int, "warnings": [str, ...],
+     "estimates": {quantity: {estimator: {"value": number | "inf" | "-inf",
+                                          "standard_error": number, "z": number, "reason": str}}}}
+
+``samples`` counts the training samples drawn so far. Quantities, in nats unless said otherwise:
+``feature/NAME`` (E_pi), each divergence D_f(policy, target) by name, ``kl_policy_base``,
+``kl_target_base``, ``entropy``, ``entropy_target``, ``entropy_per_token``, ``entropy_normalised``
+(1 is uniform over the vocabulary), ``length`` (tokens), ``distinct_share``, ``distinct_1`` to
+``distinct_3`` and ``self_bleu`` (shares, over tokens, within groups of samples), ``list_mass``,
+``ess_share`` and ``largest_share`` (shares), and ``log_z`` (the standard error of the sampled one
+is the relative error of Zhat).
+
+Estimators, the best first: ``exact`` (a sum over the list), ``list_and_remainder`` (the list
+exactly, the rest by importance sampling), ``rao_blackwell`` (next tokens exactly, prefixes
+sampled), ``sampled``. A z compares an estimate with a better one, in standard errors. Keys without
+a value are left out of an entry. Clock values stand apart, in timings.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOUR = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
+ESTIMATORS = ("exact", "list_and_remainder", "rao_blackwell", "sampled")
+
+
+def best(record: Mapping[str, Any], quantity: str) -> tuple[float, float]:
+    """Return value and standard error of a quantity by the best estimator that a record has.
+
+    Parameters
+    ----------
+    record
+        An evaluation.
+    quantity
+        Its name; see the top of this module.
+
+    Returns
+    -------
+    tuple of float
+        The standard error is 0 for an exact value, NaN where none is stated.
+
+    Raises
+    ------
+    KeyError
+        The record does not have the quantity.
+    """
+    entries = record["estimates"][quantity]
+    name = best_estimator(record, quantity)
+    missing = 0.0 if name == "exact" else float("nan")
+    return float(entries[name]["value"]), float(entries[name].get("standard_error", missing))
+
+
+def best_estimator(record: Mapping[str, Any], quantity: str) -> str:
+    """Return the name of the best estimator that an evaluation has of a quantity."""
+    entries = record["estimates"][quantity]
+    # Most of an entropy's variance comes from unlisted texts: there the prefixes do better.
+    order = ("rao_blackwell", *ESTIMATORS) if quantity == "entropy" else ESTIMATORS
+    return next(name for name in order if name in entries)
+
+
+def read_records(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Read the records of one kind, step or evaluation, in order."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]

@@ -1,0 +1,501 @@
+"""Deliberate mistakes that the tests must notice: ``python tests/mutants.py`` proves that they do.
+
+Each is a mistake that somebody makes: a sign, a direction, a swapped dual, a missing weight or
+detach, a factor of two, a mask off by one, a dropped end token, a mean for a leave-one-out mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from mutation import PACKAGES, Mutant, Result, check_unmutated, occurrences, try_mutant
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+NUMERICS, ESTIMATORS, PARTITION = (
+    f"fdpg_ref/{name}.py" for name in ("numerics", "estimators", "partition")
+)
+GRADIENT = "test_core_estimators.py::test_mean_coefficient_times_score_is_the_gradient"
+DENSITY = "test_core_divergences.py::test_density_is_the_generator_weighted_by_the_target"
+SIGNAL = "test_core_divergences.py::test_signal_is_the_derivative_of_f_less_its_value_at_one"
+EDGES = "test_core_divergences.py::test_density_at_the_edges"
+SLOW_PARTITION = "test_core_partition.py::test_importance_and_leave_one_out_are_slow_loops"
+
+MUTANTS = [
+    # ------------------------------------------------------------------ fdpg_ref: kernels
+    Mutant(
+        NUMERICS,
+        '''as -expm1(-u)."""
+    return -expm1(-u)''',
+        '''as -expm1(-u)."""
+    return expm1(u)''',
+        "forward KL with the signal of Pearson's direction",
+        (SIGNAL,),
+    ),
+    Mutant(
+        NUMERICS,
+        "return -expm1(-2 * u)",
+        "return -expm1(-u) * 2",
+        "Neyman's signal as twice forward KL's",
+        (GRADIENT,),
+    ),
+    Mutant(
+        NUMERICS,
+        "return larger * -expm1(-a) / 2",
+        "return larger * -expm1(-a)",
+        "total variation without its half",
+        (DENSITY,),
+    ),
+    Mutant(
+        NUMERICS,
+        "return xp.where(near, close, larger * h + smaller * (h - a)) / 2",
+        "return xp.where(near, close, larger * h + smaller * (h - a))",
+        "the paper's Jensen-Shannon, twice the textbook one",
+        (DENSITY,),
+    ),
+    Mutant(
+        NUMERICS,
+        "return w * (2 - w)",
+        "return w * (2 + w)",
+        "Le Cam's signal mirrored",
+        (SIGNAL,),
+    ),
+    Mutant(
+        NUMERICS,
+        "return forward_kl_density(p, q)",
+        "return forward_kl_density(q, p)",
+        "reverse KL that is forward KL",
+        (DENSITY,),
+    ),
+    Mutant(
+        NUMERICS,
+        "series = inner * inner * polynomial(inner, _phi_coefficients(xp, x))",
+        "series = xp.exp(inner) - 1 - inner",
+        "k3 as exp(x) - 1 - x: nothing is left of it near zero",
+        ("test_core_ulp.py::test_worst_ulp_of_the_nine_divergences",),
+    ),
+    Mutant(
+        NUMERICS,
+        "u = xp.where(near, xp.log1p(xp.where(near, change, xp.zeros_like(change))), far)",
+        "u = xp.where(near, xp.log(q) - xp.log(p), far)",
+        "a difference of two rounded logarithms",
+        ("test_core_numerics.py::test_log_ratio_of_neighbouring_floats_does_not_cancel",),
+    ),
+    Mutant(
+        NUMERICS,
+        "keepdims=keepdims) - log(x.shape[axis])",
+        "keepdims=keepdims) - log(x.shape[axis] - 1)",
+        "log of n - 1 in place of log n",
+        (SLOW_PARTITION,),
+    ),
+    # ------------------------------------------------------------------ fdpg_ref: the table
+    Mutant(
+        "fdpg_ref/_record.py",
+        "inside = xp.where(no_target, _edge_mass(xp, log_policy, slope_at_infinity), inside)",
+        "inside = xp.where(no_target, _edge_mass(xp, log_policy, value_at_zero), inside)",
+        "the price of missing mass charged for mass outside",
+        (EDGES,),
+    ),
+    Mutant(
+        "fdpg_ref/_record.py",
+        "return xp.where(no_policy & no_target, zero, inside)",
+        "return inside",
+        "an outcome that neither can draw has an infinite price",
+        (EDGES,),
+    ),
+    Mutant(
+        "fdpg_ref/_record.py",
+        "return xp.where(xp.isnan(log_mass), log_mass, xp.full_like(log_mass, inf))",
+        "return xp.exp(log_mass) * inf",
+        "0 * inf: NaN gradients at the edges",
+        (
+            "test_core_autograd.py::test_density_gradients_at_every_kind_of_edge_are_never_nan",
+            EDGES,
+        ),
+    ),
+    Mutant(
+        "fdpg_ref/divergences.py",
+        '_EXCHANGED = {"forward_kl": REVERSE_KL, "pearson_chi2": NEYMAN_CHI2}',
+        '_EXCHANGED = {"forward_kl": REVERSE_KL}',
+        "the chi-squared divergences as their own duals",
+        ("test_core_divergences.py::test_dual_is_an_involution_and_follows_the_textbook",),
+    ),
+    # ------------------------------------------------------------------ fdpg_ref: estimators
+    Mutant(
+        ESTIMATORS,
+        "u = xp.where(excluded, zero, log_policy) - xp.where(excluded, zero, log_target)",
+        "u = xp.where(excluded, zero, log_target) - xp.where(excluded, zero, log_policy)",
+        "the log-ratio upside down",
+        (GRADIENT,),
+    ),
+    Mutant(
+        ESTIMATORS,
+        "outside = xp.full_like(log_policy, divergence.slope_at_infinity)",
+        "outside = xp.full_like(log_policy, divergence.value_at_zero)",
+        "the dual's price outside the target",
+        ("test_core_estimators.py::test_signal_outside_the_target_is_the_slope_at_infinity",),
+    ),
+    Mutant(
+        ESTIMATORS,
+        "centred = signal - baseline",
+        "centred = signal + baseline",
+        "the baseline added: unbiased if constant, and twice the noise",
+        ("test_core_estimators.py::test_leave_one_out_is_unbiased_over_all_batches",),
+    ),
+    Mutant(
+        ESTIMATORS,
+        "return xp.where(impossible, zero, weights * xp.where(impossible, zero, centred))",
+        "return xp.where(impossible, zero, xp.where(impossible, zero, centred))",
+        "stale samples without importance weights",
+        ("test_core_estimators.py::test_importance_weights_make_any_proposal_exact",),
+    ),
+    Mutant(
+        ESTIMATORS,
+        "close = target * divergence.generator(xp.where(near, u - shift, xp.zeros_like(u)))",
+        "close = target * divergence.generator(xp.where(near, u, xp.zeros_like(u)))",
+        "the mass mismatch left in",
+        ("test_core_numerics.py::test_nearly_equal_distributions_from_probabilities",),
+    ),
+    Mutant(
+        ESTIMATORS,
+        "return divergence.density(log_policy - log_proposal, log_target - log_proposal)",
+        "return divergence.density(log_policy, log_target)",
+        "a sampled divergence that forgot where its samples came from",
+        ("test_core_estimators.py::test_divergence_terms_are_unbiased_and_nonnegative",),
+    ),
+    Mutant(
+        "fdpg_ref/baselines.py",
+        "return (xp.sum(signal, axis=-1, keepdims=True) - signal) / (n - 1)",
+        "return xp.sum(signal, axis=-1, keepdims=True) / n + 0 * signal",
+        "the batch mean for the leave-one-out mean: (n-1)/n of the gradient",
+        ("test_core_estimators.py::test_leave_one_out_is_unbiased_over_all_batches",),
+    ),
+    Mutant(
+        "fdpg_ref/baselines.py",
+        "(batch / (past + batch))",
+        "(past / (past + batch))",
+        "the running mean weights the wrong side",
+        ("test_core_estimators.py::test_running_baseline_is_the_mean_of_the_past",),
+    ),
+    Mutant(
+        "fdpg_ref/diagnostics.py",
+        "spread = xp.std(values, axis=-1, correction=1)",
+        "spread = xp.std(values, axis=-1, correction=0)",
+        "the standard error of a known mean",
+        ("test_core_estimators.py::test_mean_and_standard_error_by_hand",),
+    ),
+    Mutant(
+        "fdpg_ref/diagnostics.py",
+        "return xp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))",
+        "return xp.exp(logsumexp(log_weights) - xp.max(log_weights, axis=-1))",
+        "sum w / max w sold as the effective sample size",
+        ("test_core_estimators.py::test_diagnostics_are_slow_loops_and_ignore_the_scale",),
+    ),
+    # ------------------------------------------------------------------ fdpg_ref: Z and targets
+    Mutant(
+        PARTITION,
+        "return xp.where(is_largest, peers_of_largest, others) - log(n - 1)",
+        "return xp.where(is_largest, peers_of_largest, others) - log(n)",
+        "n - 1 peers divided by n",
+        (SLOW_PARTITION,),
+    ),
+    Mutant(
+        PARTITION,
+        "return xp.where(is_largest, peers_of_largest, others) - log(n - 1)",
+        "return others - log(n - 1)",
+        "a dominating weight among its own peers",
+        ("test_core_partition.py::test_leave_one_out_with_one_dominating_weight",),
+    ),
+    Mutant(
+        PARTITION,
+        "return log_score - log_proposal",
+        "return log_score + log_proposal",
+        "importance weights multiplied by q",
+        ("test_core_partition.py::test_the_importance_estimate_has_expectation_z",),
+    ),
+    Mutant(
+        PARTITION,
+        "past = state.weight * forgetting",
+        "past = state.weight",
+        "a forgetting factor that forgets nothing",
+        ("test_core_partition.py::test_forgetting_discounts_the_past_by_its_weight",),
+    ),
+    Mutant(
+        "fdpg_ref/targets.py",
+        "return log_base + reward / beta",
+        "return log_base + reward * beta",
+        "the penalty's strength the wrong way up",
+        ("test_core_targets.py::test_reward_tilted_divides_by_beta",),
+    ),
+    Mutant(
+        "fdpg_ref/_newton.py",
+        "if bool(xp.max(height) <= 0) and bool(xp.min(height) < 0):",
+        "if False:",
+        "moments on a face: Newton runs off to infinity",
+        ("test_core_targets.py::test_unattainable_moments_are_a_named_error",),
+    ),
+    Mutant(
+        "fdpg_ref/_checks.py",
+        "if type(x) not in (int, float)}",
+        "if not isinstance(x, (int, float))}",
+        "a numpy scalar passes for a Python number and its dtype unseen",
+        ("test_core_checks.py::test_running_states_check_the_new_batch",),
+    ),
+    # ------------------------------------------------------------------ lm
+    Mutant(
+        "lm/surrogate.py",
+        "return (coefficients.detach() * log_policy).mean()",
+        "return (coefficients * log_policy).mean()",
+        "coefficients not detached",
+        ("test_lm_surrogate.py::test_coefficients_that_require_grad_are_detached",),
+    ),
+    Mutant(
+        "lm/surrogate.py",
+        "return (coefficients.detach() * log_policy).mean()",
+        "return -(coefficients.detach() * log_policy).mean()",
+        "a doubly negated loss: it ascends",
+        ("test_lm_surrogate.py::test_gradient_is_the_mean_of_coefficients_times_scores",),
+    ),
+    Mutant(
+        "lm/surrogate.py",
+        "return (coefficients.detach() * log_policy).mean()",
+        "return (coefficients.detach() * log_policy).sum()",
+        "a sum in place of the mean",
+        ("test_lm_surrogate.py::test_gradient_is_the_mean_of_coefficients_times_scores",),
+    ),
+    Mutant(
+        "lm/sampling.py",
+        "_gather_last(log_probs, group_tokens).where(group_mask, 0.0)",
+        "_gather_last(log_probs, group_tokens).where(group_tokens != 0, 0.0)",
+        "a mask from the padding id: the end token is lost or padding is scored",
+        ("test_lm_enumerated.py::test_all_sequences_have_total_probability_one",),
+    ),
+    Mutant(
+        "lm/sampling.py",
+        "inputs = torch.cat([start, group_tokens[:, :-1]], dim=-1)",
+        "inputs = group_tokens",
+        "each token scored as if it had already been read",
+        ("test_lm_enumerated.py::test_log_prob_is_the_chain_rule_written_out",),
+    ),
+    Mutant(
+        "lm/sampling.py",
+        "return torch.cat(scores)[torch.argsort(order)]",
+        "return torch.cat(scores)",
+        "scores in the order of length, not of the samples",
+        ("test_lm_enumerated.py::test_log_prob_is_the_chain_rule_written_out",),
+    ),
+    Mutant(
+        "lm/sampling.py",
+        "log_probs = wide_log_softmax(logits)",
+        "log_probs = wide_log_softmax(logits / 0.7)",
+        "a temperature in sampling that scoring does not know",
+        ("test_lm_enumerated.py::test_samples_occur_as_often_as_the_scorer_says",),
+    ),
+    Mutant(
+        "lm/sampling.py",
+        "mask[rows, position] = True",
+        "mask[rows, position] = torch.isin(chosen, eos_ids, invert=True)",
+        "the end token dropped from the mask",
+        ("test_lm_enumerated.py::test_the_samplers_log_prob_is_the_scorers",),
+    ),
+    Mutant(
+        "lm/sampling.py",
+        "chosen = torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1)",
+        "chosen = torch.searchsorted(cumulative, thresholds).squeeze(-1)",
+        "a uniform of exactly zero draws an impossible token",
+        ("test_lm_policy.py::test_inverse_cdf_takes_the_token_whose_interval_holds_the_uniform",),
+    ),
+    Mutant(
+        "lm/sampling.py",
+        "return torch.log_softmax(logits, dim=-1, dtype=wide)",
+        "return torch.log_softmax(logits, dim=-1).to(wide)",
+        "half precision widened after the log-softmax",
+        ("test_lm_policy.py::test_half_precision_weights_give_float32_log_probs",),
+    ),
+    Mutant(
+        "lm/policy.py",
+        "requires_grad_(requires_grad)",
+        "requires_grad_(False)",
+        "a trainable copy that does not train",
+        ("test_lm_policy.py::test_copies_are_independent_and_say_whether_they_train",),
+    ),
+    Mutant(
+        "lm/listed.py",
+        "return log_prob.exp() @ self.features",
+        "return torch.softmax(log_prob, -1) @ self.features",
+        "moments renormalised over the list: unlisted mass forgotten",
+        ("test_lm_listed.py::test_moments_are_sums_over_the_list",),
+    ),
+    Mutant(
+        "lm/listed.py",
+        "torch.log(-torch.expm1(log_mass.clamp(max=0.0)))",
+        "log_mass.clamp(max=0.0)",
+        "the remainder given the mass of the list",
+        ("test_lm_listed.py::test_the_remainder_completes_the_list_to_one",),
+    ),
+    Mutant(
+        "lm/features.py",
+        "return _listed(texts) - _female(texts)",
+        "return 1.0 - _female(texts)",
+        "every unlisted text counted as male",
+        ("test_lm_census.py::test_features_that_live_on_the_list_vanish_off_it",),
+    ),
+    Mutant(
+        "lm/vocabulary.py",
+        "lengths = torch.tensor([len(text) + 1 for text in texts])",
+        "lengths = torch.tensor([len(text) for text in texts])",
+        "listed names scored without their end",
+        ("test_lm_census.py::test_the_vocabulary_has_29_ids_and_round_trips_every_name",),
+    ),
+    Mutant(
+        "lm/targets.py",
+        "return constrained(log_base, (features != 0).all(-1))",
+        "return constrained(log_base, (features == 0).all(-1))",
+        "the constraint inside out",
+        ("test_lm_targets.py::test_a_hard_constraint_excludes_everything_else",),
+    ),
+    Mutant(
+        "lm/targets.py",
+        "return reward_tilted(log_base, features @ weights, beta=config.beta)",
+        "return reward_tilted(log_base, -(features @ weights), beta=config.beta)",
+        "the reward turned into a cost",
+        ("test_lm_targets.py::test_exact_z_and_moments_are_those_of_a_slow_loop",),
+    ),
+    Mutant(
+        "lm/partition.py",
+        "return self.state.log_z[..., None]",
+        "return -self.state.log_z[..., None]",
+        "the sign of log Z",
+        ("test_lm_targets.py::test_z_before_the_batch_agrees_with_the_exact_sum",),
+    ),
+    Mutant(
+        "lm/partition.py",
+        'if self.policy == "leave_one_out":',
+        'if self.policy == "same_batch":',
+        "leave-one-out and same-batch Z exchanged",
+        ("test_lm_targets.py::test_the_status_of_a_run_is_what_all_batches_say",),
+    ),
+    Mutant(
+        "lm/metrics.py",
+        "torch.where(base_listed, zero, base_terms), ",
+        "base_terms, ",
+        "listed samples counted twice: exactly and in the sampled rest",
+        (
+            "test_lm_metrics.py::"
+            "test_split_sums_are_the_divergence_when_samples_are_the_distribution",
+        ),
+    ),
+    Mutant(
+        "lm/train.py",
+        "signal, baseline=leave_one_out(signal), log_weights=log_policy - log_proposal",
+        "signal, baseline=signal.mean()[None], log_weights=log_policy - log_proposal",
+        "the batch mean as a baseline in the training loop",
+        (
+            "test_lm_train.py::"
+            "test_the_core_fires_in_every_step_and_its_coefficients_are_what_descends",
+        ),
+    ),
+    # ------------------------------------------------------------------ toy
+    Mutant(
+        "toy/train.py",
+        "signal, baseline=leave_one_out(signal), log_weights=log_policy - log_proposal",
+        "signal, baseline=leave_one_out(signal)",
+        "off-policy training without importance weights",
+        ("test_toy_train.py::test_sampled_gradients_scatter_about_the_exact_one",),
+    ),
+    Mutant(
+        "toy/categorical.py",
+        "return np.where(identity, np.sum(others, axis=-1, keepdims=True), -others)",
+        "return np.where(identity, np.sum(others, axis=-1, keepdims=True), others)",
+        "the score of the outcomes that were not drawn, with the wrong sign",
+        ("test_toy_categorical.py::test_score_matrix",),
+    ),
+    Mutant(
+        "toy/exact.py",
+        "covariance=(probs[:, None] * centred).T @ centred / n)",
+        "covariance=(probs[:, None] * terms).T @ terms / n)",
+        "a second moment for a covariance",
+        ("test_toy_moments.py::test_covariances",),
+    ),
+    Mutant(
+        "toy/sequences.py",
+        "mask[index, : len(sequence)] = True",
+        "mask[index, : len(sequence) - 1] = True",
+        "the last token of every sequence masked out",
+        ("test_toy_sequences.py::test_masses_sum_to_one",),
+    ),
+    Mutant(
+        "toy/partition.py",
+        "return PartitionStep(state.log_z, update_partition(state, log_score, log_proposal))",
+        "updated = update_partition(state, log_score, log_proposal)\n"
+        "    return PartitionStep(updated.log_z, updated)",
+        "past-only Z that has already seen the batch",
+        ("test_toy_partition.py::test_six_partition_policies_say_what_their_names_say",),
+    ),
+    Mutant(
+        "toy/composition.py",
+        "log_target = batch.log_score - (batch.log_z if log_z is None else log_z)",
+        "log_target = batch.log_score + (batch.log_z if log_z is None else log_z)",
+        "the sign of log Z in every claim",
+        ("test_toy_estimators.py::test_one_sample",),
+    ),
+]
+
+
+def main() -> int:
+    """Run the mutants and print one row each; 1 if any is not killed."""
+    parser = argparse.ArgumentParser(prog="python tests/mutants.py", description=__doc__)
+    _ = parser.add_argument("--list", action="store_true", help="print the list and stop")
+    _ = parser.add_argument("--only", default="", metavar="SUBSTRING", help="of file or reason")
+    _ = parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    options = parser.parse_args()
+    chosen = [m for m in MUTANTS if options.only in m.file or options.only in m.why]
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if not chosen:
+        parser.error(f"no mutant has {options.only!r} in its file or reason")
+    if options.list:
+        console.print(_table("Mutants", [Result(m, "", "", 0.0) for m in chosen]))
+        return 0
+    for mutant in chosen:
+        if (count := occurrences(mutant)) != 1:
+            console.print(f"{mutant.file}: found {count} times, not once:\n{mutant.before}")
+            return 1
+    tests = sorted({test for mutant in chosen for test in mutant.tests})
+    console.print(f"{len(chosen)} mutants of {', '.join(PACKAGES)}; first {len(tests)} tests as is")
+    if wrong := check_unmutated(tests):
+        console.print(f"The unmutated selection does not pass:\n{wrong}", markup=False)
+        return 1
+    results = _run_all(chosen, options.jobs, console)
+    console.print(_table("Mutants", results))
+    alive = [result for result in results if result.verdict != "killed"]
+    console.print(f"{len(results) - len(alive)} of {len(results)} mutants killed")
+    return int(bool(alive))
+
+
+def _run_all(mutants: list[Mutant], jobs: int, console: Console) -> list[Result]:
+    results = []
+    with Progress(console=console) as progress, ThreadPoolExecutor(max_workers=jobs) as pool:
+        task = progress.add_task("mutants", total=len(mutants))
+        for future in as_completed([pool.submit(try_mutant, mutant) for mutant in mutants]):
+            results.append(future.result())
+            progress.advance(task)
+    return sorted(results, key=lambda result: mutants.index(result.mutant))
+
+
+def _table(title: str, results: list[Result]) -> Table:
+    table = Table(title=title)
+    for heading in ("file", "mistake", "verdict", "by", "s"):
+        table.add_column(heading)
+    for mutant, verdict, detail, seconds in results:
+        style = None if verdict in ("killed", "") else "bold red"
+        time = f"{seconds:.0f}" if seconds else ""
+        table.add_row(mutant.file, mutant.why, verdict, detail, time, style=style)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

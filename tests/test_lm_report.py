@@ -1,0 +1,177 @@
+"""The run folder and its report: complete, self-contained, and saying what the records say."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+
+import matplotlib.image
+import pytest
+from lm_runs import finished_run, lines
+
+from lm.config import RunConfig
+from lm.figures import Curve, alignment_figure, divergence_figure
+from lm.options import from_plain
+from lm.page import html_page
+from lm.records import FOUR, best
+from lm.report import LIMITATIONS, finish_run, headline_rows, number_text, samples_to_half
+
+
+def _page() -> str:
+    return (finished_run() / "report.html").read_text(encoding="utf-8")
+
+
+def _json(name: str):
+    return json.loads((finished_run() / name).read_text(encoding="utf-8"))
+
+
+def test_the_folder_holds_everything_and_nothing_half_written():
+    names = {str(path.relative_to(finished_run())) for path in finished_run().rglob("*.*")}
+    assert names >= {
+        "config.json",
+        "config.yaml",
+        "environment.json",
+        "status.json",
+        "target.json",
+        "metrics.jsonl",
+        "timings.jsonl",
+        "summary.json",
+        "samples_before.txt",
+        "samples_after.txt",
+        "report.html",
+        "README.md",
+        "policy/model.safetensors",
+        "policy/fdpg_ref.json",
+    }
+    assert not [name for name in names if ".partial" in name]
+
+
+def test_the_report_asks_the_network_for_nothing():
+    page = _page()
+    resources = re.findall(r"(?:src|href|srcset|data|action)\s*=\s*[\"']?([^\"'\s>]+)", page)
+    pictures = [link for link in resources if link.startswith("data:image/png;base64,")]
+    assert len(pictures) == len(re.findall("<img", page)) == 5
+    assert [link for link in resources if "//" in link.split("base64,")[0]] == []
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"https?:|url\(|@import|<script|<link|<iframe", text)
+
+
+def test_the_pictures_in_the_report_are_the_folders():
+    inside = {
+        base64.b64decode(data)
+        for data in re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", _page())
+    }
+    files = {path.read_bytes() for path in (finished_run() / "figures").glob("*.png")}
+    assert inside == files
+    for path in (finished_run() / "figures").glob("*.png"):
+        # A picture with something in it: not one colour.
+        assert matplotlib.image.imread(path).std() > 0.01
+
+
+def test_the_page_says_what_the_records_say():
+    page, last = _page(), lines(finished_run(), "evaluation")[-1]
+    assert number_text(*best(last, "forward_kl")) in page
+    status = _json("status.json")
+    assert f"verdict {status['verdict']}" in page
+    assert status["reason"] in page
+    for sentence in LIMITATIONS:
+        assert sentence in page
+    for name, version in _json("environment.json").items():
+        assert version is None or f"{name} {version}" in page
+    for text in (finished_run() / "samples_after.txt").read_text("utf-8").split():
+        assert f"<li>{text}</li>" in page
+    assert 'name="viewport"' in page
+
+
+def test_a_text_cannot_break_the_page():
+    run = {
+        "config": {**_json("config.json"), "name": "<b>&"},
+        "environment": {},
+        "status": _json("status.json"),
+        "target": _json("target.json"),
+        "evaluations": lines(finished_run(), "evaluation"),
+        "samples_before": ["<script>alert(1)</script>"],
+        "samples_after": [],
+    }
+    names = ("alignment", "divergences", "features", "estimator")
+    pictures = {name: finished_run() / "figures" / f"{name}.png" for name in names}
+    page = html_page(run, [], pictures, [])
+    assert "<script>" not in page
+    assert "<b>" not in page
+
+
+def test_the_model_card_has_status_limits_and_numbers():
+    card = (finished_run() / "README.md").read_text(encoding="utf-8")
+    assert "# tiny: forward kl" in card
+    assert "## Limitations" in card
+    assert "E[female]" in card
+    assert _json("status.json")["reason"] in card
+
+
+def test_a_report_is_made_again_from_the_records_alone(tmp_path):
+    copy = shutil.copytree(finished_run(), tmp_path / "copy")
+    for path in [copy / "report.html", copy / "README.md", copy / "summary.json"]:
+        path.unlink()
+    assert finish_run(copy) == copy / "report.html"
+    for name in ("report.html", "README.md", "summary.json"):
+        assert (copy / name).read_bytes() == (finished_run() / name).read_bytes()
+
+
+def test_the_recorded_configuration_is_the_run():
+    config = from_plain(RunConfig, _json("config.json"))
+    assert config.partition.policy == "exact"
+    assert config.divergence == "forward_kl"
+    assert _json("target.json")["log_z_source"] == "exact"
+    assert _json("summary.json")["samples"] == 4 * 32
+
+
+def _record(samples: int, value: float) -> dict:
+    return {"samples": samples, "estimates": {"d": {"exact": {"value": value}}}}
+
+
+def test_the_halving_point_is_interpolated():
+    records = [_record(0, 1.0), _record(100, 0.8), _record(200, 0.4), _record(300, 0.6)]
+    assert samples_to_half(records, "d") == pytest.approx(175.0)
+    assert samples_to_half(records[:2], "d") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.123456, 0.0021, "0.1235 ± 0.0021"),
+        (12.3456, 0.21, "12.35 ± 0.21"),
+        (123.456, 21.0, "123 ± 21"),
+        (0.5, 0.0, "0.5"),
+        (0.5, float("nan"), "0.5"),
+        (0.25, 2.5e-14, "0.25"),
+        (3e-13, 2e-14, "3.0e-13 ± 2.0e-14"),
+        (float("inf"), 0.0, "∞"),
+    ],
+)
+def test_a_number_shows_the_digits_its_error_supports(value, error, text):
+    assert number_text(value, error) == text
+
+
+def test_the_table_names_the_estimator_of_every_row():
+    rows = headline_rows(lines(finished_run(), "evaluation"))
+    by_name = {row["quantity"]: row for row in rows}
+    assert by_name["E[female]"]["estimator"].startswith("exact; sampled z = ")
+    assert by_name["forward KL(p‖π)"]["estimator"].startswith("list + remainder")
+    assert all(row["estimator"] for row in rows)
+
+
+def test_axes_are_named_with_units_and_an_infinite_divergence_says_so():
+    records = lines(finished_run(), "evaluation")
+    curve = Curve("forward KL", "forward_kl", records)
+    axes = alignment_figure([curve], "female", target=(0.06, 12.0)).axes[0]
+    assert "nats" in axes.get_ylabel()
+    assert "female" in axes.get_xlabel()
+    endless = json.loads(json.dumps(records))
+    for record in endless:
+        record["estimates"]["reverse_kl"] = {"exact": {"value": "inf", "reason": "holes"}}
+    figure = divergence_figure([Curve("hard", "forward_kl", endless)])
+    panel = figure.axes[FOUR.index("reverse_kl")]
+    assert panel.texts[0].get_text().startswith("infinite")
+    assert panel.get_lines() == []
