@@ -22,6 +22,8 @@ from rich.table import Table
 
 from fdpg_ref import DIVERGENCES
 
+# mpmath makes its number type at run time, so that no static name exists for it.
+Real = Any
 DIGITS = 120
 FUNCTIONS = ("generator", "signal", "density")
 
@@ -60,15 +62,15 @@ class Worst(NamedTuple):
 class Parts(NamedTuple):
     """What all nine formulas share at one u: one exponential, one logarithm, one root."""
 
-    u: mpf
-    t: mpf
-    root: mpf
-    mixture: mpf  # log((1 + t) / 2)
+    u: Real
+    t: Real
+    root: Real
+    mixture: Real  # log((1 + t) / 2)
 
 
 # The plain formulas of the normalised generators g(t) and of g'(t): 120 digits forgive
 # cancellation, which takes 60 of them at u = 1e-30 (g is of order u^2).
-FORMULAS: dict[str, tuple[Callable[[Parts], mpf], Callable[[Parts], mpf]]] = {
+FORMULAS: dict[str, tuple[Callable[[Parts], Real], Callable[[Parts], Real]]] = {
     "forward_kl": (lambda x: x.t - 1 - x.u, lambda x: 1 - 1 / x.t),
     "reverse_kl": (lambda x: x.t * x.u - x.t + 1, lambda x: x.u),
     "total_variation": (lambda x: abs(x.t - 1) / 2, lambda x: mpmath.sign(x.u) / 2),
@@ -84,7 +86,7 @@ FORMULAS: dict[str, tuple[Callable[[Parts], mpf], Callable[[Parts], mpf]]] = {
 }
 
 
-def parts(u: mpf) -> Parts:
+def parts(u: Real) -> Parts:
     """Return the shared quantities of the nine formulas at ``u``."""
     root = mpmath.exp(u / 2)
     t = root * root
@@ -170,7 +172,7 @@ def _compare(
 ) -> list[Worst]:
     """Evaluate the reference, one pass for all divergences, then each library function once."""
     info = np.finfo(dtype)
-    kept: dict[str, list[tuple[tuple[np.floating, ...], mpf]]] = {name: [] for name in DIVERGENCES}
+    kept: dict[str, list[tuple[tuple[np.floating, ...], Real]]] = {name: [] for name in DIVERGENCES}
     for argument in arguments:
         for name, exact in _exact(function, argument).items():
             if info.tiny <= abs(exact) <= info.max:
@@ -183,7 +185,7 @@ def _compare(
     ]
 
 
-def _exact(function: str, argument: tuple[np.floating, ...]) -> dict[str, mpf]:
+def _exact(function: str, argument: tuple[np.floating, ...]) -> dict[str, Real]:
     numbers = [mpf(float(a)) for a in argument]
     if function == "density":
         log_policy, log_target = numbers
@@ -199,7 +201,7 @@ def _worst(
     dtype: str,
     function: str,
     arguments: tuple[tuple[np.floating, ...], ...],
-    exact: tuple[mpf, ...],
+    exact: tuple[Real, ...],
     *,
     to_array: Callable[[np.ndarray], Any],
 ) -> Worst:
@@ -225,7 +227,7 @@ def _worst(
     )
 
 
-def _ulp_error(value: float, exact: mpf, digits: int) -> float:
+def _ulp_error(value: float, exact: Real, digits: int) -> float:
     if not math.isfinite(value):
         return math.inf
     # |exact| = m 2^k with m in [1/2, 1): its floats are 2^(k - digits) apart.
@@ -233,7 +235,7 @@ def _ulp_error(value: float, exact: mpf, digits: int) -> float:
     return float(abs(mpf(value) - exact) * mpf(2) ** (digits - exponent))
 
 
-def _relative_error(value: float, exact: mpf, _: int) -> float:
+def _relative_error(value: float, exact: Real, _: int) -> float:
     return float(abs((mpf(value) - exact) / exact)) if math.isfinite(value) else math.inf
 
 

@@ -77,6 +77,8 @@ def try_mutant(mutant: Mutant) -> Result:
         copy = _copy_tree(Path(folder))
         path = copy / mutant.file
         source = path.read_text(encoding="utf-8")
+        if source.count(mutant.before) != 1:
+            return Result(mutant, "broken", "the file changed during the run", 0.0)
         _ = path.write_text(source.replace(mutant.before, mutant.after), encoding="utf-8")
         try:
             verdict, detail = _judge(_pytest(copy, mutant.tests), copy)

@@ -190,7 +190,7 @@ def test_the_table_fits(records: list[Record], width: int):
     ],
 )
 def test_short_numbers(number: float, text: str):
-    assert report._short(number) == text
+    assert report.short_number(number) == text
     assert len(text) <= 5
 
 

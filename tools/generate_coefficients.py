@@ -7,6 +7,7 @@ zero:
 
     phi(x) / x^2      with phi(x) = e^x - 1 - x                     on [-1, 2]
     S(u) / u^2        with S(u) = u tanh(u/2) - 2 log cosh(u/2)     on |u| <= 5/2, in powers of u^2
+    (atanh(z)/z - 1) / z^2                                          on |z| <= 1/5, in powers of z^2
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def shannon_over_square(v: Any) -> Any:
     return (u * mpmath.tanh(u / 2) - 2 * mpmath.log(mpmath.cosh(u / 2))) / v
 
 
+def atanh_over_cube(y: Any) -> Any:
+    """Return (atanh(z)/z - 1) / z^2 at z = sqrt(y), whose value at zero is 1/3."""
+    if y == 0:
+        return mpmath.mpf(1) / 3
+    z = mpmath.sqrt(y)
+    return (mpmath.atanh(z) / z - 1) / y
+
+
 def legendre(size: int) -> list[tuple[Any, Any]]:
     """Return points and weights of Gauss-Legendre quadrature on [0, 1], points by Newton."""
 
@@ -63,6 +72,8 @@ TABLE = {
     "PHI_FLOAT32": (phi_over_square, [-1, 2], 9),
     "SHANNON_FLOAT64": (shannon_over_square, [0, 6.25], 19),
     "SHANNON_FLOAT32": (shannon_over_square, [0, 6.25], 9),
+    "ATANH_FLOAT64": (atanh_over_cube, [0, 0.04], 8),
+    "ATANH_FLOAT32": (atanh_over_cube, [0, 0.04], 4),
 }
 
 

@@ -1,0 +1,68 @@
+"""Trajectory balance and VarGrad (F14)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import toy_slow as slow
+from toy_cases import FIXED
+
+from fdpg_ref import DIVERGENCES, log_ratio_penalty, vargrad_loss
+from toy.verify import balance
+from toy.verify.cases import cases
+from toy.verify.records import BIASED, judge
+
+WORLD = slow.world_of(FIXED)
+
+
+@pytest.mark.parametrize("name", sorted(DIVERGENCES))
+def test_trajectory_balance(name: str):
+    """Autograd through the core's penalty at fixed samples, on- and off-policy."""
+    divergence = DIVERGENCES[name]
+    logits = torch.tensor(np.log(WORLD.policy), requires_grad=True)
+    log_target = torch.tensor(np.log(WORLD.target))
+    gradients = []
+    for law in (WORLD.policy, WORLD.base):
+        u = torch.log_softmax(logits, -1) - log_target
+        loss = (torch.tensor(law) * log_ratio_penalty(u, divergence=divergence)).sum()
+        gradients.append(torch.autograd.grad(loss, logits)[0].numpy())
+    truth = slow.gradient(WORLD, name)
+    np.testing.assert_allclose(gradients[0], truth, rtol=1e-10, atol=1e-13)
+    assert np.linalg.norm(gradients[1] - truth) > 1e-3 * np.linalg.norm(truth)
+    for claim, law_gradient in (("_on_policy", gradients[0]), ("_off_policy", gradients[1])):
+        value = getattr(balance, claim)(FIXED, divergence).value
+        np.testing.assert_allclose(value, law_gradient, rtol=1e-10, atol=1e-13)
+    for _, _, compare, claimed in balance._CLAIMS:
+        assert (judge([compare(FIXED, divergence)]).verdict == BIASED) is (claimed == BIASED)
+
+
+@pytest.mark.parametrize("name", sorted(DIVERGENCES))
+def test_the_target_minimises_the_balance_loss_off_policy(name: str):
+    divergence = DIVERGENCES[name]
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        moved = np.log(WORLD.target) + rng.normal(size=4)
+        u = moved - np.log(np.sum(np.exp(moved))) - np.log(WORLD.target)
+        assert np.array(WORLD.base) @ log_ratio_penalty(u, divergence=divergence) > 0
+
+
+def test_vargrad():
+    """Over all batches of three its gradient has mean grad KL; batch by batch it is LOO."""
+    mean, n = np.zeros(4), 3
+    for batch in itertools.product(range(4), repeat=n):
+        mass = math.prod(WORLD.policy[x] for x in batch)
+        log_policy = torch.tensor(np.log(WORLD.policy)[list(batch)], requires_grad=True)
+        log_score = torch.tensor(np.log(WORLD.unnormalised)[list(batch)])
+        (slopes,) = torch.autograd.grad(vargrad_loss(log_policy - log_score), log_policy)
+        own = slow.leave_one_out(WORLD, slow.SIGNALS["reverse_kl"], WORLD.policy, batch, ())
+        np.testing.assert_allclose(slopes, np.array(own) / n, rtol=1e-11, atol=1e-14)
+        mean += mass * np.sum(
+            [s * np.array(WORLD.scores[x]) for s, x in zip(slopes, batch, strict=True)], 0
+        )
+    np.testing.assert_allclose(mean, slow.gradient(WORLD, "reverse_kl"), rtol=1e-11, atol=1e-13)
+    for compare in (balance._half, balance._sample_by_sample):
+        assert judge([compare(case) for case in (FIXED, *cases()[:2])]).verdict == "exact"
