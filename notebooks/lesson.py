@@ -31,6 +31,13 @@ COLOURS = {
     "jensen_shannon": "#009E73",
     "total_variation": "#E69F00",
 }
+PROPER_NAMES = {
+    "kl": "KL",
+    "jensen shannon": "Jensen-Shannon",
+    "chi2": "χ²",
+    "hellinger": "Hellinger",
+    "cam": "Cam",
+}
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5)
 # Corners A, B, C of an equilateral triangle; a point of the simplex is their weighted mean.
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3.0) / 2]])
@@ -54,7 +61,9 @@ def compare(prediction: object, measured: object) -> None:
 
 def title(name: str) -> str:
     """Return a divergence's name as a heading."""
-    words = name.replace("_", " ").replace("kl", "KL").replace("jensen shannon", "Jensen-Shannon")
+    words = name.replace("_", " ")
+    for plain, written in PROPER_NAMES.items():
+        words = words.replace(plain, written)
     return words[0].upper() + words[1:]
 
 

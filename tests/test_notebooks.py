@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,76 +20,153 @@ from tools import run_notebooks
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 FIRST = "01_f_divergences_and_one_gradient"
 
+SECOND = "02_rlhf_gdc_and_dpg_are_one_gradient"
+THIRD = "03_variance_baselines_and_the_partition_function"
+FOURTH = "04_what_does_my_kl_penalty_minimise"
+
+# A whole answer, or what to replace in the solution by what.
 WRONG_ANSWERS = {
-    "exercise-1": {
-        "uphill": "def forward_kl_gradient(policy, target):\n    return target - policy",
-        "reverse KL's": (
-            "def forward_kl_gradient(policy, target):\n"
-            "    u = np.log(policy / target)\n"
-            "    return policy * (u - policy @ u)"
-        ),
+    FIRST: {
+        "exercise-1": {
+            "uphill": "def forward_kl_gradient(policy, target):\n    return target - policy",
+            "reverse KL's": (
+                "def forward_kl_gradient(policy, target):\n"
+                "    u = np.log(policy / target)\n"
+                "    return policy * (u - policy @ u)"
+            ),
+        },
+        "exercise-2": {
+            "the mean signal": (
+                "def best_constant_baseline(log_policy, signal, scores):\n"
+                "    return np.exp(log_policy) @ signal"
+            ),
+            "no baseline": (
+                "def best_constant_baseline(log_policy, signal, scores):\n    return 0.0"
+            ),
+            "not weighted by the policy": (
+                "def best_constant_baseline(log_policy, signal, scores):\n"
+                "    norms = np.sum(scores**2, axis=-1)\n"
+                "    return norms @ signal / np.sum(norms)"
+            ),
+        },
+        "exercise-3": {
+            "no weights": ("log_weights=log_policy - log_proposal", "log_weights=None"),
+            "weights upside down": ("log_policy - log_proposal", "log_proposal - log_policy"),
+            "the target's weights": ("log_policy - log_proposal", "log_target - log_proposal"),
+            "batch mean": ("baseline=leave_one_out(signal)", "baseline=batch_mean(signal)"),
+        },
     },
-    "exercise-2": {
-        "the mean signal": (
-            "def best_constant_baseline(log_policy, signal, scores):\n"
-            "    return np.exp(log_policy) @ signal"
-        ),
-        "no baseline": "def best_constant_baseline(log_policy, signal, scores):\n    return 0.0",
-        "not weighted by the policy": (
-            "def best_constant_baseline(log_policy, signal, scores):\n"
-            "    norms = np.sum(scores**2, axis=-1)\n"
-            "    return norms @ signal / np.sum(norms)"
-        ),
+    SECOND: {
+        "exercise-1": {
+            "a bonus for straying": ("reward - beta", "reward + beta"),
+            "a penalty without beta": ("beta * (log_policy", "(log_policy"),
+            "batch mean": ("(np.sum(value) - value) / (len(value) - 1)", "np.mean(value)"),
+        },
+        "exercise-2": {
+            "rates in place of odds": (
+                "wanted_rate * (1 - base_rate) / (base_rate * (1 - wanted_rate))",
+                "wanted_rate / base_rate",
+            ),
+            "upside down": ("np.log(", "-np.log("),
+        },
+        "exercise-3": {
+            "divided by beta": ("beta * (log_target - log_base)", "(log_target - log_base) / beta"),
+            "without the base": ("(log_target - log_base)", "log_target"),
+        },
     },
-    "exercise-3": {
-        "no weights": ("log_weights=log_policy - log_proposal", "log_weights=None"),
-        "weights upside down": ("log_policy - log_proposal", "log_proposal - log_policy"),
-        "the target's weights": ("log_policy - log_proposal", "log_target - log_proposal"),
-        "batch mean": ("baseline=leave_one_out(signal)", "baseline=batch_mean(signal)"),
+    THIRD: {
+        "exercise-1": {
+            "one too early": ("int(np.floor(needed / slope)) + 1", "int(needed / slope)"),
+            "half the pairs": ("2 * pair", "pair"),
+            "always pays": ("if slope > 0 else None", "if slope > 0 else 2"),
+        },
+        "exercise-2": {
+            "the mean number of tries": (
+                "np.log1p(-confidence) / np.log1p(-rate)",
+                "confidence / rate",
+            ),
+            "one more to be safe": ("return m", "return m + 1"),
+        },
+        "exercise-3": {
+            "the batch joins its own Z": (
+                "    signal =",
+                "    state = update_partition(state, log_score, log_policy)\n    signal =",
+            ),
+            "the state is not updated": ("update_partition(state, log_score, log_policy)", "state"),
+            "Z upside down": ("log_score - state.log_z", "log_score + state.log_z"),
+        },
+    },
+    FOURTH: {
+        "exercise-1": {
+            "not detached": (".detach()", ""),
+            "ratio upside down": ("log_policy - log_reference", "log_reference - log_policy"),
+        },
+        "exercise-2": {
+            "upside down": ("-torch.expm1", "torch.expm1"),
+            "k3 itself": (
+                "-torch.expm1(log_reference - log_policy)",
+                "torch.expm1(log_reference - log_policy) + log_policy - log_reference",
+            ),
+        },
+        "exercise-3": {
+            "a differentiable ratio": (".detach()", ""),
+            "no weight": ("return weight *", "return"),
+            "weights upside down": ("log_policy - log_behavior", "log_behavior - log_policy"),
+        },
     },
 }
-CASES = [(name, why) for name, answers in WRONG_ANSWERS.items() for why in answers]
+EXERCISES = [(stem, name) for stem, exercises in WRONG_ANSWERS.items() for name in exercises]
+CASES = [(stem, name, why) for stem, name in EXERCISES for why in WRONG_ANSWERS[stem][name]]
+
+
+@cache
+def stored(stem: str) -> NotebookNode:
+    return nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+
+
+def solution(stem: str, name: str) -> str:
+    return run_notebooks.read_solutions(NOTEBOOKS / "solutions" / f"{stem}.py")[name]
 
 
 @pytest.fixture(scope="module")
 def notebook() -> NotebookNode:
-    return nbformat.read(NOTEBOOKS / f"{FIRST}.ipynb", as_version=4)
+    return stored(FIRST)
 
 
 @pytest.fixture
-def session(notebook: NotebookNode, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of the notebook's first cell, as a reader has them before an exercise."""
+def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names of a notebook's first cell, as a reader has them before an exercise."""
     monkeypatch.setattr(sys, "path", [str(NOTEBOOKS), *sys.path])
     monkeypatch.setenv("MPLBACKEND", "agg")
     names: dict[str, Any] = {}
-    exec(next(c.source for c in notebook.cells if c.cell_type == "code"), names)
+    cells = stored(request.getfixturevalue("stem")).cells
+    exec(next(c.source for c in cells if c.cell_type == "code"), names)
     return names
 
 
-def answer_and_grade(notebook: NotebookNode, session: dict[str, Any], name: str, answer: str):
-    sources = {cell.id: cell.source for cell in notebook.cells}
+def answer_and_grade(session: dict[str, Any], stem: str, name: str, answer: str):
+    sources = {cell.id: cell.source for cell in stored(stem).cells}
     exec(answer, session)
     exec(sources[name.replace("exercise", "grader")], session)
 
 
-@pytest.mark.parametrize(("name", "why"), CASES)
-def test_graders_refuse_wrong_answers(notebook, session, name, why):
-    answer = WRONG_ANSWERS[name][why]
+@pytest.mark.parametrize(("stem", "name", "why"), CASES)
+def test_graders_refuse_wrong_answers(session, stem, name, why):
+    answer = WRONG_ANSWERS[stem][name][why]
     if isinstance(answer, tuple):
-        solution = run_notebooks.read_solutions(NOTEBOOKS / "solutions" / f"{FIRST}.py")[name]
-        assert answer[0] in solution
-        answer = solution.replace(*answer)
+        right = solution(stem, name)
+        assert answer[0] in right
+        answer = right.replace(*answer)
     with pytest.raises(AssertionError):
-        answer_and_grade(notebook, session, name, answer)
+        answer_and_grade(session, stem, name, answer)
 
 
-@pytest.mark.parametrize("name", list(WRONG_ANSWERS))
-def test_graders_accept_the_solutions_and_refuse_the_placeholders(notebook, session, name):
-    placeholder = next(cell.source for cell in notebook.cells if cell.id == name)
+@pytest.mark.parametrize(("stem", "name"), EXERCISES)
+def test_graders_accept_the_solutions_and_refuse_the_placeholders(session, stem, name):
+    placeholder = next(cell.source for cell in stored(stem).cells if cell.id == name)
     with pytest.raises(session["NotSolved"], match=name.replace("-", " ")):
-        answer_and_grade(notebook, session, name, placeholder)
-    solutions = run_notebooks.read_solutions(NOTEBOOKS / "solutions" / f"{FIRST}.py")
-    answer_and_grade(notebook, session, name, solutions[name])
+        answer_and_grade(session, stem, name, placeholder)
+    answer_and_grade(session, stem, name, solution(stem, name))
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("[0-9]*.ipynb")), ids=lambda p: p.stem[:2])
