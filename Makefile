@@ -35,7 +35,7 @@ notebooks: $(STAMP)
 	$(BIN)/python tools/run_notebooks.py
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks accuracy nearly_equal exact_speed
 
 clean:
 	rm -rf $(VENV) build *.egg-info

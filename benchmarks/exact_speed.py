@@ -110,9 +110,9 @@ def _pairs(
     contender: Contender, policy: np.ndarray, target: np.ndarray, seconds: float
 ) -> list[tuple[float, float]]:
     ours = contender.prepare(policy), contender.prepare(target)
-    for _ in range(2):  # compile, and meet every page once
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.compile remarks on cached functions
         contender.evaluate(*ours)
-        contender.scipy(policy, target)
     times, end = [], time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
         mine = _seconds(contender.evaluate, *ours)
@@ -150,9 +150,7 @@ def _compiled(name: str, evaluate: Evaluate, scipy: Evaluate) -> Iterator[Conten
     except ImportError:
         return
     torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # dynamo's remarks on cached functions
-        yield Contender(name, torch.compile(evaluate, fullgraph=True), torch.from_numpy, scipy)
+    yield Contender(name, torch.compile(evaluate, fullgraph=True), torch.from_numpy, scipy)
 
 
 def _markdown(rows: list[Row], machine: str) -> str:

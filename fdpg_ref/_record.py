@@ -80,21 +80,22 @@ def _density_with_edges(
     log_target: Array,
 ) -> Array:
     xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
-    no_policy, no_target = log_policy == -inf, log_target == -inf
-    # Densities beyond the largest float would give inf - inf or 0 * inf in the kernels.
-    huge = numerics.overflows(log_policy) | numerics.overflows(log_target)
-    huge = huge & ~xp.isnan(log_policy) & ~xp.isnan(log_target)
-    special = no_policy | no_target | huge
+    limit = xp.full_like(log_policy, numerics.largest_exponent(log_policy))
     zero = xp.zeros_like(log_policy)
-    inside = kernel(xp.where(special, zero, log_policy), xp.where(special, zero, log_target))
-    inside = xp.where(huge & (log_policy != log_target), xp.full_like(inside, inf), inside)
-    inside = xp.where(no_policy, _edge_mass(xp, log_target, value_at_zero), inside)
-    inside = xp.where(no_target, _edge_mass(xp, log_policy, slope_at_infinity), inside)
-    return xp.where(no_policy & no_target, zero, inside)
+    # Densities beyond the largest float would give inf - inf or 0 * inf in the kernels.
+    huge = xp.maximum(log_policy, log_target) > limit
+    empty = (log_policy == -inf) | (log_target == -inf)
+    q, p = (xp.where(huge | empty, zero, x) for x in (log_policy, log_target))
+    # At an edge one of the two masses is zero, and where neither can draw the outcome both are.
+    edge = _edge_mass(xp, xp.minimum(log_target, limit), value_at_zero)
+    edge = edge + _edge_mass(xp, xp.minimum(log_policy, limit), slope_at_infinity)
+    value = xp.where(empty, edge, kernel(q, p))
+    return xp.where(huge & (log_policy != log_target), xp.full_like(value, inf), value)
 
 
 def _edge_mass(xp: Any, log_mass: Array, price: float) -> Array:
     """Return price * mass; an infinite price is written out, as exp(.) * inf breaks autograd."""
+    mass = xp.exp(log_mass)
     if price == inf:
-        return xp.where(xp.isnan(log_mass), log_mass, xp.full_like(log_mass, inf))
-    return price * numerics.exp(log_mass)
+        return xp.where(log_mass > -inf, xp.full_like(mass, inf), mass)
+    return price * mass

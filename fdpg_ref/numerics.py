@@ -105,8 +105,10 @@ def log_or_minus_inf(x: Float[Array, "..."]) -> Array:
 def log_ratio(policy: Float[Array, "*batch n"], target: Float[Array, "*batch n"]) -> Array:
     """Return u = log(policy / target) from *linear* probabilities, without cancellation.
 
-    Near one, u = log1p((policy - target) / target), whose subtraction is exact; the difference of
-    two rounded logarithms would lose everything below 1e-16.
+    The policy is bounded to b within [2/3, 3/2] of the target, and u = log(b / target) +
+    log(policy / b). The first is log1p((b - target) / target), whose subtraction is exact; the
+    difference of two rounded logarithms would lose everything below 1e-16. The second is exactly
+    zero inside the bounds.
 
     Parameters
     ----------
@@ -129,10 +131,8 @@ def log_ratio(policy: Float[Array, "*batch n"], target: Float[Array, "*batch n"]
     no_policy, no_target = policy == 0, target == 0
     q = xp.where(no_policy | no_target, xp.ones_like(policy), policy)
     p = xp.where(no_policy | no_target, xp.ones_like(target), target)
-    change = (q - p) / p
-    near = xp.abs(change) <= 0.5
-    far = xp.log(xp.where(near, xp.ones_like(q), q)) - xp.log(xp.where(near, xp.ones_like(p), p))
-    u = xp.where(near, xp.log1p(xp.where(near, change, xp.zeros_like(change))), far)
+    bounded = _bounded(q, p)
+    u = xp.log1p((bounded - p) / p) + (xp.log(q) - xp.log(bounded))
     u = xp.where(no_policy, xp.full_like(u, -inf), u)
     return xp.where(no_target, xp.full_like(u, inf), u)
 
@@ -143,13 +143,14 @@ def log_ratio(policy: Float[Array, "*batch n"], target: Float[Array, "*batch n"]
 def exp(x: Float[Array, "..."]) -> Array:
     """Return e^x, with overflow to inf as an ordinary value: numpy would warn on the way there."""
     xp = array_namespace(x)
-    beyond = overflows(x)
-    return xp.where(beyond, xp.full_like(x, inf), xp.exp(xp.where(beyond, xp.zeros_like(x), x)))
+    limit = largest_exponent(x)
+    finite = xp.exp(xp.minimum(x, xp.full_like(x, limit)))
+    return xp.where(x > limit, xp.full_like(x, inf), finite)
 
 
-def overflows(x: Float[Array, "..."]) -> Array:
-    """Return where e^x exceeds the largest float, whose logarithm is 88.72284 or 709.78271."""
-    return x > (88.7228 if x.dtype == array_namespace(x).float32 else 709.7827)
+def largest_exponent(x: Float[Array, "..."]) -> float:
+    """Return the largest x, to six digits, at which e^x is below the largest float of the dtype."""
+    return 88.7228 if x.dtype == array_namespace(x).float32 else 709.7827
 
 
 def expm1(x: Float[Array, "..."]) -> Array:
@@ -160,10 +161,8 @@ def expm1(x: Float[Array, "..."]) -> Array:
     itself, would cost the smaller difference more than 4 ulp.)
     """
     xp = array_namespace(x)
-    near = (x >= -1) & (x <= 2)
-    inner, outer = _split(xp, near, x)
-    series = inner + inner * inner * polynomial(inner, _phi_coefficients(xp, x))
-    return xp.where(near, series, exp(outer) - 1)
+    near, inner = _near(x, -1.0, 2.0)
+    return xp.where(near, inner + _phi_series(inner), exp(x) - 1)
 
 
 def phi(x: Float[Array, "..."]) -> Array:
@@ -172,16 +171,15 @@ def phi(x: Float[Array, "..."]) -> Array:
     Up to x = 2, e^x is more than twice the result, and the error of a float32 exp with it.
     """
     xp = array_namespace(x)
-    near = (x >= -1) & (x <= 2)
-    inner, outer = _split(xp, near, x)
-    series = inner * inner * polynomial(inner, _phi_coefficients(xp, x))
-    return xp.where(near, series, exp(outer) - 1 - outer)
+    near, inner = _near(x, -1.0, 2.0)
+    return xp.where(near, _phi_series(inner), exp(x) - 1 - x)
 
 
 def polynomial(x: Float[Array, "..."], coefficients: Sequence[float]) -> Array:
     """Return sum_k coefficients[k] x^k by Horner's rule, which rounds least near zero."""
-    result = x * 0 + coefficients[-1]
-    for coefficient in reversed(coefficients[:-1]):
+    *lower, last, highest = coefficients
+    result = highest * x + last
+    for coefficient in reversed(lower):
         result = result * x + coefficient
     return result
 
@@ -252,9 +250,9 @@ def forward_kl_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
     """Return p (t - 1 - log t): p phi(u), or pi - p (1 + u) where nothing cancels."""
     xp = array_namespace(q, p)
     u = q - p
-    near = (u >= -1) & (u <= 2)
-    close = xp.exp(p) * phi(xp.where(near, u, xp.zeros_like(u)))
-    return xp.where(near, close, xp.exp(q) - xp.exp(p) * (1 + u))
+    near, inner = _near(u, -1.0, 2.0)
+    policy, target = xp.exp(q), xp.exp(p)
+    return xp.where(near, target * _phi_series(inner), policy - target * (1 + u))
 
 
 def reverse_kl_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
@@ -277,9 +275,9 @@ def jensen_shannon_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Ar
     xp = array_namespace(q, p)
     larger, a = _larger_and_gap(q, p)
     smaller = xp.exp(xp.minimum(q, p))
-    near = a <= 2.5
-    close = (larger + smaller) / 2 * _shannon(xp.where(near, a, xp.zeros_like(a)))
-    h = _log_two_over_one_plus_exp(xp.where(near, xp.full_like(a, 2.5), a))
+    near, inner = _near(a, -2.5, 2.5)
+    close = (larger + smaller) / 2 * _shannon(inner)
+    h = -xp.log1p((xp.exp(-a) - 1) / 2)
     return xp.where(near, close, larger * h + smaller * (h - a)) / 2
 
 
@@ -291,8 +289,9 @@ def pearson_chi2_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Arra
     exponent = xp.where(far, 2 * q - p, p)
     # Unlike in the other kernels this exponent may overflow between two ordinary probabilities, and
     # inf times the vanishing derivative of expm1 would be a NaN gradient.
-    huge = overflows(exponent)
-    scale = xp.exp(xp.where(huge, xp.zeros_like(u), exponent))
+    limit = largest_exponent(exponent)
+    huge = exponent > limit
+    scale = xp.exp(xp.minimum(exponent, xp.full_like(u, limit)))
     square = scale * expm1(xp.where(far, -u, u)) ** 2
     return xp.where(huge, xp.full_like(square, inf), square)
 
@@ -326,6 +325,32 @@ def le_cam_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:
     return larger * -expm1(-a) * array_namespace(a).tanh(a / 2)
 
 
+def forward_kl_of_masses(policy: Float[Array, "..."], target: Float[Array, "..."]) -> Array:
+    """Return pi - p - p log(pi/p) from *linear* masses, without cancellation and without branches.
+
+    The policy's mass is bounded to b within [2/3, 3/2] of the target's, and the two steps add up:
+
+        pi - p - p log(pi/p) = [b - p - p log(b/p)] + [(pi - b) - p log(pi/b)]
+
+    The first bracket is a series, by log(b/p) = 2z + z^3 C(z^2) and b - p - 2 p z = (b - p) z with
+    z = (b - p)/(b + p); the second vanishes exactly inside the bounds, and nothing cancels in it
+    outside them. Both are >= 0. A mass of zero counts as the smallest float: its infinite price is
+    the caller's.
+    """
+    xp = array_namespace(policy, target)
+    limits = xp.finfo(target.dtype)
+    smallest = limits.smallest_normal
+    p = xp.maximum(target, xp.full_like(target, smallest))
+    bounded = _bounded(policy, p)
+    change = bounded - p
+    z = change / (bounded + p)
+    square = z * z
+    near = z * (change - p * (square * polynomial(square, _log_coefficients(xp, target))))
+    ratio = policy / bounded
+    ratio = xp.maximum(ratio, xp.full_like(ratio, smallest * limits.eps))
+    return near + ((policy - bounded) - p * xp.log(ratio))
+
+
 # ---------------------------------------------------------------- private helpers
 
 
@@ -349,10 +374,25 @@ def _shannon(a: Array) -> Array:
     )
 
 
-def _phi_coefficients(xp: Any, x: Array) -> Sequence[float]:
-    return _coefficients.PHI_FLOAT32 if x.dtype == xp.float32 else _coefficients.PHI_FLOAT64
+def _bounded(policy: Array, target: Array) -> Array:
+    """Return the policy's masses, bounded to within [2/3, 3/2] of the target's."""
+    xp = array_namespace(policy, target)
+    return xp.maximum(xp.minimum(policy, target * 1.5), target * (2 / 3))
 
 
-def _split(xp: Any, near: Array, x: Array) -> tuple[Array, Array]:
-    """Return x for the near branch and x for the far one, each harmless where not taken."""
-    return xp.where(near, x, xp.zeros_like(x)), xp.where(near, xp.ones_like(x), x)
+def _near(x: Array, lower: float, upper: float) -> tuple[Array, Array]:
+    """Return where x lies between the bounds, and x bounded: harmless where that is not taken."""
+    xp = array_namespace(x)
+    lowest, highest = xp.full_like(x, lower), xp.full_like(x, upper)
+    # At a bound itself, torch would halve the gradient: there the other side is taken.
+    return (x > lower) & (x < upper), xp.minimum(xp.maximum(x, lowest), highest)
+
+
+def _phi_series(x: Array) -> Array:
+    """Return phi(x) for -1 <= x <= 2."""
+    single = x.dtype == array_namespace(x).float32
+    return x * x * polynomial(x, _coefficients.PHI_FLOAT32 if single else _coefficients.PHI_FLOAT64)
+
+
+def _log_coefficients(xp: Any, x: Array) -> Sequence[float]:
+    return _coefficients.LOG_FLOAT32 if x.dtype == xp.float32 else _coefficients.LOG_FLOAT64

@@ -82,6 +82,10 @@ def test_gradient_of_the_exact_value_is_the_mean_signal_times_score(pair):
     for divergence in DIVERGENCES.values():
         logits = logits.detach().requires_grad_()
         log_policy = torch.log_softmax(logits, -1)
+        # At the kink of total variation, the last bit of the normalisation decides the sign.
+        kinked = (log_policy - log_target).abs().min() < 1e-13
+        if divergence.curvature is None and kinked:
+            continue
         value = exact_divergence(log_policy, log_target, divergence=divergence)
         (gradient,) = torch.autograd.grad(value, logits)
         policy = log_policy.detach().exp()
