@@ -213,6 +213,8 @@ def test_the_error_of_a_mean_is_never_less_than_the_seeds_disagree():
         (math.inf, 0.0, "∞"),
         (math.nan, 0.1, "–"),
         (0.5, math.nan, "0.5"),
+        (0.868162, 0.000013, "0.8682"),
+        (0.468012, 0.000092, "0.4680(1)"),
     ],
 )
 def test_concise_numbers(value, error, text):
@@ -233,7 +235,7 @@ def test_the_table_fits_the_terminal(outcomes, width, parts):
             line for line in text.splitlines() if line.strip().startswith(("base a", "target p"))
         ]
         assert len(rows) == 2 * len(laid_out)
-        assert outcome.target.feature in text
+        assert f"E[{outcome.target.feature}]" in text
 
 
 def test_the_table_shows_exact_beside_sampled_with_its_z(outcomes):

@@ -145,7 +145,9 @@ def _surrogate_gradient(policy: CausalPolicy, name: str, problem) -> Tensor:
 @pytest.fixture(scope="module")
 def exact() -> tuple[CausalPolicy, tuple[Tensor, Tensor, Tensor]]:
     # The weights come from float32, so that both dtypes are one and the same model; scale 5 spreads
-    # log pi over five nats, while at 10 bfloat16's own noise in log pi is more than 1e-2.
+    # log pi over five nats. At this scale five seeds of five stay below 1e-2 under bfloat16 (worst
+    # 9.3e-3); at scales 6 to 10 most models exceed it on some divergence (up to 2.4e-2), so the
+    # bound holds for mildly sharpened models and is no promise for every model.
     policy = tiny_policy(tiny_gpt2(seed=3, scale=5.0), pad_id=1).trainable_copy()
     return policy, _problem(policy)
 

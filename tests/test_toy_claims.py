@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_cases import measured
 
 from fdpg_ref import DIVERGENCES
-from toy.verify import run_claims
 from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, Record, at_most, judge
 from toy.verify.report import write_json
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return run_claims()
+    return measured()
 
 
 def verdicts(records: list[Record], estimator: str) -> dict[str | None, str]:
@@ -66,7 +66,7 @@ def test_no_claim_is_made_twice(records: list[Record]):
 
 
 @pytest.mark.parametrize(
-    "fact", ["F1", "F2", "F3", "F4", "F5", "F6", "F8", "F9", "F10", "F11", "F12", "F13"]
+    "fact", ["theorem", "RLHF", "DPG", *(f"F{number}" for number in range(1, 16))]
 )
 def test_facts_are_covered(records: list[Record], fact: str):
     assert any(r.claim.startswith(f"{fact}:") for r in records)

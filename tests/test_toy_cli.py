@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from toy_cases import measured
 
 from toy import cli
 from toy.cli import main, require_writable
-from toy.verify import report, run_claims
+from toy.verify import report
 from toy.verify.records import Record
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -22,7 +23,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return run_claims()
+    return measured()
 
 
 def exit_code(arguments: list[str]) -> int:
@@ -192,6 +193,15 @@ def test_the_table_fits(records: list[Record], width: int):
 def test_short_numbers(number: float, text: str):
     assert report.short_number(number) == text
     assert len(text) <= 5
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [(2 / 3, "×0.667"), (2.0, "×2.000"), (-1.0, "×-1.00"), (-4e-17, "×0"), (4100.0, "×4e3")],
+)
+def test_factors(factor: float, text: str):
+    assert report.factor_text(factor) == text
+    assert len(text) <= 6
 
 
 def test_subprocess(tmp_path: Path):

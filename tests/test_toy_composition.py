@@ -12,15 +12,14 @@ import toy_slow as slow
 from toy_cases import FIXED
 
 from fdpg_ref import DIVERGENCES, NEYMAN_CHI2, exact_divergence
-from toy.composition import (
+from toy.composition import Composition, world_of
+from toy.estimates import (
     BASELINES,
     CEILING,
     PARTITIONS,
     WEIGHTS,
-    Composition,
     batch_of,
     gradient_estimates,
-    world_of,
 )
 from toy.exact import Moments, batch_expectation, batch_moments, estimator_moments, signal_to_noise
 from toy.verify import compositions, tokens
@@ -207,18 +206,18 @@ def test_outcomes_that_are_never_drawn_are_left_out():
 def test_runs_that_do_not_fit_are_refused():
     rows = np.stack([FIXED.log_base, FIXED.log_policy])
     with pytest.raises(ValueError, match=r"\(1,\).*n = 2"):
-        batch_moments(rows, 2, lambda drawn: drawn, exchangeable=(1,))
+        _ = batch_moments(rows, 2, lambda drawn: drawn, exchangeable=(1,))
     with pytest.raises(ValueError, match="different rows"):
-        batch_moments(rows, 2, lambda drawn: drawn, exchangeable=(2,))
+        _ = batch_moments(rows, 2, lambda drawn: drawn, exchangeable=(2,))
 
 
 def test_a_composition_is_fast_enough_to_sweep():
-    Composition("jensen_shannon", n=5).moments(WORLD)
+    _ = Composition("jensen_shannon", n=5).moments(WORLD)
     start = time.process_time()
     for partition in PARTITIONS:
-        Composition("jensen_shannon", partition=partition, baseline="leave_one_out", n=5).moments(
-            WORLD
-        )
+        _ = Composition(
+            "jensen_shannon", partition=partition, baseline="leave_one_out", n=5
+        ).moments(WORLD)
     # Milliseconds in fact; a second for each is what is promised.
     assert time.process_time() - start < 1.0
 
@@ -248,15 +247,24 @@ def test_signal_to_noise_by_hand():
 )
 def test_choices_that_mean_nothing_are_refused(choices: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        Composition(**{"divergence": "reverse_kl", **choices})
+        _ = Composition(**{"divergence": "reverse_kl", **choices})
 
 
 def test_levels_need_tokens_and_their_baselines():
     with pytest.raises(ValueError, match="no sequences"):
-        Composition("reverse_kl", level="token").moments(WORLD)
+        _ = Composition("reverse_kl", level="token").moments(WORLD)
     world = tokens.world_of(pairs()[0])
     with pytest.raises(ValueError, match="level of tokens is 'optimal'"):
-        Composition("reverse_kl", level="token", baseline="optimal", n=2).moments(world)
+        _ = Composition("reverse_kl", level="token", baseline="optimal", n=2).moments(world)
+
+
+@pytest.mark.parametrize("baseline", ["none", "constant", "leave_one_out"])
+def test_token_level_is_the_immediate_token_under_every_baseline(baseline: str):
+    pair = pairs()[0]
+    choices = Composition("reverse_kl", level="token", baseline=baseline, n=2)
+    expected = np.einsum("n,nt,ntd->d", pair.probs, pair.token_ratios, pair.token_scores)
+    found = choices.moments(tokens.world_of(pair)).mean
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_every_choice_runs_and_says_what_it_is():

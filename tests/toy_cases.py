@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
 from toy.families import SoftmaxFamily
 from toy.problems import Problem
+from toy.verify import run_claims
 from toy.verify.cases import Case, case_of
+from toy.verify.records import Record
 
 
 def case_from(policy_logits: np.ndarray, log_score: np.ndarray, log_base: np.ndarray) -> Case:
@@ -24,6 +28,12 @@ def case_from(policy_logits: np.ndarray, log_score: np.ndarray, log_base: np.nda
             labels=tuple(str(i) for i in range(len(policy_logits))),
         )
     )
+
+
+@cache
+def measured() -> list[Record]:
+    """Return the records of all claims, measured once for all tests of a process."""
+    return run_claims()
 
 
 @st.composite

@@ -24,6 +24,7 @@ from toy.config import TrainConfig
 from toy.museum import command as museum
 from toy.problems import PROBLEMS
 from toy.verify import run_claims
+from toy.verify.guards import PASSED, run_guards
 from toy.verify.report import print_report, write_json
 
 USAGE_ERROR = 2
@@ -91,6 +92,12 @@ def build_parser() -> Parser:
     verify_parser.add_argument(
         "--json", type=str | None, default=None, help="also write the records to this file"
     )
+    verify_parser.add_argument(
+        "--html",
+        type=str | None,
+        default=None,
+        help="also run the guarding tests and write the verification report, one page",
+    )
     commands.add_subcommand("verify", verify_parser, help="check every claim by enumeration")
     train_parser = Parser(
         description="Descend a divergence and plot the trajectory. Divergences: "
@@ -114,14 +121,29 @@ def build_parser() -> Parser:
 
 
 def verify(options: Namespace) -> int:
-    """Measure every claim, print the table, and say by the exit code whether all of them hold."""
-    if options.json is not None:
-        require_writable(Path(options.json), suffix=".json")
+    """Measure every claim, print the table, and say by the exit code whether all of them hold.
+
+    With a report the tests that guard the claims are run as well, and one that is missing or fails
+    is a failure of its claim.
+    """
+    for path, suffix in ((options.json, ".json"), (options.html, ".html")):
+        if path is not None:
+            require_writable(Path(path), suffix=suffix)
     records = run_claims()
+    guards = None
+    if options.html is not None:
+        # matplotlib takes half a second to import, which the bare table need not pay.
+        from toy.verify.page import write_page  # noqa: PLC0415
+
+        guards = run_guards(sorted({record.test_id for record in records}))
+        write_page(records, guards, Path(options.html))
     if options.json is not None:
-        write_json(records, Path(options.json))
+        write_json(records, Path(options.json), guards)
     print_report(records, Console())
-    return 0 if all(record.holds for record in records) else CLAIM_FAILED
+    unguarded = sorted(test for test, outcome in (guards or {}).items() if outcome != PASSED)
+    for test in unguarded:
+        print(f"UNGUARDED {test}: {(guards or {})[test]}", file=sys.stderr)
+    return CLAIM_FAILED if unguarded or not all(r.holds for r in records) else 0
 
 
 def run_train(options: Namespace) -> int:

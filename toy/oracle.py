@@ -105,11 +105,34 @@ def definition_gradient(
     (d,) array
         The gradient in nats a unit of theta.
     """
+    return gradient_of(
+        family, theta, lambda policy: definition(policy, target, divergence=divergence)
+    )
+
+
+def gradient_of(
+    family: Family,
+    theta: Float[np.ndarray, " d"],
+    value: Callable[[Complex[np.ndarray, " k"]], complex],
+) -> Float[np.ndarray, " d"]:
+    """Return the gradient in theta of any analytic function of the policy's probabilities.
+
+    Parameters
+    ----------
+    family : Family
+        One of the families of the toy.
+    theta : (d,) array
+        Parameters of the policy.
+    value : callable
+        From complex probabilities to a number, differentiated by complex steps.
+
+    Returns
+    -------
+    (d,) array
+        Exact to rounding.
+    """
     steps = theta + 1j * _STEP * np.eye(len(theta))
-    values = [
-        definition(probabilities(family, moved), target, divergence=divergence) for moved in steps
-    ]
-    return np.imag(np.array(values)) / _STEP
+    return np.imag([value(probabilities(family, moved)) for moved in steps]) / _STEP
 
 
 def probabilities(family: Family, theta: np.ndarray) -> np.ndarray:

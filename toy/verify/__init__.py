@@ -6,13 +6,22 @@ verdict is stored; `toy.verify.report` prints the records and writes them as JSO
 
 from __future__ import annotations
 
+from toy.verify.balance import balance_records
+from toy.verify.compositions import composition_records
+from toy.verify.control import control_records
+from toy.verify.families import family_records
 from toy.verify.gradient_table import GRADIENT_CLAIMS
 from toy.verify.gradients import measure
 from toy.verify.moments import moment_records
 from toy.verify.partition import partition_records
+from toy.verify.penalties import penalty_records
 from toy.verify.records import Record
+from toy.verify.sampling import sampling_records
 from toy.verify.sequences import sequence_records
 from toy.verify.targets import target_records
+from toy.verify.teacher import teacher_records
+from toy.verify.theorem import theorem_records
+from toy.verify.tokens import prefix_records, token_records
 from toy.verify.values import value_records
 
 __all__ = ["Record", "run_claims"]
@@ -28,9 +37,22 @@ def run_claims() -> list[Record]:
         is the claimed one.
     """
     records = [record for claim in GRADIENT_CLAIMS for record in measure(claim)]
-    records += partition_records()
-    records += moment_records()
-    records += value_records()
-    records += target_records()
-    records += sequence_records()
+    for rest in (
+        theorem_records,
+        partition_records,
+        moment_records,
+        composition_records,
+        sampling_records,
+        penalty_records,
+        value_records,
+        control_records,
+        target_records,
+        family_records,
+        sequence_records,
+        token_records,
+        prefix_records,
+        balance_records,
+        teacher_records,
+    ):
+        records += rest()
     return records

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fdpg_ref import DIVERGENCES
+from toy.estimates import World
 from toy.exact import batch_expectation
 from toy.oracle import definition_gradient
 from toy.problems import Problem, random_problem
@@ -54,6 +55,10 @@ class Case(NamedTuple):
     scores: Float[np.ndarray, "k d"]
     log_z: float
     gradients: Mapping[str, Float[np.ndarray, " d"]]
+
+    def world(self) -> World:
+        """Return what an estimator sees of this case."""
+        return World(self.log_policy, self.log_score, self.log_base, self.scores, self.log_z)
 
 
 def case_of(problem: Problem) -> Case:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fdpg_ref import DIVERGENCES, FDivergence
+from toy.estimates import Batch, batch_of
 from toy.exact import batch_expectation
 from toy.verify.cases import Case, cases
-from toy.verify.estimators import Batch
 from toy.verify.records import EXACT, Comparison, Record, record
 
 _TESTS = "tests/test_toy_estimators.py::"
@@ -92,17 +92,9 @@ def enumerated_mean(
     proposal = case.log_base if plan.off_policy else case.log_policy
     rows = np.stack([case.log_base] * plan.past + [proposal] * plan.n)
 
+    world = case.world()
+
     def on_outcomes(drawn: np.ndarray) -> np.ndarray:
-        past, now = drawn[:, : plan.past], drawn[:, plan.past :]
-        batch = Batch(
-            log_policy=case.log_policy[now],
-            log_score=case.log_score[now],
-            log_proposal=proposal[now],
-            scores=case.scores[now],
-            past_log_score=case.log_score[past],
-            past_log_proposal=case.log_base[past],
-            log_z=case.log_z,
-        )
-        return estimator(batch, divergence)
+        return estimator(batch_of(world, drawn, rows, past=plan.past), divergence)
 
     return batch_expectation(rows, plan.past + plan.n, on_outcomes)

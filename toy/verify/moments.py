@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,13 @@ from fdpg_ref import (
     score_coefficients,
     score_signal,
 )
-from toy.exact import batch_expectation, estimator_moments
+from toy.composition import Composition
+from toy.exact import estimator_moments
 from toy.verify.cases import Case, cases
 from toy.verify.records import Comparison, Record, record
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 _TESTS = "tests/test_toy_moments.py::"
 
@@ -47,15 +51,38 @@ def moment_records() -> Iterator[Record]:
 def _plain(case: Case, divergence: FDivergence) -> Comparison:
     signal = _signal(case, divergence)
     predicted = estimator_moments(case.log_policy, signal, case.scores, n=2).covariance
-    return Comparison(_enumerated(case, signal, lambda own: 0.0, n=2), predicted)
+    found = Composition(divergence.name, n=2).moments(case.world())
+    return Comparison(found.covariance, predicted)
 
 
 def _leave_one_out(case: Case, divergence: FDivergence) -> Comparison:
     n = 3
-    signal = _signal(case, divergence)
+    found = Composition(divergence.name, baseline="leave_one_out", n=n).moments(case.world())
+    predicted = leave_one_out_covariance(case, _signal(case, divergence), n=n)
+    return Comparison(found.covariance, predicted)
+
+
+def leave_one_out_covariance(
+    case: Case, signal: Float[np.ndarray, " k"], *, n: int
+) -> Float[np.ndarray, "d d"]:
+    """Return Cov(LOO) = (4(n-2) z1 + 2 z2)/(n(n-1)), the closed form of F4.
+
+    Parameters
+    ----------
+    case : Case
+        Policy and scores.
+    signal : (k,) array
+        c of every outcome.
+    n : int
+        Batch size.
+
+    Returns
+    -------
+    (d, d) array
+        The covariance of the on-policy gradient with leave-one-out baseline.
+    """
     single, pair = _structure(case, signal)
-    predicted = (4 * (n - 2) * single + 2 * pair) / (n * (n - 1))
-    return Comparison(_enumerated(case, signal, leave_one_out, n=n), predicted)
+    return (4 * (n - 2) * single + 2 * pair) / (n * (n - 1))
 
 
 def _best_constant(case: Case, divergence: FDivergence) -> Comparison:
@@ -82,25 +109,6 @@ def _sample_by_sample(case: Case, divergence: FDivergence) -> Comparison:
 
 def _signal(case: Case, divergence: FDivergence) -> np.ndarray:
     return score_signal(case.log_policy, case.log_target, divergence=divergence)
-
-
-def _enumerated(
-    case: Case, signal: np.ndarray, baseline: Callable[[np.ndarray], np.ndarray | float], *, n: int
-) -> np.ndarray:
-    """Return the covariance of the batch estimator, over all batches and about its own mean."""
-
-    def estimate(drawn: np.ndarray) -> np.ndarray:
-        own = signal[drawn]
-        coefficients = score_coefficients(own, baseline=baseline(own))
-        return np.mean(coefficients[..., None] * case.scores[drawn], axis=-2)
-
-    mean = batch_expectation(case.log_policy, n, estimate)
-
-    def outer(drawn: np.ndarray) -> np.ndarray:
-        centred = estimate(drawn) - mean
-        return centred[:, :, None] * centred[:, None, :]
-
-    return batch_expectation(case.log_policy, n, outer)
 
 
 def _structure(case: Case, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,10 @@ measured verdict is the claimed one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,6 +23,50 @@ EXACT, PROPORTIONAL, BIASED = "exact", "proportional", "biased"
 ROUNDING = 1e-10
 # A bias is claimed only where it is beyond doubt: seven orders of magnitude above rounding.
 CLEAR_BIAS = 1e-3
+
+
+# The sections of the theory, in the order of the report, each with its headline.
+FACTS: Mapping[str, str] = MappingProxyType(
+    {
+        "theorem": "∇D_f(π‖p) = E_π[f′(π/p) ∇log π], for any generator, with no extra term",
+        "definition": "what the core computes is the definition of D_f",
+        "F1": "the mean of signal × score is the gradient",
+        "F2": "a constant baseline moves no mean",
+        "F3": "leave-one-out is unbiased; the batch mean shrinks by (n−1)/n",
+        "F4": "covariances in closed form, and the best constant baseline",
+        "F5": "what an estimate of Z does to the gradient",
+        "F6": "off-policy samples and their weights",
+        "F7": "the dictionary of KL penalties",
+        "F8": "estimating the value: “k3 for every f”",
+        "F9": "sequences: chain rule, tokens, ratios, Rao-Blackwell",
+        "F10": "1/length weights",
+        "F11": "all divergences agree to second order",
+        "F12": "the reward −f(t)/t alone is not enough",
+        "F13": "inequalities and invariances",
+        "F14": "VarGrad and trajectory balance",
+        "F15": "truncated top-k “KLs” to a teacher",
+        "targets": "RLHF, GDC and DPG are f-DPG with a certain target and divergence",
+        "families": "alpha, skew Jensen-Shannon, user-defined f, conventions",
+        "sampling": "quasi-rejection and the better proposal",
+        "sequences": "ends of sequences and truncated sampling",
+    }
+)
+_SECTIONS = {
+    "theorem": "theorem",
+    "RLHF": "targets",
+    "GDC pointwise": "targets",
+    "GDC distributional": "targets",
+    "GDC++": "targets",
+    "DPG": "targets",
+    "conditional": "targets",
+    "family": "families",
+    "conventions": "families",
+    "quasi-rejection": "sampling",
+    "KL-adaptive proposal": "sampling",
+    "ends": "sequences",
+    "truncated sampling": "sequences",
+    "complete and cut-off sequences together have mass one": "sequences",
+}
 
 
 class Comparison(NamedTuple):
@@ -89,6 +135,24 @@ class Record:
     max_relative_error: float
     problems: int
     test_id: str
+
+    @property
+    def fact(self) -> str:
+        """The section of the theory it belongs to: a number F1 ... F15, or a key of `FACTS`."""
+        opening = self.claim.partition(":")[0]
+        number = re.match(r"F\d+", opening)
+        return number.group() if number else _SECTIONS.get(opening, "definition")
+
+    @property
+    def composition(self) -> str:
+        """What the claim is about: the divergence and the estimator."""
+        divergence = (self.divergence or "every f").replace("_", " ")
+        return f"{divergence}: {self.estimator}" if self.estimator else divergence
+
+    @property
+    def evidence(self) -> str:
+        """How it was settled."""
+        return f"verified by exact enumeration over {self.problems} problems"
 
     @property
     def holds(self) -> bool:

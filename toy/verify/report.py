@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -16,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fdpg_ref import DIVERGENCES
-from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Record
+from toy.files import write_text
+from toy.verify.records import BIASED, EXACT, PROPORTIONAL, ROUNDING, Record
 
 _COLOURS = {EXACT: "green", PROPORTIONAL: "yellow", BIASED: "magenta"}
 _HEADINGS = {
@@ -58,7 +57,9 @@ def print_report(records: Sequence[Record], console: Console) -> None:
     console.print(_summary(records, len(failed)))
 
 
-def write_json(records: Sequence[Record], path: Path) -> None:
+def write_json(
+    records: Sequence[Record], path: Path, guards: Mapping[str, str] | None = None
+) -> None:
     """Write the records as one JSON list, whole or not at all.
 
     Parameters
@@ -67,6 +68,8 @@ def write_json(records: Sequence[Record], path: Path) -> None:
         From `toy.verify.run_claims`.
     path : pathlib.Path
         Where to; missing folders are made.
+    guards : mapping of str, optional
+        Outcome of each guarding test, from `toy.verify.guards.run_guards`; null where not run.
 
     Raises
     ------
@@ -75,26 +78,24 @@ def write_json(records: Sequence[Record], path: Path) -> None:
     """
     rows = [
         {
+            "fact": r.fact,
             "claim": r.claim,
+            "composition": r.composition,
             "divergence": r.divergence,
             "estimator": r.estimator,
             "claimed_verdict": r.claimed,
             "verdict": r.verdict,
+            "holds": r.holds,
             "factor": r.factor,
             "max_relative_error": r.max_relative_error,
             "problems": r.problems,
+            "evidence": r.evidence,
             "test_id": r.test_id,
+            "guard": (guards or {}).get(r.test_id),
         }
         for r in records
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=1, ensure_ascii=False)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_text(path, json.dumps(rows, indent=1, ensure_ascii=False))
 
 
 def _split(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
@@ -135,13 +136,24 @@ def _estimator_table(records: Sequence[Record]) -> Table:
 def _cell(r: Record) -> Text:
     """Return the verdict over the largest error; a failed claim stands out in red."""
     factor = r.factor if r.verdict == PROPORTIONAL else None
-    word = r.verdict if factor is None else f"×{_short(factor)}"
+    word = r.verdict if factor is None else factor_text(factor)
     style = _COLOURS[r.verdict] if r.holds else "bold white on red"
-    return Text.assemble((f"{word}\n", style), (_short(r.max_relative_error), "dim"))
+    return Text.assemble((f"{word}\n", style), (short_number(r.max_relative_error), "dim"))
 
 
-def _short(number: float) -> str:
-    """Return a nonnegative number in at most five characters."""
+def short_number(number: float) -> str:
+    """Return a nonnegative number in at most five characters.
+
+    Parameters
+    ----------
+    number : float
+        An error or a factor.
+
+    Returns
+    -------
+    str
+        Three digits, or a power of ten with one.
+    """
     if number == 0 or not math.isfinite(number):
         return f"{number:g}"
     if 0.01 <= number < 10:
@@ -150,6 +162,24 @@ def _short(number: float) -> str:
         return f"{number:.0f}"
     mantissa, exponent = f"{number:.0e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def factor_text(factor: float) -> str:
+    """Return a factor of proportionality in at most six characters, the sign of times included.
+
+    Parameters
+    ----------
+    factor : float
+        Of any sign; what is rounding beside one is zero.
+
+    Returns
+    -------
+    str
+        For example "×0.667".
+    """
+    if abs(factor) <= ROUNDING:
+        return "×0"
+    return f"×{short_number(factor)}" if factor > 0 else f"×-{short_number(-factor)[:4]}"
 
 
 def _legend() -> Text:
@@ -185,9 +215,9 @@ def _statement_table(records: Sequence[Record]) -> Table:
         worst = max(members, key=lambda r: (not r.holds, r.max_relative_error))
         style = _COLOURS[worst.verdict] if worst.holds else "bold white on red"
         factor = worst.factor if worst.verdict == PROPORTIONAL else None
-        word = worst.verdict if factor is None else f"×{_short(factor)}"
+        word = worst.verdict if factor is None else factor_text(factor)
         count = f" ({len(members)} divergences)" if len(members) > 1 else ""
-        error = Text(_short(worst.max_relative_error), style="dim")
+        error = Text(short_number(worst.max_relative_error), style="dim")
         table.add_row(Text(claim + count), Text(word, style=style), error)
     return table
 

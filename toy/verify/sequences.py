@@ -267,7 +267,7 @@ _CLAIMS: tuple[SequenceClaim, ...] = (
         estimator="KL per prefix",
     ),
     SequenceClaim(
-        "F9: ... and at most its variance",
+        "F9: ... and on these problems at most its variance (not always: see per_prefix_kl)",
         _rao_blackwell_variance,
         "test_rao_blackwell",
         estimator="KL per prefix: variance",
