@@ -140,6 +140,8 @@ class EvaluationConfig:
 
     every: int = 25
     """steps between two evaluations; the first and the last step are always evaluated"""
+    early: tuple[int, ...] = ()
+    """further steps to evaluate after, where curves are steep"""
     samples: int = 2048
     """samples from the policy, and as many from the base, of each evaluation"""
     group: int = 256
@@ -149,6 +151,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _at_least("evaluation.every", self.every, 1)
+        for step in self.early:
+            _at_least("evaluation.early", step, 1)
         _at_least("evaluation.group", self.group, 2)
         _at_least("evaluation.texts", self.texts, 1)
         _require(

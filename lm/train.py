@@ -233,7 +233,7 @@ def _report(session: Session, record: dict[str, Any] | None) -> None:
     config, run = session.config, session.run
     step = 0 if record is None else record["step"]
     evaluation = None
-    if step % config.evaluation.every == 0 or step == config.steps:
+    if step % config.evaluation.every == 0 or step in {*config.evaluation.early, config.steps}:
         started = time.perf_counter()
         with session.accelerator.autocast():
             evaluation, texts = session.evaluator.measure(

@@ -13,6 +13,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lm.demo.results import Outcome, Run, over_seeds
@@ -43,7 +44,7 @@ def trajectory_figure(outcome: Outcome) -> Figure:
     feature = f"feature/{outcome.target.feature}"
     row = _feature_row(outcome)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 5.2))
+        figure = Figure(figsize=(5.6, 4.9))
         axes = figure.subplots()
         for run in outcome.runs:
             x = [best(record, feature)[0] for record in run.evaluations]
@@ -59,10 +60,13 @@ def trajectory_figure(outcome: Outcome) -> Figure:
         origin = outcome.base(feature).value, outcome.base("entropy").value
         star = row["target"], outcome.target_entropy().value
         axes.plot(*origin, "s", color="black", markersize=9, zorder=5)
-        axes.plot(*star, "*", color=TARGET_COLOR, markersize=24, markeredgecolor="black", zorder=6)
-        axes.margins(0.1)
-        _name_point(axes, "base a", origin, (8, 9), "left")
-        _name_point(axes, "target p", star, (-14, 10), "right")
+        axes.plot(*star, "*", color=TARGET_COLOR, markersize=22, markeredgecolor="black", zorder=6)
+        axes.margins(x=0.12, y=0.1)
+        # Room on the right, where nothing else is, for the name of the star.
+        axes.set_xlim(right=axes.get_xlim()[1] + 0.12 * np.ptp(axes.get_xlim()))
+        # The lines leave the base toward the star: its name stands on the other side.
+        _name_point(axes, "base a", origin, (6, -18 if star[1] > origin[1] else 10))
+        _name_point(axes, "target p", star, (15, -4))
         axes.set_xlabel(f"alignment: exact E$_π$[{outcome.target.feature}]")
         axes.set_ylabel("diversity: entropy of π (nats per name)")
         axes.set_title(outcome.target.title)
@@ -94,9 +98,10 @@ def divergence_figure(outcome: Outcome, *, columns: int) -> Figure:
             _divergence_panel(axes, outcome, measure)
         for axes in grid[-1]:
             axes.set_xlabel("training samples drawn")
+        title = f"{outcome.target.title} · lines: what was descended"
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(
-            handles, labels, title=f"{outcome.target.title}: descending", alignment="left",
+            handles, labels, title=title, alignment="left",
             title_fontproperties={"weight": "bold"}, loc="outside upper left", ncols=2,
         )  # fmt: skip
     return figure
@@ -170,13 +175,16 @@ def samples_figure(
         axes.set_ylim(NAMES_SHOWN + 0.2, -1.3)
         for place, (label, texts) in enumerate(columns.items()):
             color = COLORS.get(label, "black")
-            heading = LABELS.get(label, label).replace(" ", "\n", 1)
+            heading = LABELS[label].replace(" ", "\n", 1) if label in LABELS else label
             axes.text(place, -0.55, heading, color=color, weight="bold", va="center", fontsize=11)
             for line, text in enumerate(texts[:NAMES_SHOWN]):
                 at = place, line + 0.3
                 _sample_text(axes, at, text, listed=is_listed(text), hit=satisfies(text))
-        axes.set_title(f"{outcome.target.title}: first samples, none picked")
-        note = f"shaded: {outcome.target.feature} · grey italics: not a listed name"
+        axes.set_title(f"{outcome.target.title} · first samples, none picked")
+        note = (
+            f"shaded: {outcome.target.feature} · grey italics: not a listed name · the same random "
+            "numbers in every column"
+        )
         axes.text(0, NAMES_SHOWN + 0.1, note, color=MUTED, fontsize=10, va="top")
     return figure
 
@@ -224,12 +232,11 @@ def _minor_label(number: float, _: int | None = None) -> str:
     return f"{number:g}" if round(digit) in (2, 5) else ""
 
 
-def _name_point(
-    axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], side: str
-) -> None:
-    axes.annotate(
-        text, point, xytext=offset, textcoords="offset points", ha=side, weight="bold", color=INK
+def _name_point(axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int]) -> None:
+    label = axes.annotate(
+        text, point, xytext=offset, textcoords="offset points", weight="bold", color=INK, zorder=7
     )
+    label.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def _legend(axes: Axes) -> None:

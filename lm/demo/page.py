@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm.demo.figures import sample_columns
+from lm.demo.pictures import Picture
 from lm.demo.results import Outcome
-from lm.demo.tables import NOTE, SHORT, Column, groups, hard_rows, row_labels
+from lm.demo.tables import NOTE, SHORT, Column, Group, groups, hard_rows, row_labels
 from lm.demo.verdicts import Check, Finding
 from lm.figures import COLORS, LABELS
 from lm.page import STYLESHEET
@@ -27,18 +28,20 @@ INTUITION = (
     "charges for target mass that the policy misses: the policy spreads over both peaks and the "
     "valley between them. <b>Reverse KL</b> charges for policy mass where the target has little: "
     "the policy settles on one peak and forgets the other. <b>Total variation</b> and "
-    "<b>Jensen–Shannon</b> charge a bounded price for either mistake and end in between. A policy "
-    "that can represent the target meets all four at the same point, but not on the same path, and "
-    "not in the same number of samples."
+    "<b>Jensen–Shannon</b> charge a bounded price for either mistake. A policy that can represent "
+    "the target meets all four at the same point, but not on the same path, and not in the same "
+    "number of samples. What happened here:"
 )
 STYLE = """
 .demo { max-width: 70rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.2rem; }
+.pair { display: grid; gap: 0 1.2rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 .pair > *, figure { min-width: 0; }
-.narrow img { max-width: 44rem; margin: 0 auto; }
 table.grid td, table.grid th { text-align: right; white-space: nowrap; padding: .35rem .55rem; }
 table.grid th:first-child, table.grid td:first-child { text-align: left; position: sticky; left: 0;
   background: #fff; }
+table.grid { margin-bottom: 1.2rem; } table.grid th.group { text-align: center; color: #1c2430;
+  border-bottom: none; }
 table.grid tr.last-given td { border-bottom: 2px solid #9aa5b1; }
 .dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .45em; }
 .pass { background: #d9f2e3; color: #0b5a33; } .fail { background: #fbd9d6; color: #8a1206; }
@@ -51,14 +54,6 @@ dl.findings dt { font-weight: 600; margin-top: .8rem; } dl.findings dd { margin:
   background: none; outline: 1px dashed #b6bec9; }
 @media (max-width: 36rem) { section, figure { padding: .9rem .8rem; } body { font-size: 15px; } }
 """
-
-
-class Picture(NamedTuple):
-    """PNG files of one figure: wide, and tall for a phone where it has several panels."""
-
-    wide: Path
-    caption: str
-    tall: Path | None = None
 
 
 class Story(NamedTuple):
@@ -107,15 +102,15 @@ def demo_page(story: Story) -> str:
         An HTML document.
     """
     title = "Four divergences, two targets, one base"
-    first, *others = story.outcomes
+    paths = [_figure(story.pictures[f"trajectory-{o.target.key}"]) for o in story.outcomes]
     body = [
-        f"<header><h1>{title}</h1><p>{INTRODUCTION}</p></header>",
-        _section("What must hold, and did it?", _checks(story.checks)),
-        *_target(story, first),
-        *(part for outcome in others for part in _target(story, outcome)),
-        _section("What was found", _findings(story.findings) + f"<p>{INTUITION}</p>"),
+        f"<header><h1>{title}</h1><p>{INTRODUCTION}</p>{_verdict(story.checks)}</header>",
+        f"<div class=pair>{''.join(paths)}</div>",
+        _section("What was found", f"<p>{INTUITION}</p>{_findings(story.findings)}"),
+        *(part for outcome in story.outcomes for part in _target(story, outcome)),
         _figure(story.pictures["multipliers"]),
         _section("The hard version of (i)", _hard(story)),
+        _section("What must hold", _checks(story.checks)),
         _section("Settings", _settings(story.settings)),
     ]
     return (
@@ -128,20 +123,24 @@ def demo_page(story: Story) -> str:
 
 def _target(story: Story, outcome: Outcome) -> list[str]:
     key = outcome.target.key
-    table = "".join(_grid(group.name, group.columns) for group in groups(outcome))
+    alignment, divergences, diversity, weights, speed = groups(outcome)
+    table = _grid([alignment, diversity, speed]) + _grid([divergences, weights])
+    sentence = f"<p>{html.escape(outcome.target.sentence)}</p>"
     note = f"<p class=muted>{html.escape(NOTE)}</p>"
-    heading = f"<p>{html.escape(outcome.target.sentence)}</p>"
     return [
-        _section(outcome.target.title, heading),
-        _figure(story.pictures[f"trajectory-{key}"], css="narrow"),
-        _section("In numbers", table + note),
+        _section(outcome.target.title, sentence + table + note),
         _figure(story.pictures[f"divergences-{key}"]),
         _section("Samples before and after", _samples(story, outcome)),
     ]
 
 
-def _grid(name: str, columns: Sequence[Column]) -> str:
+def _grid(parts: Sequence[Group]) -> str:
     labels = row_labels()
+    columns = [column for part in parts for column in part.columns]
+    over = "".join(
+        f"<th class=group colspan={len(part.columns)}>{html.escape(part.name)}</th>"
+        for part in parts
+    )
     heads = "".join(
         f"<th>{html.escape(column.heading.strip()).replace(chr(10), '<br>')}</th>"
         for column in (labels, *columns)
@@ -151,9 +150,8 @@ def _grid(name: str, columns: Sequence[Column]) -> str:
         cells = "".join(f"<td>{html.escape(column.cells[number])}</td>" for column in columns)
         css = " class=last-given" if number == 1 else ""
         lines.append(f"<tr{css}><td>{_row_label(labels, number)}</td>{cells}</tr>")
-    caption = f"<p class=muted>{html.escape(name)}</p>"
-    table = f"<table class=grid><tr>{heads}</tr>{''.join(lines)}</table>"
-    return f"{caption}<div class=scroll>{table}</div>"
+    head = f"<tr><th></th>{over}</tr><tr>{heads}</tr>"
+    return f"<div class=scroll><table class=grid>{head}{''.join(lines)}</table></div>"
 
 
 def _row_label(labels: Column, number: int) -> str:
@@ -163,6 +161,12 @@ def _row_label(labels: Column, number: int) -> str:
 
 def _dot(divergence: str) -> str:
     return f'<span class=dot style="background:{COLORS[divergence]}"></span>'
+
+
+def _verdict(checks: Sequence[Check]) -> str:
+    held = sum(check.passed for check in checks)
+    word = "pass" if held == len(checks) else "fail"
+    return f"<p><span class='verdict {word}'>{held} of {len(checks)} promises hold</span></p>"
 
 
 def _checks(checks: Sequence[Check]) -> str:
@@ -209,8 +213,8 @@ def _samples(story: Story, outcome: Outcome) -> str:
         chips = " ".join(_chip(text, story.is_listed(text), satisfies(text)) for text in texts)
         columns.append(f"<div><h3>{head}</h3>{chips}</div>")
     note = (
-        f"<p class=muted>The first samples, none picked. Yellow: {outcome.target.feature}. "
-        "Dashed: invented, not a listed name.</p>"
+        f"<p class=muted>The first samples, none picked; all columns use the same random numbers. "
+        f"Yellow: {outcome.target.feature}. Dashed: invented, not a listed name.</p>"
     )
     return f"<div class=names>{''.join(columns)}</div>{note}"
 
@@ -233,13 +237,13 @@ def _section(heading: str, content: str) -> str:
     return f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
 
 
-def _figure(picture: Picture, css: str = "") -> str:
+def _figure(picture: Picture) -> str:
     caption = html.escape(picture.caption)
     image = f'<img alt="{caption}" src="{_data(picture.wide)}">'
     if picture.tall is not None:
         source = f'<source media="(max-width: 40rem)" srcset="{_data(picture.tall)}">'
         image = f"<picture>{source}{image}</picture>"
-    return f"<figure class='{css}'>{image}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _data(path: Path) -> str:

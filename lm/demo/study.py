@@ -48,7 +48,7 @@ RARE = DemoTarget(
     "the samples and is otherwise as close to the base as it can be.",
     feature="ends_in_i",
     target=TargetConfig(moments={"ends_in_i": 0.95}),
-    learning_rate=5e-4,
+    learning_rate=3e-4,
 )
 BALANCE = DemoTarget(
     key="balance",
@@ -57,7 +57,7 @@ BALANCE = DemoTarget(
     "the share of listed names. No single sample is right or wrong: only the mix is.",
     feature="female",
     target=TargetConfig(moments={"female": 0.5, "listed": "base"}),
-    learning_rate=5e-4,
+    learning_rate=3e-4,
 )
 TARGETS = (RARE, BALANCE)
 HARD_TARGET = TargetConfig(kind="constrained", constraints=("ends_in_i",))
@@ -71,9 +71,9 @@ class DemoConfig:
     """folder of all runs, figures and the page"""
     seeds: tuple[int, ...] = (0, 1)
     """each divergence is run once a seed"""
-    steps: int = 300
+    steps: int = 320
     """optimiser steps of each run"""
-    batch_size: int = 1024
+    batch_size: int = 768
     """samples of each step"""
     warmup_steps: int = 10
     """steps over which the learning rate rises; it then falls along a cosine"""
@@ -84,7 +84,7 @@ class DemoConfig:
     base: BaseConfig = field(default_factory=BaseConfig)
     """the base model, trained once and cached"""
     evaluation: EvaluationConfig = field(
-        default_factory=lambda: EvaluationConfig(every=30, samples=2048)
+        default_factory=lambda: EvaluationConfig(every=40, early=(5, 10, 15, 20, 30), samples=1024)
     )
     """when and on how many samples each run is measured"""
 

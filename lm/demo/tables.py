@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -26,8 +27,11 @@ SHORT = {
     "jensen_shannon": "JS",
 }
 NONE = "–"
-# Rich puts a space on either side of a cell.
-PADDING = 2
+# More decimals than these are of no use to a reader; an error below half of the last is left out.
+DECIMALS = 4
+NEGLIGIBLE = 0.5e-4
+# Between two columns; and at the two edges of a table.
+GAP = 2
 NOTE = (
     "Mean over the seeds. In brackets: standard error of the last digits, the larger of the "
     "measurement's own and of the spread between the seeds. z: sampled against exact."
@@ -42,9 +46,9 @@ class Column(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Characters that the widest cell needs, padding included."""
+        """Characters that the widest cell needs, and the gap after it."""
         lines = [*self.heading.split("\n"), *self.cells]
-        return max(len(line) for line in lines) + PADDING
+        return max(cell_len(line) for line in lines) + GAP
 
 
 class Group(NamedTuple):
@@ -60,7 +64,7 @@ def row_labels() -> Column:
 
 
 def groups(outcome: Outcome) -> tuple[Group, ...]:
-    """Return all columns of a target's table in three groups.
+    """Return all columns of a target's table, in groups that belong together.
 
     Parameters
     ----------
@@ -70,18 +74,24 @@ def groups(outcome: Outcome) -> tuple[Group, ...]:
     Returns
     -------
     tuple of Group
-        Alignment and diversity; divergences; health and speed of the estimation.
+        Alignment, divergences, diversity, health of the estimates, speed.
     """
     features = [row["feature"] for row in outcome.description["features"]]
     alignment = [column for name in features for column in _feature_columns(outcome, name)]
-    alignment += [_entropy(outcome), _column(outcome, "distinct\nshare", "distinct_share", NONE)]
     distances = [_column(outcome, SHORT[name], name, "0") for name in FOUR]
-    known = outcome.base("kl_target_base")
-    distances.append(_column(outcome, "KL(π‖a)", "kl_policy_base", concise(known), start="0"))
+    known = concise(outcome.base("kl_target_base"))
+    distances.append(_column(outcome, "KL(π‖a)", "kl_policy_base", known, start="0"))
+    entropy = concise(outcome.target_entropy())
+    diversity = [
+        _column(outcome, "entropy\n(nats)", "entropy", entropy),
+        _column(outcome, "distinct\nshare", "distinct_share", NONE),
+    ]
     return (
-        Group("alignment and diversity", tuple(alignment)),
-        Group("divergence to the target, and from the base (nats; TV has no unit)", (*distances,)),
-        Group("health of the estimates, and speed", _health_columns(outcome)),
+        Group("alignment", tuple(alignment)),
+        Group("divergence to p, and KL from a (nats; TV has no unit)", tuple(distances)),
+        Group("diversity", tuple(diversity)),
+        Group("importance weights p/π (in row p: exact Z)", _weight_columns(outcome)),
+        Group("speed", _speed_columns(outcome)),
     )
 
 
@@ -104,12 +114,12 @@ def target_tables(outcome: Outcome, width: int) -> list[Table]:
     parts: list[list[Group]] = []
     for group in groups(outcome):
         joined = [*parts[-1], group] if parts else [group]
-        needed = labels.width + sum(c.width for part in joined for c in part.columns)
+        needed = GAP + labels.width + sum(c.width for part in joined for c in part.columns)
         if parts and needed <= width:
             parts[-1].append(group)
         else:
             parts.append([group])
-    return [_rich_table(labels, part, outcome.target.title) for part in parts]
+    return [_rich_table(labels, part) for part in parts]
 
 
 def hard_table(records: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -152,7 +162,7 @@ def check_table(checks: Sequence[Check]) -> Table:
         table.add_column(heading)
     for check in checks:
         mark = Text("pass", style="bold green") if check.passed else Text("FAIL", style="bold red")
-        table.add_row(mark, check.statement, check.detail)
+        table.add_row(mark, Text(check.statement), Text(check.detail))
     return table
 
 
@@ -162,7 +172,7 @@ def concise(pair: Measured) -> str:
     Parameters
     ----------
     pair
-        A value and its standard error; an error of 0 or NaN is left out.
+        A value and its standard error; an error below 0.00005 or NaN is left out.
 
     Returns
     -------
@@ -174,12 +184,13 @@ def concise(pair: Measured) -> str:
         return NONE
     if math.isinf(value):
         return "∞"
-    if not error > 0 or math.isinf(error):
+    if not error >= NEGLIGIBLE or math.isinf(error):
         return f"{value:.4g}"
     exponent = math.floor(math.log10(error))
     # Two digits of an error that begins with 1: one alone would be off by up to a third.
-    decimals = max(0, (1 if error / 10**exponent < 1.95 else 0) - exponent)
-    digits = round(error * 10**decimals)
+    decimals = (1 if error / 10**exponent < 1.95 else 0) - exponent
+    decimals = min(max(0, decimals), DECIMALS)
+    digits = math.ceil(error * 10**decimals - 0.5)
     return f"{value:.{decimals}f}({digits})"
 
 
@@ -201,29 +212,28 @@ def _feature_columns(outcome: Outcome, feature: str) -> list[Column]:
     ]
 
 
-def _health_columns(outcome: Outcome) -> tuple[Column, ...]:
-    log_z = outcome.description["log_z"]
+def _weight_columns(outcome: Outcome) -> tuple[Column, ...]:
     lasts = [[run.last for run in outcome.of(name)] for name in FOUR]
     rows = [[run.first for run in outcome.of(FOUR[0])], *lasts]
-    z = [sampled_over_seeds(records, "log_z") for records in rows]
-    estimates = [f"{math.exp(pair.value):.3f}" for pair in z]
+    estimates = [math.exp(sampled_over_seeds(records, "log_z").value) for records in rows]
     errors = [f"{_mean_error(records):.1%}" for records in rows]
     shares = [f"{_largest_share(records):.1%}" for records in rows]
-    halves = [_thousands(mean_over(outcome.of(n), lambda run: run.samples_to_half)) for n in FOUR]
-    speeds = [f"{mean_over(outcome.of(n), lambda run: run.steps_per_second):.1f}" for n in FOUR]
+    z = [f"{value:.3f}" for value in estimates]
     return (
         _column(outcome, "ESS\nshare", "ess_share", "1"),
-        Column("Z\nexact", (f"{math.exp(log_z):.3f}", *[""] * (len(FOUR) + 1))),
-        Column("Ẑ", (estimates[0], NONE, *estimates[1:])),
-        Column("rel.\nerror", (errors[0], NONE, *errors[1:])),
+        Column("Ẑ", (z[0], f"{math.exp(outcome.description['log_z']):.3f}", *z[1:])),
+        Column("error\nof Ẑ", (errors[0], NONE, *errors[1:])),
         Column("largest\nsample", (shares[0], NONE, *shares[1:])),
-        Column("samples\nto half", (NONE, NONE, *halves)),
-        Column("steps\n/second", (NONE, NONE, *speeds)),
     )
 
 
-def _entropy(outcome: Outcome) -> Column:
-    return _column(outcome, "entropy\n(nats)", "entropy", concise(outcome.target_entropy()))
+def _speed_columns(outcome: Outcome) -> tuple[Column, ...]:
+    halves = [_thousands(mean_over(outcome.of(n), lambda run: run.samples_to_half)) for n in FOUR]
+    speeds = [f"{mean_over(outcome.of(n), lambda run: run.steps_per_second):.1f}" for n in FOUR]
+    return (
+        Column("samples\nto half", (NONE, NONE, *halves)),
+        Column("steps\nper s", (NONE, NONE, *speeds)),
+    )
 
 
 def _column(
@@ -254,22 +264,22 @@ def _thousands(samples: float) -> str:
     return f"{samples / 1000:.1f}k" if math.isfinite(samples) else "never"
 
 
-def _rich_table(labels: Column, parts: Sequence[Group], title: str) -> Table:
-    table = Table(title=f"{title}\n{', '.join(group.name for group in parts)}")
+def _rich_table(labels: Column, parts: Sequence[Group]) -> Table:
+    table = Table(title="; ".join(group.name for group in parts))
     _plain(table)
     table.add_column(labels.heading, no_wrap=True)
     columns = [column for group in parts for column in group.columns]
     for column in columns:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+        table.add_column(Text(column.heading), justify="right", no_wrap=True)
     for number, label in enumerate(labels.cells):
         style = "bold" if number < 2 else COLORS[FOUR[number - 2]]
         cells = [column.cells[number] for column in columns]
-        table.add_row(Text(label, style=style), *cells, end_section=number == 1)
+        table.add_row(Text(label, style=style), *map(Text, cells), end_section=number == 1)
     return table
 
 
 def _plain(table: Table) -> None:
     table.box = box.SIMPLE_HEAD
-    table.pad_edge = False
+    table.padding = (0, 1, 0, 0)
     table.title_justify = "left"
-    table.title_style = "bold"
+    table.title_style = "dim"

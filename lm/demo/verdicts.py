@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -115,10 +114,10 @@ def lowest_finding(outcome: Outcome) -> Finding:
     for measure in FOUR:
         (winner, least), (second, next_least), *_ = _ordered(outcome, measure)
         clear = next_least.minus(least).in_errors > CLEAR
-        own = " (its own)" if winner == measure else ""
-        margin = "clearly" if clear else f"but not clearly before {LABELS[second]}"
-        parts.append(f"on {LABELS[measure]} descending {LABELS[winner]}{own}, {margin}")
-    return Finding("Which divergence ends lowest?", f"Lowest {'; '.join(parts)}.")
+        remark = "itself" if winner == measure else f"descending {LABELS[winner]}"
+        doubt = "" if clear else f" (not clearly before {LABELS[second]})"
+        parts.append(f"{LABELS[measure]} by {remark}{doubt}")
+    return Finding("Which divergence ends lowest on each measure?", f"{'; '.join(parts)}.")
 
 
 def jensen_shannon_finding(outcome: Outcome) -> Finding:
@@ -164,15 +163,14 @@ def _halved(outcome: Outcome, divergence: str) -> Check:
     runs = outcome.of(divergence)
     excesses = [_excess_over_half(run) for run in runs]
     passed = all(excess.in_errors <= -ERRORS_BELOW for excess in excesses)
-    starts = [best(run.first, divergence)[0] for run in runs]
-    ends = [best(run.last, divergence)[0] for run in runs]
-    shares = " and ".join(f"{end / start:.0%}" for start, end in zip(starts, ends, strict=True))
+    shares = [best(run.last, divergence)[0] / best(run.first, divergence)[0] for run in runs]
+    left = " and ".join(f"{share:.0%}" for share in shares)
     nearest = max(excess.in_errors for excess in excesses)
-    distance = f"{-nearest:.0f} standard errors below half" if nearest < 0 else "not below half"
+    distance = f"{-nearest:.0f} s.e. below half" if nearest < 0 else "not below half"
     return Check(
-        f"{outcome.target.title.split()[0]} {LABELS[divergence]} at most halved",
+        f"{outcome.target.title.split()[0]} {LABELS[divergence]} halved",
         passed,
-        f"{_values(starts)} → {_values(ends)}, {shares} of the start ({distance})",
+        f"left {left}, {distance}",
     )
 
 
@@ -187,10 +185,11 @@ def _moment(outcome: Outcome, divergence: str) -> Check:
     row = _row(outcome.description["features"], feature)
     values = [best(run.last, f"feature/{feature}")[0] for run in outcome.of(divergence)]
     worst = max(abs(value - row["target"]) for value in values)
+    listed = " and ".join(f"{value:.3f}" for value in values)
     return Check(
-        f"{outcome.target.title.split()[0]} E[{feature}] of {LABELS[divergence]} near a half",
+        f"{outcome.target.title.split()[0]} E[{feature}], {LABELS[divergence]}",
         worst <= MOMENT_TOLERANCE,
-        f"exact {_values(values)}; largest distance {worst:.3f}, allowed {MOMENT_TOLERANCE}",
+        f"{listed}, within {MOMENT_TOLERANCE} of {row['target']:.1f}",
     )
 
 
@@ -203,8 +202,3 @@ def _ordered(
 
 def _row(rows: Sequence[Mapping[str, Any]], feature: str) -> Mapping[str, Any]:
     return next(row for row in rows if row["feature"] == feature)
-
-
-def _values(values: Sequence[float]) -> str:
-    distinct = [f"{value:.3g}" for value in values if not math.isnan(value)]
-    return " and ".join(dict.fromkeys(distinct))
