@@ -159,11 +159,7 @@ def summary(story: Story) -> str:
     labels = row_labels().cells
     tables = {
         outcome.target.key: {
-            label: {
-                " ".join(column.heading.split()): column.cells[number]
-                for group in groups(outcome)
-                for column in group.columns
-            }
+            label: {key: cells[number] for key, cells in _columns(outcome).items()}
             for number, label in enumerate(labels)
         }
         for outcome in story.outcomes
@@ -175,6 +171,19 @@ def summary(story: Story) -> str:
         "findings": [finding._asdict() for finding in story.findings],
     }
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _columns(outcome: Outcome) -> dict[str, tuple[str, ...]]:
+    """Return the table's columns under names of their own: each feature has a sampled and a z."""
+    columns, feature = {}, ""
+    for column in (column for group in groups(outcome) for column in group.columns):
+        key = " ".join(column.heading.split())
+        if key.startswith("E["):
+            feature = key.removesuffix(" exact")
+        elif key in {"sampled", "z"}:
+            key = f"{feature} {key}"
+        columns[key] = column.cells
+    return columns
 
 
 def _open_folder(folder: Path) -> None:
