@@ -58,7 +58,9 @@ def trajectory_figure(outcome: Outcome) -> Figure:
                 markeredgecolor="white", capsize=0,
             )  # fmt: skip
         origin = outcome.base(feature).value, outcome.base("entropy").value
-        star = row["target"], outcome.target_entropy().value
+        target = outcome.target_entropy()
+        star = row["target"], target.value
+        axes.errorbar(*star, BAND * target.error, color=INK, lw=1.2, capsize=4, zorder=5)
         axes.plot(*origin, "s", color="black", markersize=9, zorder=5)
         axes.plot(*star, "*", color=TARGET_COLOR, markersize=22, markeredgecolor="black", zorder=6)
         axes.margins(x=0.12, y=0.1)

@@ -48,9 +48,11 @@ table.grid tr.last-given td { border-bottom: 2px solid #9aa5b1; }
 dl.findings dt { font-weight: 600; margin-top: .8rem; } dl.findings dd { margin: .15rem 0 0; }
 .names { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1rem; }
 .names h3 { font-size: 1rem; margin: 0 0 .4rem; }
-.names span { display: inline-block; margin: .12rem; padding: .1rem .45rem; border-radius: 6px;
-  font: .9rem ui-monospace, Menlo, Consolas, monospace; background: #eef1f5; }
-.names .hit { background: #fdebc0; } .names .invented { font-style: italic; color: #6d7787;
+.names div > span { display: inline-block; margin: .12rem; padding: .1rem .45rem;
+  border-radius: 6px; font: .9rem ui-monospace, Menlo, Consolas, monospace;
+  background: #eef1f5; }
+.names div > .hit { background: #fdebc0; }
+.names div > .invented { font-style: italic; color: #6d7787;
   background: none; outline: 1px dashed #b6bec9; }
 @media (max-width: 36rem) { section, figure { padding: .9rem .8rem; } body { font-size: 15px; } }
 """
