@@ -249,7 +249,8 @@ def _divergence_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
             )
             axes.set_yticks([])
             continue
-        error = np.nan_to_num([pair[1] for pair in pairs])
+        # Where no standard error is known, no band is drawn.
+        error = np.array([0.0 if np.isnan(pair[1]) else pair[1] for pair in pairs])
         axes.plot(samples, value, "-o", markersize=4, color=curve.color, label=curve.label)
         low = np.maximum(value - BAND * error, 0.0)
         axes.fill_between(samples, low, value + BAND * error, color=curve.color, alpha=0.2, lw=0)

@@ -14,7 +14,8 @@ from rich.console import Console
 from toy_cases import measured
 
 from toy import cli
-from toy.cli import main, require_writable
+from toy.cli import main
+from toy.files import require_writable
 from toy.verify import report
 from toy.verify.records import Record
 

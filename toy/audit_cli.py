@@ -13,6 +13,8 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from toy.files import require_writable
+
 MISSING_TORCH = 2
 _INSTALL = "python -m pip install -e '.[lm]'"
 
@@ -103,8 +105,6 @@ def run_audit(options: Namespace) -> int:
 
 def _check(options: Namespace) -> None:
     """Refuse what means nothing, before torch is imported or anything is written."""
-    from toy.cli import require_writable  # noqa: PLC0415
-
     if (options.loss is None) != options.all:
         raise ValueError("name one loss, NAME or FILE.py:FUNCTION, or give --all, not both")
     defaults = {"placement": "loss", "samples": "on_policy", "level": "sequence", "batch_size": 1}

@@ -1,12 +1,11 @@
-"""The command line: ``python -m toy`` verify, train and audit.
+"""The command line: ``python -m toy`` verify, train, audit and museum.
 
-Exit codes: 0 done, 1 a claim of the verification failed, 2 bad input. Bad input is one message on
+Exit codes: 0 done, 1 a claim or an exhibit failed, 2 bad input. Bad input is one message on
 stderr that says what to change; nothing is written then.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rich.console import Console
 from fdpg_ref import DIVERGENCES
 from toy.audit_cli import add_audit_arguments, run_audit
 from toy.config import TrainConfig
+from toy.files import require_writable
 from toy.museum import command as museum
 from toy.problems import PROBLEMS
 from toy.verify import run_claims
@@ -165,36 +165,6 @@ def run_train(options: Namespace) -> int:
     # The path must stay whole to be copied, so it is not wrapped.
     console.print(f"picture: {path}", soft_wrap=True, highlight=False)
     return 0
-
-
-def require_writable(path: Path, *, suffix: str) -> None:
-    """Raise a named error, before any work is done, if ``path`` cannot become a file.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file to be written; missing folders above it are made later.
-    suffix : str
-        The ending it must have.
-
-    Raises
-    ------
-    ValueError
-        If the suffix differs or the path is a folder.
-    OSError
-        If the nearest existing folder above is not a folder or may not be written to.
-    """
-    if path.suffix != suffix:
-        raise ValueError(f"output {str(path)!r} does not end in {suffix}: choose such a name")
-    if path.is_dir():
-        raise ValueError(f"output {str(path)!r} is a folder: name a file in it")
-    folder = path.absolute().parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not folder.is_dir():
-        raise NotADirectoryError(f"output {str(path)!r}: {str(folder)!r} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"output {str(path)!r}: the folder {str(folder)!r} is not writable")
 
 
 def _train_config(options: Namespace) -> TrainConfig:

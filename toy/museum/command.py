@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from toy.files import write_text
+from toy.files import require_writable, write_text
 
 if TYPE_CHECKING:
     from toy.museum.records import Record
@@ -80,8 +80,6 @@ def run(options: Namespace) -> int:
 
 def _files(options: Namespace) -> dict[str, Path]:
     """Return the files asked for by suffix, all of them writable."""
-    from toy.cli import require_writable  # noqa: PLC0415  (toy.cli imports this module)
-
     asked = {".json": options.json, ".md": options.markdown}
     files = {suffix: Path(name) for suffix, name in asked.items() if name is not None}
     if options.show is not None and files:
