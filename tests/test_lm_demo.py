@@ -246,6 +246,14 @@ def test_the_table_shows_exact_beside_sampled_with_its_z(outcomes):
     assert z[2] == f"{0.01 / (0.01 / math.sqrt(2)):+.1f}"
 
 
+def test_the_summary_keeps_every_column_of_the_table(outcomes, tmp_path):
+    # Two features have a sampled value and a z each: under one name, one would replace the other.
+    kept = json.loads(command.summary(make_story(outcomes, tmp_path)))["tables"]["balance"]
+    columns = [column for group in tables.groups(outcomes[1]) for column in group.columns]
+    assert all(len(row) == len(columns) for row in kept.values())
+    assert {"E[female] sampled", "E[listed] sampled"} <= set(kept["base a"])
+
+
 def test_the_table_says_where_the_divergence_was_halved(outcomes):
     group = tables.groups(outcomes[0])[-1]
     speed = {c.heading.replace("\n", " "): c.cells for c in group.columns}
