@@ -5,28 +5,41 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from lm.adapter import train_adapter_only
+from lm.hub import find_model
 from lm.models import disable_dropout, load_model, save_model
-from lm.sampling import Samples, sample_sequences, score_sequences
+from lm.prompts import PromptError, Prompts
+from lm.sampling import Samples, StepRecorder, sample_sequences
+from lm.sampling_config import SamplingConfig
+from lm.scoring import CallRecorder, TokenScorer
 from lm.token_ids import ModelFolderError, TokenIds, load_ids
-from lm.vocabulary import CharVocabulary, VocabularyError
+from lm.tokenizer import load_vocabulary
+from lm.transforms import IDENTITY
+from lm.vocabulary import CharVocabulary, IdVocabulary, Vocabulary
+
+
+class SamplerMismatch(ValueError):
+    """Samples of one transform scored under another without saying so."""
 
 
 class CausalPolicy:
-    """A distribution over sequences of at most `max_new_tokens` tokens.
+    """A distribution over sequences of at most `max_new_tokens` tokens, given a context.
 
-    Frozen base, proposal and policy are this one class. The policy owns its sampling transform
-    (none so far), so that `sample` and `log_prob` cannot disagree about the distribution.
+    Frozen base, proposal and policy are this one class. The policy owns its sampling transform, so
+    that `sample` and `log_prob` cannot disagree about the distribution. Without prompts the context
+    is the start token.
 
     Parameters
     ----------
     model
-        A causal language model of transformers. Its dropout is switched off.
+        A causal language model of transformers, or one that peft has put adapters into. Its dropout
+        is switched off.
     bos_id
         Start token: given, not scored.
     eos_ids
@@ -37,34 +50,60 @@ class CausalPolicy:
         Length limit, the end token included. A sequence cut there has no end term.
     letters
         The characters of the model's `CharVocabulary`; None if it has another vocabulary.
+    vocabulary
+        What turns texts into tokens and back; None takes the letters, or the ids themselves.
+    transform
+        Changes the law of each next token; by default, not at all.
+
+    Attributes
+    ----------
+    scorer
+        The module that scores: what is wrapped for several processes, and put back here.
 
     Raises
     ------
     ValueError
         The limit is not positive or beyond the model's positions.
+    TypeError
+        The model is none of transformers.
     VocabularyError
         An id lies outside the model's vocabulary, or the letters do not fill it.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         *,
         bos_id: int,
         eos_ids: tuple[int, ...],
         pad_id: int,
         max_new_tokens: int,
         letters: str | None = None,
+        vocabulary: Vocabulary | None = None,
+        transform: SamplingConfig = IDENTITY,
     ) -> None:
+        model = _plain(model)
         self.config = model.config
-        _check_limit(max_new_tokens, getattr(self.config, "max_position_embeddings", None))
+        self._positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        _check_limit(max_new_tokens, self._positions)
         # transformers compares every input with this id and warns where bos or a sample equals it;
-        # padding here is masked by `mask` and invisible to a causal model.
+        # padding here is masked, or stands where a causal model never looks.
         self.config.pad_token_id = None
-        self.model: torch.nn.Module = disable_dropout(model).eval()
+        self.scorer: nn.Module = TokenScorer(disable_dropout(model).eval(), transform)
         self.max_new_tokens = max_new_tokens
         self.ids = TokenIds(bos_id, tuple(eos_ids), pad_id, max_new_tokens, letters)
-        self.ids.check(self.config.vocab_size)
+        self.ids.check(self.vocabulary_size)
+        self._vocabulary = vocabulary
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model itself, whatever wraps its scorer."""
+        return self._bare_scorer.model
+
+    @property
+    def transform(self) -> SamplingConfig:
+        """What changes the law of each next token."""
+        return self._bare_scorer.transform
 
     @property
     def device(self) -> torch.device:
@@ -74,67 +113,137 @@ class CausalPolicy:
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids."""
-        return self.config.vocab_size
+        return self.config.get_text_config().vocab_size
 
     @property
-    def vocabulary(self) -> CharVocabulary:
-        """The character vocabulary of this policy.
+    def vocabulary(self) -> Vocabulary:
+        """What turns texts into tokens and back."""
+        if self._vocabulary is not None:
+            return self._vocabulary
+        if self.ids.letters is not None:
+            return CharVocabulary(self.ids.letters)
+        return IdVocabulary(self.ids.bos_id, self.ids.eos_ids, self.vocabulary_size)
 
-        Raises
-        ------
-        VocabularyError
-            The model's tokens are not single characters.
-        """
-        if self.ids.letters is None:
-            raise VocabularyError(
-                f"the model has {self.vocabulary_size} tokens but no character vocabulary; use a "
-                "base trained by `python -m lm base`"
-            )
-        return CharVocabulary(self.ids.letters)
-
-    def sample(self, n: int, *, generator: torch.Generator) -> Samples:
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator,
+        prompts: Prompts | None = None,
+        rows: slice | None = None,
+        record: StepRecorder | None = None,
+    ) -> Samples:
         """Draw sequences.
 
         Parameters
         ----------
         n
-            How many, at least 1.
+            How many for each of the c contexts, at least 1. Row i belongs to context i // n.
         generator
-            Source of n x max_new_tokens uniforms, drawn in one block: what a sample becomes does
-            not depend on when other samples end.
+            Source of c x n x max_new_tokens uniforms, drawn in one block: what a sample becomes
+            does not depend on when other samples end, nor on who draws them.
+        prompts
+            The contexts; None takes the start token (c = 1).
+        rows
+            Which of the c x n rows to draw; None draws all. Several processes take a share each.
+        record
+            Takes part in the calls of the model (`lm.sampling.StepRecorder`).
 
         Returns
         -------
         Samples
-            tokens and mask of shape (n, max_new_tokens), log_prob of shape (n,) in nats under the
-            distribution that was sampled; no gradient.
+            tokens and mask of shape (rows, max_new_tokens), log_prob of shape (rows,) in nats under
+            the distribution that was sampled; no gradient.
+
+        Raises
+        ------
+        ValueError
+            n is not positive, or `rows` selects nothing.
+        PromptError
+            The prompts do not fit the model (a ValueError).
         """
         if n < 1:
             raise ValueError(f"the number of samples must be at least 1, got {n}")
-        shape = (n, self.max_new_tokens)
+        count = n if prompts is None else n * len(prompts.tokens)
+        share = torch.arange(count)[slice(None) if rows is None else rows]
+        if prompts is not None:
+            prompts = self._contexts(prompts).rows(share // n)
+        if len(share) == 0:
+            raise ValueError(f"{rows} selects none of the {count} samples")
         uniforms = torch.rand(
-            shape, generator=generator, dtype=torch.float64, device=generator.device
+            (count, self.max_new_tokens),
+            generator=generator,
+            dtype=torch.float64,
+            device=generator.device,
         )
-        return sample_sequences(
-            _unwrap(self.model),
-            uniforms.to(self.device),
-            bos_id=self.ids.bos_id,
+        contexts = self._start(len(share)) if prompts is None else prompts
+        samples = sample_sequences(
+            self.model,
+            uniforms[share.to(uniforms.device)].to(self.device),
+            contexts=contexts,
             eos_ids=torch.tensor(self.ids.eos_ids, dtype=torch.int64, device=self.device),
             pad_id=self.ids.pad_id,
+            transform=self.transform,
+            record=record,
         )
+        return samples._replace(prompts=None if prompts is None else contexts)
 
-    def log_prob(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Return log pi(x) of whole sequences, differentiable.
+    def log_prob(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        *,
+        prompts: Prompts | None = None,
+        record: CallRecorder | None = None,
+    ) -> Tensor:
+        """Return log pi(x | context) of whole sequences, differentiable.
 
-        log pi(x) = sum_t mask_t log softmax(logits_t)[x_t], in float32 or wider.
+        log pi(x | c) = sum_t mask_t log q(x_t | c, x_<t), in float32 or wider, with q the softmax
+        of the model's logits under this policy's transform.
 
         Parameters
         ----------
         tokens
-            Shape (n, length), int64, without the start token; any filling after the end.
+            Shape (n, length), int64, without the context; any filling after the end.
         mask
             Shape (n, length), bool: true up to and including the first end token, or everywhere
             in a sequence cut at the limit.
+        prompts
+            n contexts, one for each sequence; None takes the start token.
+        record
+            Takes part in the calls of the model (`lm.scoring.CallRecorder`).
+
+        Returns
+        -------
+        Tensor
+            Shape (n,), nats; -inf where the transform excludes the sequence.
+
+        Raises
+        ------
+        ValueError
+            Shapes or dtypes do not fit, or a sequence is longer than the limit.
+        PromptError
+            The prompts do not fit the model or the sequences (a ValueError).
+        """
+        tokens, mask, contexts = self._inputs(tokens, mask, prompts)
+        # Only where it is asked for: a wrapper of the scorer may know nothing of it.
+        options = {} if record is None else {"record": record}
+        return self.scorer(tokens, mask, *contexts, **options)
+
+    def score(
+        self, samples: Samples, *, off_policy: bool = False, record: CallRecorder | None = None
+    ) -> Tensor:
+        """Return log pi(x | context) of samples, differentiable.
+
+        Parameters
+        ----------
+        samples
+            Of any policy over the same vocabulary.
+        off_policy
+            Whether the samples may come from another transform than this policy's. Then they are
+            samples of another law: weigh them by exp(this - samples.log_prob).
+        record
+            As in `log_prob`.
 
         Returns
         -------
@@ -143,9 +252,102 @@ class CausalPolicy:
 
         Raises
         ------
-        ValueError
-            Shapes or dtypes do not fit, or a sequence is longer than the limit.
+        SamplerMismatch
+            The transforms differ, and `off_policy` is not set.
         """
+        if samples.transform != self.transform and not off_policy:
+            raise SamplerMismatch(
+                f"samples drawn under {samples.transform} are not this policy's, which has "
+                f"{self.transform}: score them with a policy of their transform, or set off_policy "
+                "and weigh them"
+            )
+        return self.log_prob(samples.tokens, samples.mask, prompts=samples.prompts, record=record)
+
+    def token_log_probs(self, samples: Samples) -> Tensor:
+        """Return the law of every next token along samples, differentiable.
+
+        Parameters
+        ----------
+        samples
+            n samples of any policy over the same vocabulary. All are in memory at once: give a few
+            rows at a time.
+
+        Returns
+        -------
+        Tensor
+            Shape (n, length, vocabulary), nats; meaningless after the end of a sequence.
+        """
+        tokens, _, contexts = self._inputs(samples.tokens, samples.mask, samples.prompts)
+        return self._bare_scorer.law(tokens, contexts).log_probs
+
+    def decode(self, samples: Samples) -> list[str]:
+        """Return the texts of samples: prompt and completion, without start and end token."""
+        return self.vocabulary.decode(samples.tokens, samples.mask, samples.prompts)
+
+    def trainable_copy(self) -> Self:
+        """Return an independent copy whose weights take gradients; an adapter's only, if any."""
+        model = copy.deepcopy(self.model)
+        train_adapter_only(model)
+        return self.with_model(model)
+
+    def frozen_copy(self) -> Self:
+        """Return an independent copy whose weights take none."""
+        return self.with_model(copy.deepcopy(self.model).requires_grad_(False))
+
+    def with_transform(self, transform: SamplingConfig) -> Self:
+        """Return a policy with the same weights, shared, and another sampling transform."""
+        other = self.with_model(self.model)
+        other._bare_scorer.transform = transform
+        return other
+
+    def with_model(self, model: PreTrainedModel) -> Self:
+        """Return a policy like this one around another model, over the same vocabulary."""
+        ids, scorer = self.ids, self._bare_scorer
+        other = type(self)(
+            model,
+            bos_id=ids.bos_id,
+            eos_ids=ids.eos_ids,
+            pad_id=ids.pad_id,
+            max_new_tokens=self.max_new_tokens,
+            letters=ids.letters,
+            transform=scorer.transform,
+            vocabulary=self._vocabulary,
+        )
+        other._bare_scorer.score_chunk = scorer.score_chunk
+        other._bare_scorer.single_group = scorer.single_group
+        return other
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write a plain Hugging Face folder with fdpg_ref.json; the folder exists."""
+        save_model(
+            self.model,
+            self.ids,
+            Path(folder),
+            vocabulary=self.vocabulary,
+            transform=self.transform,
+        )
+
+    @property
+    def _bare_scorer(self) -> TokenScorer:
+        scorer = getattr(self.scorer, "module", self.scorer)
+        if not isinstance(scorer, TokenScorer):
+            raise TypeError(f"a policy's scorer is a TokenScorer, got {type(scorer).__name__}")
+        return scorer
+
+    def _start(self, n: int) -> Prompts:
+        tokens = torch.full((n, 1), self.ids.bos_id, device=self.device)
+        return Prompts(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
+    def _contexts(self, prompts: Prompts) -> Prompts:
+        """Check prompts and pad them on the left."""
+        prompts = prompts.checked(self.vocabulary_size)
+        prompts.check_room(self.max_new_tokens, self._positions)
+        return prompts.to(self.device)
+
+    def _inputs(
+        self, tokens: Tensor, mask: Tensor, prompts: Prompts | None
+    ) -> tuple[Tensor, Tensor, Prompts]:
+        """Check what is scored and put it where the weights are."""
         if tokens.shape != mask.shape or tokens.ndim != 2 or mask.dtype != torch.bool:
             raise ValueError(
                 "tokens (n, length) and a bool mask of the same shape are needed, got "
@@ -156,54 +358,42 @@ class CausalPolicy:
             raise ValueError(
                 f"a sequence has {longest} tokens; this policy's have 1 to {self.max_new_tokens}"
             )
-        tokens, mask = tokens.to(self.device), mask.to(self.device)
-        return score_sequences(self.model, tokens, mask, bos_id=self.ids.bos_id)
-
-    def trainable_copy(self) -> Self:
-        """Return an independent copy whose weights take gradients."""
-        return self._copy(requires_grad=True)
-
-    def frozen_copy(self) -> Self:
-        """Return an independent copy whose weights take none."""
-        return self._copy(requires_grad=False)
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model as a plain Hugging Face folder with fdpg_ref.json; the folder exists."""
-        save_model(_unwrap(self.model), self.ids, Path(folder))
-
-    def _copy(self, *, requires_grad: bool) -> Self:
-        model = copy.deepcopy(_unwrap(self.model)).requires_grad_(requires_grad)
-        ids = self.ids
-        return type(self)(
-            model,
-            bos_id=ids.bos_id,
-            eos_ids=ids.eos_ids,
-            pad_id=ids.pad_id,
-            max_new_tokens=self.max_new_tokens,
-            letters=ids.letters,
-        )
+        if prompts is None:
+            contexts = self._start(len(tokens))
+        elif len(prompts.tokens) == len(tokens):
+            contexts = self._contexts(prompts)
+        else:
+            raise PromptError(
+                f"{len(prompts.tokens)} prompts do not go with {len(tokens)} sequences: give one "
+                "for each (prompts.repeat(n))"
+            )
+        return tokens.to(self.device), mask.to(self.device), contexts
 
 
 def load_policy(
-    folder: str | os.PathLike[str],
+    name_or_folder: str | os.PathLike[str],
     *,
     max_new_tokens: int | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
+    transform: SamplingConfig = IDENTITY,
 ) -> CausalPolicy:
-    """Load a model folder as a frozen policy.
+    """Load a model as a frozen policy.
 
     Parameters
     ----------
-    folder
-        A local Hugging Face folder of a causal model, with fdpg_ref.json or with eos_token_id (and
-        optionally bos_token_id and pad_token_id) in its configuration.
+    name_or_folder
+        A local Hugging Face folder of a causal model, or its name on the hub (`lm.hub.find_model`);
+        with fdpg_ref.json or with eos_token_id (and optionally bos_token_id and pad_token_id) in
+        its configuration.
     max_new_tokens
         Length limit; None takes the folder's.
     dtype
         Of the weights; None keeps the stored one.
     device
         Where the weights go.
+    transform
+        The policy's sampling transform.
 
     Returns
     -------
@@ -213,12 +403,12 @@ def load_policy(
     Raises
     ------
     MissingModelFolder
-        There is no such folder (a FileNotFoundError).
+        There is no such folder and no such model on the hub (a FileNotFoundError).
     ModelFolderError
         The folder cannot be used (a ValueError): remote code, pickled weights, foreign ids, no
         length limit.
     """
-    path = Path(folder)
+    path = find_model(name_or_folder)
     model = load_model(path, dtype=dtype)
     ids = load_ids(path, model.config)
     limit = ids.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -231,16 +421,25 @@ def load_policy(
         pad_id=ids.pad_id,
         max_new_tokens=limit,
         letters=ids.letters,
+        transform=transform,
+        vocabulary=load_vocabulary(path, ids, model.config.get_text_config().vocab_size),
     )
-    policy.model.to(device)
+    policy.scorer.to(device)
     return policy
 
 
-def _unwrap(model: torch.nn.Module) -> PreTrainedModel:
-    """Return the model inside a wrapper for several processes, whose hooks are for training."""
-    inner = getattr(model, "module", model)
+def _plain(model: Any) -> PreTrainedModel:
+    """Return the model of transformers, without the wrapper that peft puts around it."""
+    # By peft's method: importing peft costs a second. The adapters stay, in the model's layers.
+    wrapped = not isinstance(model, PreTrainedModel) and hasattr(model, "get_base_model")
+    inner = model.get_base_model() if wrapped else model
     if not isinstance(inner, PreTrainedModel):
         raise TypeError(f"a policy needs a model of transformers, got {type(inner).__name__}")
+    if wrapped and model.active_peft_config.is_prompt_learning:
+        raise TypeError(
+            f"{model.active_peft_config.peft_type} puts virtual tokens before the prompt instead "
+            "of adapters into the model, which a policy would leave out: use LoRA"
+        )
     return inner
 
 

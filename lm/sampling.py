@@ -1,22 +1,23 @@
-"""Sampling and scoring with one causal model: the two directions of the same distribution.
+"""Sampling from a causal model: whole sequences, each with the log-probability it was drawn with.
 
-A sequence starts after the start token, which is given and not scored. It ends with the first end
-token, whose probability is counted, or is cut at the length limit, and then no end is counted.
-With that, the probabilities of all sequences up to the limit and of the cut ones sum to one.
+A sequence follows a context (the start token, or a prompt), which is given and not scored. It ends
+with the first end token, whose probability is counted, or is cut at the length limit, and then no
+end is counted. With that, the probabilities of all sequences up to the limit and of the cut ones
+sum to one. `lm.scoring` is the other direction of the same distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-# Scoring pads a group of rows to its longest; sorted by length, a few groups waste little on
-# padding, and below this many rows a call's fixed cost outweighs what a group saves.
-GROUP_ROWS = 64
+from lm.prompts import Prompts
+from lm.sampling_config import SamplingConfig
+from lm.transforms import IDENTITY, transformed_log_probs
 
 
 class Samples(NamedTuple):
@@ -25,22 +26,69 @@ class Samples(NamedTuple):
     Attributes
     ----------
     tokens
-        Shape (n, length), int64: the completion without the start token; padded after the end.
+        Shape (n, length), int64: the completion without its context; padded after the end.
     mask
         Shape (n, length), bool: true up to and including the first end token.
     log_prob
         Shape (n,), at least float32: log-probability, in nats, of each sequence under the
         distribution it was drawn from.
+    prompts
+        The context of each sequence, n rows padded on the left; None if it is the start token.
+    transform
+        The sampling transform of the policy that drew them.
+    log_kept_mass
+        Shape (n,): summed over a sequence, the log of the mass that truncation kept, in nats; None
+        where the transform does not truncate.
     """
 
     tokens: Tensor
     mask: Tensor
     log_prob: Tensor
+    prompts: Prompts | None = None
+    transform: SamplingConfig = IDENTITY
+    log_kept_mass: Tensor | None = None
+
+    def rows(self, index: Tensor | slice) -> Samples:
+        """Return some of the samples."""
+        return Samples(
+            self.tokens[index],
+            self.mask[index],
+            self.log_prob[index],
+            None if self.prompts is None else self.prompts.rows(index),
+            self.transform,
+            None if self.log_kept_mass is None else self.log_kept_mass[index],
+        )
+
+
+class StepRecorder(Protocol):
+    """What takes part in the sampler's calls of the model."""
+
+    def sampling(self, position: int, rows: Tensor, prefix: Tensor) -> AbstractContextManager[Any]:
+        """Return what one call of the model stands in.
+
+        Parameters
+        ----------
+        position
+            Which token of the completion the call gives the probabilities of. At 0 the call's input
+            is the whole context, afterwards one token.
+        rows
+            Shape (going,), int64: the samples that have not ended.
+        prefix
+            Shape (going,), int64: for each of them, its line in the call's batch.
+        """
+        ...
 
 
 @torch.no_grad()
 def sample_sequences(
-    model: PreTrainedModel, uniforms: Tensor, *, bos_id: int, eos_ids: Tensor, pad_id: int
+    model: PreTrainedModel,
+    uniforms: Tensor,
+    *,
+    contexts: Prompts,
+    eos_ids: Tensor,
+    pad_id: int,
+    transform: SamplingConfig = IDENTITY,
+    record: StepRecorder | None = None,
 ) -> Samples:
     """Draw sequences by inverting the cumulative distribution of each next token.
 
@@ -54,13 +102,19 @@ def sample_sequences(
     uniforms
         Shape (n, limit), float64 in [0, 1): one number per sequence and position. The same
         numbers give the same sequences, whichever rows have ended.
-    bos_id, eos_ids, pad_id
-        Start token, end tokens of shape (k,), and what fills the rest of an ended row.
+    contexts
+        What each of the n sequences continues, padded on the left.
+    eos_ids, pad_id
+        End tokens of shape (k,), and what fills the rest of an ended row.
+    transform
+        Changes the law of each next token.
+    record
+        Takes part in every call of the model.
 
     Returns
     -------
     Samples
-        With length = limit.
+        With length = limit, and without prompts: whose they are is the caller's to say.
 
     Raises
     ------
@@ -70,78 +124,83 @@ def sample_sequences(
     n, limit = uniforms.shape
     tokens = torch.full((n, limit), pad_id, device=uniforms.device)
     mask = torch.zeros((n, limit), dtype=torch.bool, device=uniforms.device)
-    step_log_probs = []
+    step_log_probs, step_kept_mass = [], []
     rows = torch.arange(n, device=uniforms.device)
-    # Rows that agree so far share one line of the cache. At first there is one prefix; it gets two
-    # lines, for the rounding of a product with one vector depends on where the weights lie.
-    prefix = torch.zeros_like(rows)
-    inputs = torch.full((2, 1), bos_id, device=uniforms.device)
-    cache = DynamicCache(config=model.config)
+    # Rows that agree so far share one line of the cache.
+    distinct, prefix = distinct_prompts(contexts)
+    lines = _Lines(model, distinct.left_padded())
     for position in range(limit):
-        logits = model(input_ids=inputs, past_key_values=cache, use_cache=True).logits[:, -1]
-        log_probs = wide_log_softmax(logits)[prefix]
+        call = nullcontext() if record is None else record.sampling(position, rows, prefix)
+        with call:
+            logits = lines.next_logits()
+        law = transformed_log_probs(logits, transform)
+        log_probs = law.log_probs[prefix]
         chosen = invert_cdf(log_probs, uniforms[rows, position])
         tokens[rows, position] = chosen
         mask[rows, position] = True
-        step_log_prob = log_probs.new_zeros(n)
-        step_log_prob[rows] = _gather_last(log_probs, chosen)
-        step_log_probs.append(step_log_prob)
+        step_log_probs.append(_spread(gather_last(log_probs, chosen), rows, n))
+        if transform.truncates:
+            step_kept_mass.append(_spread(law.log_kept_mass[prefix], rows, n))
         going = torch.isin(chosen, eos_ids, invert=True).nonzero().squeeze(-1)
-        if len(going) == 0:
+        if len(going) == 0 or position == limit - 1:
             break
         rows, extended = rows[going], torch.stack([prefix[going], chosen[going]])
-        (parents, inputs), prefix = torch.unique(extended, dim=1, return_inverse=True)
-        cache.batch_select_indices(parents)
-        inputs = inputs[:, None]
+        (parents, last), prefix = torch.unique(extended, dim=1, return_inverse=True)
+        lines.extend(parents, last)
     log_prob = torch.stack(step_log_probs, dim=-1).sum(-1)
     if bool(log_prob.isnan().any()):
         raise ValueError(
             "the model's probabilities are NaN, so its weights or activations are not finite: "
             "lower the learning rate, or load an earlier checkpoint"
         )
-    return Samples(tokens, mask, log_prob)
+    kept = torch.stack(step_kept_mass, dim=-1).sum(-1) if step_kept_mass else None
+    return Samples(tokens, mask, log_prob, None, transform, kept)
 
 
-def score_sequences(model: nn.Module, tokens: Tensor, mask: Tensor, *, bos_id: int) -> Tensor:
-    """Return the log-probability of each sequence, differentiable.
+def distinct_prompts(prompts: Prompts) -> tuple[Prompts, Tensor]:
+    """Return the different contexts and, for each row, which of them it has.
 
     Parameters
     ----------
-    model
-        A causal language model of transformers, possibly wrapped for several processes.
-    tokens, mask
-        Shape (n, length) as in `Samples`.
-    bos_id
-        The start token.
+    prompts
+        n rows padded on the left.
 
     Returns
     -------
-    Tensor
-        Shape (n,), nats, at least float32.
+    distinct : Prompts
+        k of the rows.
+    place : Tensor
+        Shape (n,), int64: row i is distinct[place[i]].
     """
-    # A sequence that was drawn several times is scored once; indexing adds its gradients up.
-    distinct, place = torch.unique(tokens.where(mask, -1), dim=0, return_inverse=True)
-    mask, tokens = distinct >= 0, distinct.clamp(min=0)
-    order, groups = _length_groups(mask.sum(-1))
-    scores = []
-    for rows, longest in groups:
-        group_tokens, group_mask = tokens[rows, :longest], mask[rows, :longest]
-        start = group_tokens.new_full((len(rows), 1), bos_id)
-        inputs = torch.cat([start, group_tokens[:, :-1]], dim=-1)
-        log_probs = wide_log_softmax(model(input_ids=inputs, use_cache=False).logits)
-        # A position after the end can hold any token: it is left out, not multiplied by zero.
-        scores.append(_gather_last(log_probs, group_tokens).where(group_mask, 0.0).sum(-1))
-    return torch.cat(scores)[torch.argsort(order)][place]
+    tokens, mask = prompts
+    if bool((mask == mask[0]).all()) and bool((tokens == tokens[0]).where(mask, True).all()):
+        # One context for all, as always without prompts: sorting equal rows is slow.
+        return Prompts(tokens[:1].where(mask[:1], 0), mask[:1]), tokens.new_zeros(len(tokens))
+    found, place = torch.unique(tokens.where(mask, -1), dim=0, return_inverse=True)
+    return Prompts(found.clamp(min=0), found >= 0), place
 
 
-def wide_log_softmax(logits: Tensor) -> Tensor:
-    """Log-softmax over the last axis in float32, or in float64 for float64 logits.
+def padding_inputs(mask: Tensor) -> dict[str, Tensor]:
+    """Return what tells a model of padding: nothing where there is none, which is faster.
 
-    Half-precision logits are widened *before* the softmax: a bfloat16 log-probability near -100
-    sits on a grid of half a nat.
+    Parameters
+    ----------
+    mask
+        Shape (n, length), bool: false on padding, which stands on the left.
+
+    Returns
+    -------
+    dict
+        attention_mask and position_ids of shape (n, length), where a row's first token is at 0; or
+        nothing.
     """
-    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return torch.log_softmax(logits, dim=-1, dtype=wide)
+    if bool(mask.all()):
+        return {}
+    numbers = mask.long()
+    return {
+        "attention_mask": numbers,
+        "position_ids": (numbers.cumsum(-1) - 1).clamp(min=0),
+    }
 
 
 def invert_cdf(log_probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -170,12 +229,55 @@ def invert_cdf(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     return chosen.clamp_(max=log_probs.shape[-1] - 1)
 
 
-def _gather_last(log_probs: Tensor, tokens: Tensor) -> Tensor:
+def gather_last(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Return log_probs[..., tokens], shape of tokens."""
     return log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def _length_groups(lengths: Tensor) -> tuple[Tensor, Iterator[tuple[Tensor, int]]]:
-    """Sort rows by length and cut them into groups, each with its longest length."""
-    order = torch.argsort(lengths, stable=True)
-    chunks = order.split(max(GROUP_ROWS, -(-len(order) // 8)))
-    return order, ((rows, int(lengths[rows[-1]])) for rows in chunks)
+class _Lines:
+    """Prefixes that grow by a token at a time, with the model's cache of each."""
+
+    def __init__(self, model: PreTrainedModel, contexts: Prompts) -> None:
+        self.model = model
+        self.cache = DynamicCache(config=model.config)
+        self.inputs, mask = contexts.rows(_at_least_two(torch.arange(len(contexts.tokens))))
+        self.mask = None if bool(mask.all()) else mask
+
+    def next_logits(self) -> Tensor:
+        """Read the inputs and return the logits of the token after them, shape (lines, V)."""
+        padding = {} if self.mask is None else padding_inputs(self.mask)
+        if padding:
+            padding["position_ids"] = padding["position_ids"][:, -self.inputs.shape[1] :]
+        output: Any = self.model(
+            input_ids=self.inputs,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **padding,
+        )
+        return output.logits[:, -1]
+
+    def extend(self, parents: Tensor, tokens: Tensor) -> None:
+        """Replace the lines by their continuations: line parents[i] followed by tokens[i]."""
+        chosen = _at_least_two(torch.arange(len(parents), device=parents.device))
+        parents = parents[chosen]
+        # The parents ascend: as many different ones as there are lines are all lines, in order.
+        if len(parents) != len(self.inputs) or not bool((parents[1:] > parents[:-1]).all()):
+            self.cache.reorder_cache(parents)
+            self.mask = None if self.mask is None else self.mask[parents]
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(parents), 1)], dim=-1)
+        self.inputs = tokens[chosen, None]
+
+
+def _at_least_two(lines: Tensor) -> Tensor:
+    # One line is computed twice: the rounding of a product with a single vector depends on where
+    # the weights lie in memory, that of a matrix does not.
+    return lines.repeat(2) if len(lines) == 1 else lines
+
+
+def _spread(values: Tensor, rows: Tensor, n: int) -> Tensor:
+    """Return shape (n,): the values at these rows, zero elsewhere."""
+    spread = values.new_zeros(n)
+    spread[rows] = values
+    return spread

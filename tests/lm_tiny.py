@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from lm.models import build_gpt2
 from lm.policy import CausalPolicy
+from lm.prompts import Prompts
+from lm.sampling_config import SamplingConfig
+from lm.transforms import IDENTITY
 
 VOCABULARY = 4
+# Unequal lengths; the ids of start, end and padding occur inside, as in any real prompt.
+CONTEXTS = ([0], [2, 3], [3, 1, 0])
+# Every transform alone, and together. Sharp enough to cut something of every tiny model.
+TRANSFORMS = {
+    "identity": IDENTITY,
+    "temperature": SamplingConfig(temperature=0.7),
+    "top_k": SamplingConfig(top_k=2),
+    "top_p": SamplingConfig(top_p=0.8),
+    "min_p": SamplingConfig(min_p=0.5),
+    "hot_top_p": SamplingConfig(temperature=1.5, top_p=0.6),
+    "all": SamplingConfig(temperature=1.5, top_k=3, top_p=0.9, min_p=0.4),
+}
 
 
 def tiny_gpt2(*, seed: int = 0, scale: float = 12.0, positions: int = 4) -> PreTrainedModel:
@@ -42,10 +67,69 @@ def tiny_llama(*, seed: int = 0, scale: float = 12.0, positions: int = 4) -> Pre
 
 
 def tiny_policy(
-    model: PreTrainedModel, *, eos_ids: tuple[int, ...] = (1,), pad_id: int = 0, limit: int = 4
+    model: nn.Module,
+    *,
+    eos_ids: tuple[int, ...] = (1,),
+    pad_id: int = 0,
+    limit: int = 4,
+    transform: SamplingConfig = IDENTITY,
 ) -> CausalPolicy:
     """Wrap a tiny model; bos is token 0, which may also occur inside a sequence."""
-    return CausalPolicy(model, bos_id=0, eos_ids=eos_ids, pad_id=pad_id, max_new_tokens=limit)
+    return CausalPolicy(
+        model,
+        bos_id=0,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
+        max_new_tokens=limit,
+        transform=transform,
+    )
+
+
+def padded_prompts(side: str, *, filler: int = 1) -> Prompts:
+    """Pad `CONTEXTS` on one side with a token that must not be seen; by default an end token."""
+    longest = max(map(len, CONTEXTS)) + 1
+    tokens = torch.full((len(CONTEXTS), longest), filler)
+    mask = torch.zeros((len(CONTEXTS), longest), dtype=torch.bool)
+    for row, context in enumerate(CONTEXTS):
+        place = slice(longest - len(context), None) if side == "left" else slice(len(context))
+        tokens[row, place] = torch.tensor(context)
+        mask[row, place] = True
+    return Prompts(tokens, mask)
+
+
+class NaiveScorer:
+    """Scores token by token, each prefix alone: no padding, no cache, transformers' own warpers."""
+
+    def __init__(self, model: Any, transform: SamplingConfig) -> None:
+        self.model = model
+        self.warpers = naive_warpers(transform)
+        self.laws: dict[tuple[int, ...], Tensor] = {}
+
+    def log_prob(self, context: list[int], completion: list[int]) -> Tensor:
+        """Return the log-probability of one completion, differentiable."""
+        total = torch.zeros((), dtype=torch.float64)
+        for position, token in enumerate(completion):
+            prefix = (*context, *completion[:position])
+            if prefix not in self.laws:
+                inputs = torch.tensor([prefix])
+                logits = self.model(input_ids=inputs, use_cache=False).logits[:, -1]
+                self.laws[prefix] = torch.log_softmax(self.warpers(inputs, logits)[0], -1)
+            total = total + self.laws[prefix][token]
+        return total
+
+
+def naive_warpers(transform: SamplingConfig) -> LogitsProcessorList:
+    """Return transformers' warpers in the order of its generate()."""
+    warpers = LogitsProcessorList()
+    if transform.temperature != 1.0:
+        warpers.append(TemperatureLogitsWarper(transform.temperature))
+    if transform.top_k:
+        warpers.append(TopKLogitsWarper(transform.top_k))
+    if transform.top_p < 1:
+        warpers.append(TopPLogitsWarper(transform.top_p))
+    if transform.min_p > 0:
+        warpers.append(MinPLogitsWarper(transform.min_p))
+    return warpers
 
 
 def enumerate_sequences(

@@ -6,11 +6,23 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from lm_tiny import enumerate_sequences, tiny_gpt2, tiny_llama, tiny_policy
+from lm_tiny import (
+    CONTEXTS,
+    TRANSFORMS,
+    NaiveScorer,
+    enumerate_sequences,
+    padded_prompts,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_policy,
+)
 from torch import Tensor
 
 from fdpg_ref import DIVERGENCES, score_coefficients, score_signal
 from lm.policy import CausalPolicy
+from lm.prompts import Prompts
+from lm.sampling import Samples
+from lm.sampling_config import SamplingConfig
 from lm.surrogate import surrogate_loss
 
 # (end tokens, padding): the second has pad == eos, where masks made from `!= pad` lose the end.
@@ -79,18 +91,14 @@ def test_log_prob_is_the_chain_rule_written_out():
     )
 
 
-@pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
-@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
-def test_samples_occur_as_often_as_the_scorer_says(build, eos_ids, pad_id):
-    policy = tiny_policy(build(), eos_ids=eos_ids, pad_id=pad_id)
-    tokens, mask = enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT)
-    probability = policy.log_prob(tokens, mask).exp().detach().double()
-    n = 20_000
-    samples = policy.sample(n, generator=torch.Generator().manual_seed(1))
+def _expect_frequencies(samples: Samples, tokens: Tensor, mask: Tensor, log_prob: Tensor) -> None:
+    """Compare how often each enumerated sequence was drawn with its probability."""
+    n, probability = len(samples.tokens), log_prob.exp().detach().double()
     index = {tuple(t[m].tolist()): i for i, (t, m) in enumerate(zip(tokens, mask, strict=True))}
     drawn = zip(samples.tokens, samples.mask, strict=True)
     rows = torch.tensor([index[tuple(t[m].tolist())] for t, m in drawn])
     counts = torch.bincount(rows, minlength=len(tokens)).double()
+    assert float(counts[probability == 0].sum()) == 0, "an excluded sequence was drawn"
     # Every count is binomial. 5 standard errors: 121 of them exceed that by chance once in 14,000
     # runs; rare ones are pooled, because the normal law needs an expectation of some size.
     common = probability * n > 10
@@ -98,6 +106,15 @@ def test_samples_occur_as_often_as_the_scorer_says(build, eos_ids, pad_id):
     probability = torch.cat([probability[common], probability[~common].sum()[None]])
     z = (counts - n * probability) / (n * probability * (1 - probability)).clamp(min=1.0).sqrt()
     assert float(z.abs().max()) < 5.0
+
+
+@pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_samples_occur_as_often_as_the_scorer_says(build, eos_ids, pad_id):
+    policy = tiny_policy(build(), eos_ids=eos_ids, pad_id=pad_id)
+    tokens, mask = enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT)
+    samples = policy.sample(20_000, generator=torch.Generator().manual_seed(1))
+    _expect_frequencies(samples, tokens, mask, policy.log_prob(tokens, mask))
 
 
 @pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
@@ -110,6 +127,139 @@ def test_the_samplers_log_prob_is_the_scorers(build, tolerance, eos_ids, pad_id)
     # The key-value cache changes the order of operations only: rounding of the dtype.
     torch.testing.assert_close(samples.log_prob, scored, rtol=0, atol=tolerance)
     assert float(samples.log_prob.std()) > 0.5
+
+
+def _prompted(build, transform: str, *, eos_ids=(1, 3), pad_id=3) -> CausalPolicy:
+    """Return a tiny float64 policy with room for the contexts; two end tokens, pad == eos."""
+    # So sharp that every transform cuts somewhere, and so mild that it keeps several tokens.
+    model = build(positions=6, scale=5.0 if build is tiny_gpt2 else 12.0).double()
+    return tiny_policy(
+        model, eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT, transform=TRANSFORMS[transform]
+    )
+
+
+def _every_sequence(policy: CausalPolicy, prompts: Prompts) -> tuple[Tensor, Tensor, Prompts]:
+    """Return every sequence after every context, context by context."""
+    ids = policy.ids
+    tokens, mask = enumerate_sequences(eos_ids=ids.eos_ids, pad_id=ids.pad_id, limit=LIMIT)
+    contexts = len(prompts.tokens)
+    return tokens.repeat(contexts, 1), mask.repeat(contexts, 1), prompts.repeat(len(tokens))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_every_transform_is_normalised_after_every_prompt(build, transform, eos_ids, pad_id):
+    policy = _prompted(build, transform, eos_ids=eos_ids, pad_id=pad_id)
+    for prompts in (padded_prompts("left"), padded_prompts("right")):
+        tokens, mask, contexts = _every_sequence(policy, prompts)
+        with torch.no_grad():
+            log_prob = policy.log_prob(tokens, mask, prompts=contexts)
+        assert log_prob.dtype == torch.float64
+        assert bool(log_prob.isneginf().any()) == policy.transform.truncates
+        totals = log_prob.exp().view(len(CONTEXTS), -1).sum(-1)
+        # 1e-12: each conditional law is normalised in float64, though Llama's norms are float32.
+        torch.testing.assert_close(totals, torch.ones_like(totals), rtol=0, atol=1e-12)
+    # Without a prompt, and in float32: 1e-5.
+    single = tiny_policy(
+        policy.model.float(), eos_ids=eos_ids, pad_id=pad_id, transform=policy.transform
+    )
+    tokens, mask, contexts = _every_sequence(policy, prompts)
+    with torch.no_grad():
+        log_prob = single.log_prob(tokens, mask, prompts=contexts)
+        alone = single.log_prob(*enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT))
+    assert log_prob.dtype == torch.float32
+    totals = log_prob.exp().view(len(CONTEXTS), -1).sum(-1)
+    torch.testing.assert_close(totals, torch.ones_like(totals), rtol=0, atol=1e-5)
+    assert float(alone.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_log_prob_under_a_transform_is_the_naive_loops(build, transform):
+    policy = _prompted(build, transform)
+    tokens, mask, contexts = _every_sequence(policy, padded_prompts("right"))
+    weights = torch.randn(len(tokens), generator=torch.Generator().manual_seed(6)).double()
+    parameters = list(policy.model.parameters())
+    naive, reference = NaiveScorer(policy.model, policy.transform), []
+    for row in range(len(tokens)):
+        context = contexts.tokens[row][contexts.mask[row]].tolist()
+        completion = tokens[row][mask[row]].tolist()
+        reference.append(naive.log_prob(context, completion))
+    expected, actual = torch.stack(reference), policy.log_prob(tokens, mask, prompts=contexts)
+    # 1e-6 for Llama, whose norms and rotations compute in float32 whatever the weights' dtype.
+    tolerance = 1e-12 if build is tiny_gpt2 else 1e-6
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+    finite = ~expected.isneginf()
+    assert int(finite.sum()) >= 5
+    gradients = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(weights[finite] @ x, parameters)])
+        for x in (actual[finite], expected[finite])
+    ]
+    error = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert float(error) < (1e-12 if build is tiny_gpt2 else 1e-6)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_prompted_samples_follow_the_scorers_law(build, transform):
+    policy = _prompted(build, transform)
+    prompts = padded_prompts("left")
+    n = 4000
+    samples = policy.sample(n, generator=torch.Generator().manual_seed(4), prompts=prompts)
+    assert samples.transform == policy.transform
+    with torch.no_grad():
+        scored = policy.score(samples)
+    torch.testing.assert_close(
+        samples.log_prob, scored, rtol=0, atol=1e-12 if build is tiny_gpt2 else 1e-5
+    )
+    tokens, mask = enumerate_sequences(eos_ids=(1, 3), pad_id=3, limit=LIMIT)
+    for index in range(len(CONTEXTS)):
+        mine = samples.rows(slice(index * n, (index + 1) * n))
+        assert mine.prompts is not None
+        context = prompts.rows(torch.full((len(tokens),), index))
+        _expect_frequencies(mine, tokens, mask, policy.log_prob(tokens, mask, prompts=context))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_the_kept_mass_is_that_of_the_kept_tokens(build, transform):
+    policy = _prompted(build, transform)
+    samples = policy.sample(
+        50, generator=torch.Generator().manual_seed(5), prompts=padded_prompts("left")
+    )
+    if not policy.transform.truncates:
+        assert samples.log_kept_mass is None
+        return
+    # At the same temperature, q(x) = pi(x) / kept mass: no other relation holds for all samples.
+    whole = policy.with_transform(SamplingConfig(temperature=policy.transform.temperature))
+    with torch.no_grad():
+        log_whole = whole.score(samples, off_policy=True)
+    assert samples.log_kept_mass is not None
+    tolerance = 1e-12 if build is tiny_gpt2 else 1e-5
+    torch.testing.assert_close(
+        log_whole - samples.log_prob, samples.log_kept_mass, rtol=0, atol=tolerance
+    )
+    assert float(samples.log_kept_mass.min()) < -0.05
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("transform", ["identity", "all"])
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_a_padded_batch_is_its_prompts_one_by_one(build, transform, side):
+    policy = _prompted(build, transform)
+    prompts, n = padded_prompts(side), 60
+    together = policy.sample(n, generator=torch.Generator().manual_seed(7), prompts=prompts)
+    # 1e-12 in float64; Llama's norms and rotations are float32 inside.
+    tolerance = 1e-12 if build is tiny_gpt2 else 1e-5
+    generator = torch.Generator().manual_seed(7)
+    for index, context in enumerate(CONTEXTS):
+        # The next n rows of the same block of uniforms.
+        alone = policy.sample(n, generator=generator, prompts=Prompts.from_ids([context]))
+        mine = together.rows(slice(index * n, (index + 1) * n))
+        assert torch.equal(alone.tokens, mine.tokens)
+        assert torch.equal(alone.mask, mine.mask)
+        torch.testing.assert_close(alone.log_prob, mine.log_prob, rtol=0, atol=tolerance)
 
 
 def _problem(policy: CausalPolicy) -> tuple[Tensor, Tensor, Tensor]:

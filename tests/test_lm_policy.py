@@ -11,9 +11,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from lm.models import MissingModelFolder, atomic_folder, save_model
 from lm.policy import CausalPolicy, load_policy
-from lm.sampling import invert_cdf, sample_sequences, score_sequences, wide_log_softmax
+from lm.prompts import Prompts
+from lm.sampling import invert_cdf, sample_sequences
 from lm.token_ids import ModelFolderError, TokenIds
-from lm.vocabulary import VocabularyError
+from lm.transforms import wide_log_softmax
+from lm.vocabulary import IdVocabulary, VocabularyError
 
 
 def _seeded(seed: int = 0) -> torch.Generator:
@@ -26,7 +28,7 @@ def policy() -> CausalPolicy:
 
 
 def test_samples_have_the_promised_form(policy):
-    tokens, mask, log_prob = policy.sample(300, generator=_seeded())
+    tokens, mask, log_prob = policy.sample(300, generator=_seeded())[:3]
     assert tokens.shape == mask.shape == (300, 4)
     assert (tokens.dtype, mask.dtype, log_prob.dtype) == (torch.int64, torch.bool, torch.float64)
     ends = tokens == 1
@@ -51,11 +53,13 @@ def test_the_seed_decides_the_sample(policy):
 def test_a_row_does_not_depend_on_when_others_end(build):
     model = build()
     uniforms = torch.rand((40, 4), generator=_seeded(1), dtype=torch.float64)
-    options = {"bos_id": 0, "eos_ids": torch.tensor([1]), "pad_id": 2}
-    together = sample_sequences(model, uniforms, **options)
+    start = Prompts(torch.zeros(40, 1, dtype=torch.int64), torch.ones(40, 1, dtype=torch.bool))
+    options = {"eos_ids": torch.tensor([1]), "pad_id": 2}
+    together = sample_sequences(model, uniforms, contexts=start, **options)
     assert len(set(together.mask.sum(-1).tolist())) > 2
     for row in range(40):
-        alone = sample_sequences(model, uniforms[row : row + 1], **options)
+        one = slice(row, row + 1)
+        alone = sample_sequences(model, uniforms[one], contexts=start.rows(one), **options)
         assert torch.equal(alone.tokens[0], together.tokens[row])
         # Float32 rounding of another batch shape (Llama); exact to 1e-12 would hold in float64.
         torch.testing.assert_close(alone.log_prob[0], together.log_prob[row], rtol=1e-5, atol=1e-5)
@@ -82,11 +86,11 @@ def test_padding_does_not_change_the_log_prob():
 
 def test_scoring_in_groups_keeps_order_and_gradient(policy, monkeypatch):
     trainable = policy.trainable_copy()
-    tokens, mask, _ = policy.sample(150, generator=_seeded(3))
+    tokens, mask = policy.sample(150, generator=_seeded(3))[:2]
     weights = torch.randn(150, generator=_seeded(4), dtype=torch.float64)
     results = []
     for rows in (7, 64, 1000):
-        monkeypatch.setattr("lm.sampling.GROUP_ROWS", rows)
+        monkeypatch.setattr("lm.scoring.GROUP_ROWS", rows)
         scores = trainable.log_prob(tokens, mask)
         gradient = torch.autograd.grad(scores @ weights, list(trainable.model.parameters()))
         results.append((scores.detach(), torch.cat([g.flatten() for g in gradient])))
@@ -145,7 +149,7 @@ def test_copies_are_independent_and_say_whether_they_train(policy):
     trainable, frozen = policy.trainable_copy(), policy.frozen_copy()
     assert all(p.requires_grad for p in trainable.model.parameters())
     assert not any(p.requires_grad for p in frozen.model.parameters())
-    tokens, mask, log_prob = policy.sample(20, generator=_seeded())
+    tokens, mask, log_prob = policy.sample(20, generator=_seeded())[:3]
     assert trainable.log_prob(tokens, mask).requires_grad
     with torch.no_grad():
         for parameter in trainable.model.parameters():
@@ -171,32 +175,34 @@ def test_dropout_is_off_even_in_training_mode():
         torch.testing.assert_close(policy.log_prob(tokens, mask), evaluated, rtol=0, atol=0)
 
 
-def test_a_wrapped_model_samples_and_saves_its_inside(policy, tmp_path):
-    class Wrapper(torch.nn.Module):
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-            self.calls = 0
+class _Wrapper(torch.nn.Module):
+    """What DistributedDataParallel looks like from outside."""
 
-        def forward(self, **inputs):
-            self.calls += 1
-            return self.module(**inputs)
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+        self.calls = 0
 
+    def forward(self, *inputs, **options):
+        self.calls += 1
+        return self.module(*inputs, **options)
+
+
+def test_a_wrapped_policy_samples_and_saves_its_inside(policy, tmp_path):
     wrapped = policy.trainable_copy()
-    wrapper = Wrapper(wrapped.model)
-    wrapped.model = wrapper
-    samples = wrapped.sample(10, generator=_seeded())
+    model = wrapped.model
+    wrapped.scorer = wrapper = _Wrapper(wrapped.scorer)
+    assert wrapped.model is model
+    samples = wrapped.sample(200, generator=_seeded())
     assert wrapper.calls == 0
-    # The differentiated forward goes through the wrapper, whose hooks reduce gradients.
-    torch.testing.assert_close(
-        wrapped.log_prob(samples.tokens, samples.mask).detach(), samples.log_prob
-    )
+    # The differentiated forward goes through the wrapper, whose hooks reduce gradients: once,
+    # however many groups of rows the model is called for.
+    scored = wrapped.score(samples)
+    torch.testing.assert_close(scored.detach(), samples.log_prob, rtol=0, atol=1e-12)
     assert wrapper.calls == 1
+    assert torch.equal(wrapped.frozen_copy().score(samples), scored)
     wrapped.save(tmp_path)
-    assert torch.equal(
-        load_policy(tmp_path).log_prob(samples.tokens, samples.mask),
-        policy.log_prob(samples.tokens, samples.mask),
-    )
+    assert torch.equal(load_policy(tmp_path).score(samples), policy.score(samples))
 
 
 @pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
@@ -223,8 +229,7 @@ def test_a_plain_hugging_face_folder_gives_ids_and_needs_a_limit(tmp_path):
         _ = load_policy(tmp_path)
     policy = load_policy(tmp_path, max_new_tokens=4)
     assert policy.ids == TokenIds(bos_id=3, eos_ids=(3,), pad_id=3, max_new_tokens=4)
-    with pytest.raises(VocabularyError, match="no character vocabulary"):
-        _ = policy.vocabulary
+    assert policy.vocabulary == IdVocabulary(bos_id=3, eos_ids=(3,), size=4)
     tokens, mask = enumerate_sequences(eos_ids=(3,), pad_id=3, limit=4)
     assert float(policy.log_prob(tokens, mask).exp().sum()) == pytest.approx(1.0, abs=1e-12)
 
@@ -337,17 +342,19 @@ def test_ids_and_letters_must_fit_the_model():
 
 
 def test_a_policy_needs_a_model_of_transformers(policy):
-    other = policy.frozen_copy()
-    other.model = torch.nn.Linear(1, 1)
     with pytest.raises(TypeError, match="needs a model of transformers, got Linear"):
+        _ = tiny_policy(torch.nn.Linear(1, 1))
+    other = policy.frozen_copy()
+    other.scorer = torch.nn.Linear(1, 1)
+    with pytest.raises(TypeError, match="scorer is a TokenScorer, got Linear"):
         other.sample(1, generator=_seeded())
 
 
-def test_score_sequences_returns_a_gradient_for_every_weight(policy):
-    model = policy.trainable_copy().model
+def test_scoring_returns_a_gradient_for_every_weight(policy):
+    policy = policy.trainable_copy()
     tokens, mask = enumerate_sequences(eos_ids=(1,), pad_id=1, limit=4)
-    _ = score_sequences(model, tokens, mask, bos_id=0).square().sum().backward()
-    for name, parameter in model.named_parameters():
+    _ = policy.log_prob(tokens, mask).square().sum().backward()
+    for name, parameter in policy.model.named_parameters():
         assert parameter.grad is not None, name
         assert float(parameter.grad.abs().sum()) > 0.0, name
 

@@ -1,0 +1,65 @@
+"""Models whose layers have low-rank adapters: tell them apart, merge the adapters, drop them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
+# peft's name for the two matrices of an adapter, A and B.
+ADAPTER_MARK = "lora_"
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Return whether some layer of a model has a low-rank adapter; imports no peft to find out."""
+    return any(ADAPTER_MARK in name for name, _ in model.named_parameters())
+
+
+def train_adapter_only(model: nn.Module) -> None:
+    """Let the adapter take gradients and nothing else; without an adapter, all weights."""
+    adapted = has_adapter(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not adapted or ADAPTER_MARK in name)
+
+
+def merged_model(model: PreTrainedModel) -> PreTrainedModel:
+    """Return an independent plain model whose weights include the adapter: W + (alpha / r) B A.
+
+    Parameters
+    ----------
+    model
+        With an adapter or without one; stays as it is.
+    """
+    plain = copy.deepcopy(model)
+    for name, layer in adapted_layers(plain).items():
+        layer.merge(safe_merge=True)
+        plain.set_submodule(name, layer.get_base_layer())
+    return plain.requires_grad_(False)
+
+
+def without_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a plain model that shares the weights under the adapter."""
+    plain = sharing_copy(model)
+    for name, layer in adapted_layers(plain).items():
+        plain.set_submodule(name, layer.get_base_layer())
+    return plain
+
+
+def sharing_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy the modules of a model and share the tensors in them."""
+    shared = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+
+
+def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    """Return the layers that have an adapter, by their names in the model."""
+    if not has_adapter(model):
+        return {}
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415 - importing peft costs a second
+
+    return {name: part for name, part in model.named_modules() if isinstance(part, LoraLayer)}
