@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedConfig,
@@ -23,13 +24,26 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from lm.adapter import has_adapter, merged_model
+from lm.hub import MissingModelFolder, find_model
+from lm.sampling_config import SamplingConfig
 from lm.token_ids import ModelFolderError, TokenIds, save_ids
+from lm.vocabulary import Vocabulary
+
+__all__ = [
+    "MissingModelFolder",
+    "ModelFolderError",
+    "atomic_folder",
+    "build_gpt2",
+    "disable_dropout",
+    "enable_activation_checkpointing",
+    "load_model",
+    "save_model",
+]
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
-
-class MissingModelFolder(FileNotFoundError):
-    """A model folder that does not exist."""
+ADAPTER_FILE = "adapter_config.json"
 
 
 def build_gpt2(
@@ -80,35 +94,92 @@ def disable_dropout(model: Model) -> Model:
     return model
 
 
-def save_model(model: PreTrainedModel, ids: TokenIds, folder: Path) -> None:
-    """Write weights (safetensors), configuration and ids into an existing folder."""
-    with _quiet_transformers():
-        model.save_pretrained(folder)
-    save_ids(ids, folder)
+def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+    """Keep one activation a layer for the backward pass and compute the others again there.
 
-
-def load_model(folder: Path, *, dtype: torch.dtype | None) -> PreTrainedModel:
-    """Load a causal model from a local folder, without dropout and in evaluation mode.
+    Layers of transformers checkpoint only in training mode, and drop the key-value cache then. So
+    the mode follows from what is wanted: training mode where a gradient is recorded without a
+    cache, evaluation mode elsewhere. Dropout is off in both, so they are the same function.
 
     Parameters
     ----------
+    model
+        A causal model, without a wrapper for several processes; changed in place.
+
+    Raises
+    ------
+    ModelFolderError
+        The architecture does not support it.
+    """
+    try:
+        model.activation_checkpointing_enable()
+    except ValueError as error:
+        raise ModelFolderError(f"{error} Train it without activation_checkpointing") from error
+    # transformers makes the embeddings' output require a gradient, for reentrant checkpoints of
+    # adapters; the non-reentrant ones used here need no such thing.
+    model.disable_input_require_grads()
+    model.base_model.register_forward_pre_hook(_follow_gradient, with_kwargs=True)
+
+
+def save_model(
+    model: PreTrainedModel,
+    ids: TokenIds,
+    folder: Path,
+    *,
+    vocabulary: Vocabulary | None = None,
+    transform: SamplingConfig | None = None,
+) -> None:
+    """Write weights (safetensors), configuration, ids and tokenizer into an existing folder.
+
+    Parameters
+    ----------
+    model
+        An adapter is merged into a copy of it: the folder needs no peft.
+    ids
+        Also written to generation_config.json, so that ``generate`` starts and ends texts as the
+        policy does and draws from the same law.
     folder
-        A folder that transformers' save_pretrained wrote, with weights in safetensors.
+        Exists.
+    vocabulary
+        Its files are written too, so that the folder is complete.
+    transform
+        The policy's; none by default.
+    """
+    plain = merged_model(model) if has_adapter(model) else model
+    with _quiet_transformers():
+        plain.save_pretrained(folder)
+        _generation_config(ids, transform or SamplingConfig()).save_pretrained(folder)
+    save_ids(ids, folder)
+    if vocabulary is not None:
+        vocabulary.save(folder)
+
+
+def load_model(
+    name_or_folder: str | os.PathLike[str], *, dtype: torch.dtype | None
+) -> PreTrainedModel:
+    """Load a causal model, without dropout and in evaluation mode.
+
+    Parameters
+    ----------
+    name_or_folder
+        A folder that transformers' save_pretrained wrote, with weights in safetensors, or the name
+        of such a model on the Hugging Face hub: see `lm.hub.find_model`.
     dtype
         Of the weights; None keeps the stored one.
 
     Returns
     -------
     PreTrainedModel
-        The model. Nothing is downloaded and no code of the folder is run.
+        The model. No code of the folder is run and nothing is unpickled.
 
     Raises
     ------
     MissingModelFolder
-        There is no such folder.
+        There is no such folder, and no such model on the hub.
     ModelFolderError
         The folder is not a causal language model that can be loaded safely.
     """
+    folder = find_model(name_or_folder)
     config = _read_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise ModelFolderError(
@@ -135,7 +206,7 @@ def load_model(folder: Path, *, dtype: torch.dtype | None) -> PreTrainedModel:
             f"{folder} lacks the weights {', '.join(sorted(info['missing_keys']))}: the file is "
             "incomplete or belongs to another architecture"
         )
-    return disable_dropout(model).eval()
+    return _with_plain_embeddings(disable_dropout(model)).eval()
 
 
 @contextmanager
@@ -166,22 +237,53 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(partial)
 
 
+def _follow_gradient(module: torch.nn.Module, inputs: Any, options: dict[str, Any]) -> None:
+    """Set the mode of a model with activation checkpoints, before each of its forwards."""
+    wanted = torch.is_grad_enabled() and options.get("past_key_values") is None
+    if module.training != wanted:
+        module.train(wanted)
+
+
+def _with_plain_embeddings(model: PreTrainedModel) -> PreTrainedModel:
+    # torch gives no gradient to the row of an embedding's padding_idx, which transformers sets to
+    # the pad token: where that is the start token as well, its embedding would never be trained.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None
+    return model
+
+
+def _generation_config(ids: TokenIds, transform: SamplingConfig) -> GenerationConfig:
+    # top_k is given even if it is off: transformers' own default is 50.
+    return GenerationConfig(
+        bos_token_id=ids.bos_id,
+        eos_token_id=list(ids.eos_ids),
+        pad_token_id=ids.pad_id,
+        do_sample=True,
+        temperature=transform.temperature,
+        top_k=transform.top_k,
+        top_p=transform.top_p,
+        min_p=transform.min_p or None,
+        max_new_tokens=ids.max_new_tokens,
+    )
+
+
 def _read_config(folder: Path) -> PreTrainedConfig:
-    if not folder.is_dir():
-        raise MissingModelFolder(
-            f"there is no model folder {folder}; train the default base with `python -m lm base` "
-            "or give the path of a local Hugging Face folder"
-        )
     path = folder / "config.json"
+    if (folder / ADAPTER_FILE).exists():
+        raise ModelFolderError(
+            f"{folder} holds an adapter ({ADAPTER_FILE}): merge it into its model and save that "
+            "(for an adapter of peft: model.merge_and_unload().save_pretrained(folder))"
+        )
     if not path.is_file():
         raise ModelFolderError(f"{folder} has no config.json, so it is not a Hugging Face folder")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ModelFolderError(f"{path} is not valid JSON: {error}") from error
-    model_type = stored.get("model_type")
-    if model_type not in CONFIG_MAPPING:
-        needs = "runs code of its own" if "auto_map" in stored else "is unknown here"
+    model_type, own_code = stored.get("model_type"), bool(stored.get("auto_map"))
+    if own_code or model_type not in CONFIG_MAPPING:
+        needs = "runs code of its own (auto_map)" if own_code else "is unknown here"
         raise ModelFolderError(
             f"{folder}: model_type {model_type!r} {needs}; only models that transformers "
             f"{transformers.__version__} implements itself are loaded (trust_remote_code is off)"

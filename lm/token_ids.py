@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig
 
 from lm.vocabulary import CharVocabulary, VocabularyError
 
 IDS_FILE = "fdpg_ref.json"
+GENERATION_FILE = "generation_config.json"
 
 
 class ModelFolderError(ValueError):
@@ -69,17 +71,21 @@ def save_ids(ids: TokenIds, folder: Path) -> None:
 
 
 def load_ids(folder: Path, config: PreTrainedConfig) -> TokenIds:
-    """Read the ids of a model folder from fdpg_ref.json or else from the model's configuration.
+    """Read the ids of a model folder.
+
+    They stand in fdpg_ref.json; else in generation_config.json, where a model that ends its texts
+    in several ways names all of its end tokens; else in config.json. A missing start or pad token
+    is the first end token.
 
     Raises
     ------
     ModelFolderError
-        An id is missing, or lies outside the model's vocabulary.
+        There is no end token, or an id lies outside the model's vocabulary.
     """
     path = folder / IDS_FILE
     ids = _ids_from_json(path) if path.exists() else _ids_from_config(folder, config)
     try:
-        ids.check(config.vocab_size)
+        ids.check(config.get_text_config().vocab_size)
     except VocabularyError as error:
         raise ModelFolderError(
             f"{folder}: {error}; the folder mixes a model with another one's ids"
@@ -96,16 +102,34 @@ def _ids_from_json(path: Path) -> TokenIds:
 
 
 def _ids_from_config(folder: Path, config: PreTrainedConfig) -> TokenIds:
-    eos = config.eos_token_id
+    stored = _generation_ids(folder)
+    eos = _first(stored.get("eos_token_id"), config.eos_token_id)
     if eos is None:
         raise ModelFolderError(
             f"{folder} names no end token: set eos_token_id in config.json, or write {IDS_FILE} "
             'with "bos_id", "eos_ids", "pad_id" and "max_new_tokens"'
         )
     eos_ids = tuple(eos) if isinstance(eos, list | tuple) else (eos,)
-    bos, pad = config.bos_token_id, config.pad_token_id
+    pad = _first(stored.get("pad_token_id"), config.pad_token_id, eos_ids[0])
     return TokenIds(
-        bos_id=eos_ids[0] if bos is None else bos,
+        bos_id=_first(stored.get("bos_token_id"), config.bos_token_id, eos_ids[0]),
         eos_ids=eos_ids,
-        pad_id=eos_ids[0] if pad is None else pad,
+        # Some models say -1 for "none"; what fills an ended row is masked in any case.
+        pad_id=eos_ids[0] if pad < 0 else pad,
     )
+
+
+def _generation_ids(folder: Path) -> dict[str, Any]:
+    path = folder / GENERATION_FILE
+    if not path.is_file():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ModelFolderError(f"{path} is not valid JSON: {error}") from error
+    return stored if isinstance(stored, dict) else {}
+
+
+def _first(*candidates: Any) -> Any:
+    """Return the first candidate that is not None; an empty list of end tokens counts as none."""
+    return next((c for c in candidates if c is not None and c != []), None)

@@ -1,10 +1,12 @@
-"""A vocabulary of single characters with three special tokens."""
+"""Vocabularies without a tokenizer, characters and bare ids, and what all of them share."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +19,44 @@ CUT_MARK = "…"
 
 class VocabularyError(ValueError):
     """Texts, ids or a model that do not fit the vocabulary."""
+
+
+class Vocabulary(Protocol):
+    """What turns texts into contexts and samples into texts."""
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn prompts into whole contexts, the start token included where the model has one.
+
+        Raises
+        ------
+        VocabularyError
+            A text has no tokens in this vocabulary, or the model does not know one of them.
+        """
+        ...
+
+    def decode(
+        self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor] | None = None
+    ) -> list[str]:
+        """Turn samples into texts.
+
+        Parameters
+        ----------
+        tokens, mask
+            Shape (n, length); the mask says which tokens count.
+        prompts
+            Tokens and mask of the samples' contexts, shape (n, context length), padded on either
+            side: then each text is prompt and completion, decoded in one piece.
+
+        Returns
+        -------
+        list of str
+            n texts, without start and end token.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what a model folder needs to have this vocabulary, beside the token ids."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,19 +105,20 @@ class CharVocabulary:
         """
         if not texts:
             raise VocabularyError("there is no text to encode")
-        ids = {letter: 3 + index for index, letter in enumerate(self.letters)}
+        rows = self._letter_ids(texts)
         tokens = torch.full((len(texts), max(map(len, texts)) + 1), self.pad_id)
-        for row, text in enumerate(texts):
-            unknown = sorted(set(text) - ids.keys())
-            if unknown:
-                raise VocabularyError(
-                    f"{text!r} has the character {unknown[0]!r}; known are {self.letters!r}"
-                )
-            tokens[row, : len(text) + 1] = torch.tensor([ids[c] for c in text] + [self.eos_id])
+        for row, letters in enumerate(rows):
+            tokens[row, : len(letters) + 1] = torch.tensor([*letters, self.eos_id])
         lengths = torch.tensor([len(text) + 1 for text in texts])
         return tokens, torch.arange(tokens.shape[1]) < lengths[:, None]
 
-    def decode(self, tokens: Tensor, mask: Tensor) -> list[str]:
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn prompts into whole contexts: the start token, then the letters."""
+        return [[self.bos_id, *letters] for letters in self._letter_ids(texts)]
+
+    def decode(
+        self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor] | None = None
+    ) -> list[str]:
         """Turn tokens back into texts.
 
         A sequence without an end token gets the mark "…", so that the cut-off start of a name is
@@ -87,6 +128,8 @@ class CharVocabulary:
         ----------
         tokens, mask
             Shape (n, length), as `encode` and `CausalPolicy.sample` return them.
+        prompts
+            As in `Vocabulary.decode`.
 
         Returns
         -------
@@ -95,8 +138,97 @@ class CharVocabulary:
         """
         symbols = [SPECIAL_MARK] * 3 + list(self.letters)
         texts = []
-        for row, length in zip(tokens.tolist(), mask.sum(-1).tolist(), strict=True):
-            ended = length > 0 and row[length - 1] == self.eos_id
-            body = "".join(symbols[token] for token in row[: length - ended])
+        for row, context in zip(
+            rows_of(tokens, mask), contexts_of(prompts, len(tokens)), strict=True
+        ):
+            ended = bool(row) and row[-1] == self.eos_id
+            # The start token that opens a context is no part of the text.
+            opening = context[1:] if context[:1] == [self.bos_id] else context
+            body = "".join(symbols[token] for token in [*opening, *row[: len(row) - ended]])
             texts.append(body if ended else body + CUT_MARK)
         return texts
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: the letters stand beside the token ids."""
+
+    def _letter_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        ids = {letter: 3 + index for index, letter in enumerate(self.letters)}
+        for text in texts:
+            unknown = sorted(set(text) - ids.keys())
+            if unknown:
+                raise VocabularyError(
+                    f"{text!r} has the character {unknown[0]!r}; known are {self.letters!r}"
+                )
+        return [[ids[letter] for letter in text] for text in texts]
+
+
+@dataclass(frozen=True)
+class IdVocabulary:
+    """Token ids as texts, for a model without a tokenizer: "5 17 3".
+
+    Parameters
+    ----------
+    bos_id
+        Opens every context.
+    eos_ids
+        End a text and are no part of it.
+    size
+        Number of the model's tokens.
+    """
+
+    bos_id: int
+    eos_ids: tuple[int, ...]
+    size: int
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Turn ids joined by spaces into contexts; the start token is put first if it is missing.
+
+        Raises
+        ------
+        VocabularyError
+            A word is no id of the model.
+        """
+        return [self._context(text) for text in texts]
+
+    def decode(
+        self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor] | None = None
+    ) -> list[str]:
+        """Turn samples into ids joined by spaces, without start and end token."""
+        texts = []
+        for row, context in zip(
+            rows_of(tokens, mask), contexts_of(prompts, len(tokens)), strict=True
+        ):
+            opening = context[1:] if context[:1] == [self.bos_id] else context
+            texts.append(" ".join(map(str, [*opening, *without_end(row, self.eos_ids)])))
+        return texts
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: the ids are the texts."""
+
+    def _context(self, text: str) -> list[int]:
+        words = text.split()
+        for word in words:
+            if not (word.isascii() and word.isdigit() and int(word) < self.size):
+                raise VocabularyError(
+                    f"{word!r} in the prompt {text!r} is no token id: this model has no tokenizer, "
+                    f"so a prompt is a row of numbers from 0 to {self.size - 1}, joined by spaces"
+                )
+        ids = [int(word) for word in words]
+        return ids if ids[:1] == [self.bos_id] else [self.bos_id, *ids]
+
+
+def rows_of(tokens: Tensor, mask: Tensor) -> list[list[int]]:
+    """Return the tokens that count, row by row, wherever the padding stands."""
+    flat = tokens[mask].tolist()
+    ends = mask.sum(-1).cumsum(0).tolist()
+    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def contexts_of(prompts: tuple[Tensor, Tensor] | None, n: int) -> list[list[int]]:
+    """Return the contexts row by row, or n empty ones."""
+    return [[] for _ in range(n)] if prompts is None else rows_of(*prompts)
+
+
+def without_end(row: list[int], eos_ids: Sequence[int]) -> list[int]:
+    """Drop the end token of a finished sequence."""
+    return row[:-1] if row and row[-1] in eos_ids else row

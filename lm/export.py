@@ -1,0 +1,125 @@
+"""Write what a run trained as a plain Hugging Face folder, for any program that loads those."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lm.checkpoint import CorruptCheckpoint, checkpoint_steps, load_checkpoint
+from lm.errors import RunError
+from lm.models import atomic_folder
+from lm.policy import CausalPolicy, load_policy
+from lm.resume import partial_folder
+from lm.run_folder import read_config
+from lm.setup import build_policy, load_base
+from lm.training_state import load_weights
+
+CHECKPOINT_MARK = "manifest.json"
+RUN_MARK = "config.yaml"
+
+
+def run_export(source: Path, destination: Path, *, overwrite: bool) -> None:
+    """Export, and print where the model is and how to load it."""
+    folder = export(source, destination, overwrite=overwrite)
+    print(f"model: {folder}")
+    print(f"load:  transformers.AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+
+
+def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
+    """Write a policy as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
+
+    Weights in safetensors with an adapter merged into them, the tokenizer, and a generation
+    configuration whose start and end tokens, length limit and sampling law are the policy's, so
+    that ``generate`` draws from what was trained.
+
+    Parameters
+    ----------
+    source
+        A run folder; one that was interrupted, of which the newest whole checkpoint counts; one of
+        its checkpoints; or the folder of a model.
+    destination
+        Appears complete or not at all.
+    overwrite
+        Whether a destination that is not empty may be replaced.
+
+    Returns
+    -------
+    Path
+        The destination.
+
+    Raises
+    ------
+    RunError
+        The destination is taken, the run has nothing to export yet, or a checkpoint is damaged.
+    MissingModelFolder, ModelFolderError
+        There is no such source, or it cannot be used.
+    """
+    _require_free(destination, overwrite=overwrite)
+    policy = load_trained(source)
+    with atomic_folder(destination) as partial:
+        policy.save(partial)
+        if destination.exists():
+            # Only now: until here the old one was whole.
+            shutil.rmtree(destination)
+    return destination
+
+
+def load_trained(source: Path) -> CausalPolicy:
+    """Load the policy of a run, of an interrupted run, of a checkpoint or of a model folder.
+
+    Parameters
+    ----------
+    source
+        As in `export`.
+
+    Returns
+    -------
+    CausalPolicy
+        On the CPU.
+
+    Raises
+    ------
+    RunError
+        As in `export`.
+    """
+    if (source / CHECKPOINT_MARK).is_file():
+        return _from_checkpoint(source, source.parent.parent)
+    if (source / "policy").is_dir():
+        return load_policy(source / "policy")
+    for run in (source, partial_folder(source)):
+        if (run / RUN_MARK).is_file():
+            return _from_newest(run)
+    return load_policy(source)
+
+
+def _from_newest(run: Path) -> CausalPolicy:
+    """Load the newest checkpoint that is whole."""
+    folder = run / "checkpoints"
+    damaged: CorruptCheckpoint | None = None
+    for step in checkpoint_steps(folder):
+        try:
+            return _from_checkpoint(folder / f"step-{step:08d}", run)
+        except CorruptCheckpoint as error:
+            damaged = error
+    raise RunError(
+        f"{run} has no trained policy and no whole checkpoint to export: go on with the run "
+        "(--resume) or name another folder"
+    ) from damaged
+
+
+def _from_checkpoint(checkpoint: Path, run: Path) -> CausalPolicy:
+    state = load_checkpoint(checkpoint)
+    config = read_config(run)
+    policy, _ = build_policy(config, load_base(config))
+    load_weights(policy.model, state)
+    return policy
+
+
+def _require_free(destination: Path, *, overwrite: bool) -> None:
+    if destination.exists() and not destination.is_dir():
+        raise RunError(f"{destination} is a file: choose another destination")
+    if destination.is_dir() and any(destination.iterdir()) and not overwrite:
+        raise RunError(
+            f"{destination} exists and is not empty: choose another destination, or pass "
+            "--overwrite to replace it"
+        )
