@@ -20,8 +20,8 @@ def has_adapter(model: nn.Module) -> bool:
     return any(ADAPTER_MARK in name for name, _ in model.named_parameters())
 
 
-def train_adapter_only(model: nn.Module) -> None:
-    """Let the adapter take gradients and nothing else; without an adapter, all weights."""
+def mark_trainable(model: nn.Module) -> None:
+    """Let the adapter take gradients and nothing else; without an adapter, let all weights."""
     adapted = has_adapter(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not adapted or ADAPTER_MARK in name)

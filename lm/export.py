@@ -109,7 +109,7 @@ def _from_newest(run: Path) -> CausalPolicy:
 
 def _from_checkpoint(checkpoint: Path, run: Path) -> CausalPolicy:
     state = load_checkpoint(checkpoint)
-    config = read_config(run)
+    config = read_config(run, complete=False)
     policy, _ = build_policy(config, load_base(config))
     load_weights(policy.model, state)
     return policy

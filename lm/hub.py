@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lm.token_ids import ModelFolderError
 
@@ -74,7 +74,7 @@ def _download(name: str) -> Path:
             else "and the Hugging Face hub cannot be reached"
         )
         raise MissingModelFolder(_advice(name, reason)) from error
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         reason = f"and the Hugging Face hub refuses it ({str(error).splitlines()[0]})"
         raise MissingModelFolder(_advice(name, reason)) from error
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
@@ -22,10 +20,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lm.adapter import has_adapter, merged_model
+from lm.fused import fuse_gelu
 from lm.hub import MissingModelFolder, find_model
+from lm.model_config import read_config
 from lm.sampling_config import SamplingConfig
 from lm.token_ids import ModelFolderError, TokenIds, save_ids
 from lm.vocabulary import Vocabulary
@@ -36,14 +35,11 @@ __all__ = [
     "atomic_folder",
     "build_gpt2",
     "disable_dropout",
-    "enable_activation_checkpointing",
     "load_model",
     "save_model",
 ]
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-
-ADAPTER_FILE = "adapter_config.json"
 
 
 def build_gpt2(
@@ -92,33 +88,6 @@ def disable_dropout(model: Model) -> Model:
             module.p = 0.0
         _zero_rates(module)
     return model
-
-
-def enable_activation_checkpointing(model: PreTrainedModel) -> None:
-    """Keep one activation a layer for the backward pass and compute the others again there.
-
-    Layers of transformers checkpoint only in training mode, and drop the key-value cache then. So
-    the mode follows from what is wanted: training mode where a gradient is recorded without a
-    cache, evaluation mode elsewhere. Dropout is off in both, so they are the same function.
-
-    Parameters
-    ----------
-    model
-        A causal model, without a wrapper for several processes; changed in place.
-
-    Raises
-    ------
-    ModelFolderError
-        The architecture does not support it.
-    """
-    try:
-        model.activation_checkpointing_enable()
-    except ValueError as error:
-        raise ModelFolderError(f"{error} Train it without activation_checkpointing") from error
-    # transformers makes the embeddings' output require a gradient, for reentrant checkpoints of
-    # adapters; the non-reentrant ones used here need no such thing.
-    model.disable_input_require_grads()
-    model.base_model.register_forward_pre_hook(_follow_gradient, with_kwargs=True)
 
 
 def save_model(
@@ -180,7 +149,7 @@ def load_model(
         The folder is not a causal language model that can be loaded safely.
     """
     folder = find_model(name_or_folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise ModelFolderError(
             f"{folder} has no weights in safetensors format; save the model again with "
@@ -206,7 +175,7 @@ def load_model(
             f"{folder} lacks the weights {', '.join(sorted(info['missing_keys']))}: the file is "
             "incomplete or belongs to another architecture"
         )
-    return _with_plain_embeddings(disable_dropout(model)).eval()
+    return fuse_gelu(_with_plain_embeddings(disable_dropout(model))).eval()
 
 
 @contextmanager
@@ -237,13 +206,6 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(partial)
 
 
-def _follow_gradient(module: torch.nn.Module, inputs: Any, options: dict[str, Any]) -> None:
-    """Set the mode of a model with activation checkpoints, before each of its forwards."""
-    wanted = torch.is_grad_enabled() and options.get("past_key_values") is None
-    if module.training != wanted:
-        module.train(wanted)
-
-
 def _with_plain_embeddings(model: PreTrainedModel) -> PreTrainedModel:
     # torch gives no gradient to the row of an embedding's padding_idx, which transformers sets to
     # the pad token: where that is the start token as well, its embedding would never be trained.
@@ -266,29 +228,6 @@ def _generation_config(ids: TokenIds, transform: SamplingConfig) -> GenerationCo
         min_p=transform.min_p or None,
         max_new_tokens=ids.max_new_tokens,
     )
-
-
-def _read_config(folder: Path) -> PreTrainedConfig:
-    path = folder / "config.json"
-    if (folder / ADAPTER_FILE).exists():
-        raise ModelFolderError(
-            f"{folder} holds an adapter ({ADAPTER_FILE}): merge it into its model and save that "
-            "(for an adapter of peft: model.merge_and_unload().save_pretrained(folder))"
-        )
-    if not path.is_file():
-        raise ModelFolderError(f"{folder} has no config.json, so it is not a Hugging Face folder")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ModelFolderError(f"{path} is not valid JSON: {error}") from error
-    model_type, own_code = stored.get("model_type"), bool(stored.get("auto_map"))
-    if own_code or model_type not in CONFIG_MAPPING:
-        needs = "runs code of its own (auto_map)" if own_code else "is unknown here"
-        raise ModelFolderError(
-            f"{folder}: model_type {model_type!r} {needs}; only models that transformers "
-            f"{transformers.__version__} implements itself are loaded (trust_remote_code is off)"
-        )
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _zero_rates(owner: PreTrainedConfig | torch.nn.Module) -> None:

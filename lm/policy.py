@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from lm.adapter import train_adapter_only
+from lm.adapter import mark_trainable
 from lm.hub import find_model
 from lm.models import disable_dropout, load_model, save_model
 from lm.prompts import PromptError, Prompts
@@ -65,7 +66,7 @@ class CausalPolicy:
     ValueError
         The limit is not positive or beyond the model's positions.
     TypeError
-        The model is none of transformers.
+        The model is none of transformers, or keeps no key-value cache.
     VocabularyError
         An id lies outside the model's vocabulary, or the letters do not fill it.
     """
@@ -89,15 +90,15 @@ class CausalPolicy:
         # transformers compares every input with this id and warns where bos or a sample equals it;
         # padding here is masked, or stands where a causal model never looks.
         self.config.pad_token_id = None
-        self.scorer: nn.Module = TokenScorer(disable_dropout(model).eval(), transform)
+        self.scorer: Any = TokenScorer(disable_dropout(model).eval(), transform)
         self.max_new_tokens = max_new_tokens
         self.ids = TokenIds(bos_id, tuple(eos_ids), pad_id, max_new_tokens, letters)
         self.ids.check(self.vocabulary_size)
         self._vocabulary = vocabulary
 
     @property
-    def model(self) -> PreTrainedModel:
-        """The model itself, whatever wraps its scorer."""
+    def model(self) -> Any:
+        """The model of transformers itself, whatever wraps its scorer."""
         return self._bare_scorer.model
 
     @property
@@ -287,7 +288,7 @@ class CausalPolicy:
     def trainable_copy(self) -> Self:
         """Return an independent copy whose weights take gradients; an adapter's only, if any."""
         model = copy.deepcopy(self.model)
-        train_adapter_only(model)
+        mark_trainable(model)
         return self.with_model(model)
 
     def frozen_copy(self) -> Self:
@@ -413,7 +414,10 @@ def load_policy(
     ids = load_ids(path, model.config)
     limit = ids.max_new_tokens if max_new_tokens is None else max_new_tokens
     if limit is None:
-        raise ModelFolderError(f"{path} fixes no length limit: give max_new_tokens")
+        raise ModelFolderError(
+            f"{path} fixes no length limit for samples: give max_new_tokens (on the command line "
+            "--max_new_tokens N)"
+        )
     policy = CausalPolicy(
         model.requires_grad_(False),
         bos_id=ids.bos_id,
@@ -430,15 +434,24 @@ def load_policy(
 
 def _plain(model: Any) -> PreTrainedModel:
     """Return the model of transformers, without the wrapper that peft puts around it."""
-    # By peft's method: importing peft costs a second. The adapters stay, in the model's layers.
-    wrapped = not isinstance(model, PreTrainedModel) and hasattr(model, "get_base_model")
-    inner = model.get_base_model() if wrapped else model
+    # By the name of peft's method: importing peft costs a second. The adapters stay, in the layers.
+    unwrap: Any = (
+        None if isinstance(model, PreTrainedModel) else getattr(model, "get_base_model", None)
+    )
+    inner: Any = model if unwrap is None else unwrap()
     if not isinstance(inner, PreTrainedModel):
         raise TypeError(f"a policy needs a model of transformers, got {type(inner).__name__}")
-    if wrapped and model.active_peft_config.is_prompt_learning:
+    adapter: Any = None if unwrap is None else getattr(model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
         raise TypeError(
-            f"{model.active_peft_config.peft_type} puts virtual tokens before the prompt instead "
-            "of adapters into the model, which a policy would leave out: use LoRA"
+            f"{adapter.peft_type} puts virtual tokens before the prompt instead of adapters into "
+            "the model, which a policy would leave out: use LoRA"
+        )
+    if "past_key_values" not in inspect.signature(inner.forward).parameters:
+        # It would be ignored, and every token sampled as if it were the first one.
+        raise TypeError(
+            f"{type(inner).__name__} takes no past_key_values, which sampling token by token rests "
+            "on: use an architecture with attention"
         )
     return inner
 

@@ -9,7 +9,7 @@ sum to one. `lm.scoring` is the other direction of the same distribution.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -263,7 +263,7 @@ class _Lines:
         parents = parents[chosen]
         # The parents ascend: as many different ones as there are lines are all lines, in order.
         if len(parents) != len(self.inputs) or not bool((parents[1:] > parents[:-1]).all()):
-            self.cache.reorder_cache(parents)
+            self.cache.reorder_cache(cast(torch.LongTensor, parents))
             self.mask = None if self.mask is None else self.mask[parents]
         if self.mask is not None:
             self.mask = torch.cat([self.mask, self.mask.new_ones(len(parents), 1)], dim=-1)

@@ -120,7 +120,9 @@ class TokenScorer(nn.Module):
             longest = int(lengths[rows].max())
             group_tokens, group_mask = tokens[rows, :longest], mask[rows, :longest]
             prompts = contexts.rows(which[rows]).left_padded()
-            call = nullcontext() if first is None else record.scoring(first[rows], longest)
+            call = nullcontext()
+            if record is not None and first is not None:
+                call = record.scoring(first[rows], longest)
             with call:
                 log_probs = self._chosen_log_probs(group_tokens, group_mask, prompts)
             scores.append(log_probs.sum(-1))

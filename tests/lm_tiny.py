@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ class NaiveScorer:
         return total
 
 
-def naive_warpers(transform: SamplingConfig) -> LogitsProcessorList:
+def naive_warpers(transform: SamplingConfig) -> Callable[[Any, Tensor], Tensor]:
     """Return transformers' warpers in the order of its generate()."""
     warpers = LogitsProcessorList()
     if transform.temperature != 1.0:

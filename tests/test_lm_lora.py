@@ -8,11 +8,11 @@ from lm_models import make_gpt2_folder, make_llama_folder
 from lm_tiny import tiny_gpt2, tiny_policy
 from transformers import AutoModelForCausalLM
 
+from lm.activations import enable_activation_checkpointing
 from lm.adapter import has_adapter, merged_model
 from lm.errors import RunError
 from lm.lora import LoraError, adapter_off, add_lora
 from lm.lora_config import LoraConfig
-from lm.models import enable_activation_checkpointing
 from lm.policy import CausalPolicy, load_policy
 
 CONFIG = LoraConfig(rank=2, alpha=8.0)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import filter_repo_objects
 from lm_models import BEGIN, END, TURN, make_gpt2_folder, make_llama_folder
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig
 
+from lm.activations import enable_activation_checkpointing
 from lm.hub import UNWANTED, WANTED, MissingModelFolder, find_model
-from lm.models import enable_activation_checkpointing, load_model, save_model
+from lm.models import load_model, save_model
 from lm.policy import CausalPolicy, load_policy
 from lm.sampling_config import SamplingConfig
 from lm.token_ids import ModelFolderError, TokenIds, load_ids
@@ -159,6 +166,26 @@ def test_a_name_is_found_in_the_cache_of_the_hub_without_a_network(tmp_path, mon
     assert policy.ids.eos_ids == (END,)
     with pytest.raises(MissingModelFolder, match=r"no model folder someone/other.*HF_HUB_OFFLINE"):
         _ = load_policy("someone/other", max_new_tokens=4)
+
+
+def test_what_the_hub_answers_is_said(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    response: Any = SimpleNamespace(headers={}, request=None)
+    answers = {
+        "the Hugging Face hub refuses it \\(404: no such repository\\)": RepositoryNotFoundError(
+            "404: no such repository\n\nmore", response=response
+        ),
+        "the Hugging Face hub cannot be reached": LocalEntryNotFoundError("no connection"),
+        "refuses it": HFValidationError("bad name"),
+    }
+    for message, error in answers.items():
+
+        def answer(*_arguments, error=error, **_options):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
+        with pytest.raises(MissingModelFolder, match=f"no model folder a/b, and .*{message}"):
+            _ = find_model("a/b")
 
 
 def test_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch):

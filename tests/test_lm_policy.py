@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 
+import peft
 import pytest
 import torch
 from lm_tiny import enumerate_sequences, tiny_gpt2, tiny_llama, tiny_policy
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from lm.models import MissingModelFolder, atomic_folder, save_model
 from lm.policy import CausalPolicy, load_policy
@@ -348,6 +350,47 @@ def test_a_policy_needs_a_model_of_transformers(policy):
     other.scorer = torch.nn.Linear(1, 1)
     with pytest.raises(TypeError, match="scorer is a TokenScorer, got Linear"):
         other.sample(1, generator=_seeded())
+
+
+def test_an_architecture_without_a_key_value_cache_is_refused():
+    config = MambaConfig(vocab_size=4, hidden_size=8, state_size=2, num_hidden_layers=1)
+    with pytest.raises(TypeError, match="MambaForCausalLM takes no past_key_values"):
+        _ = tiny_policy(MambaForCausalLM(config))
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_llama])
+def test_a_model_of_peft_is_a_policy_with_its_adapters(build):
+    model = build()
+    plain = tiny_policy(model).frozen_copy()
+    with warnings.catch_warnings():
+        # peft says that GPT-2 stores its weights transposed, and goes on.
+        warnings.simplefilter("ignore")
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="CAUSAL_LM"))
+    policy = tiny_policy(wrapped)
+    assert policy.model is wrapped.get_base_model()
+    tokens, mask = enumerate_sequences(eos_ids=(1,), pad_id=0, limit=4)
+    # B = 0 at first.
+    assert torch.equal(policy.log_prob(tokens, mask), plain.log_prob(tokens, mask))
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                _ = parameter.fill_(0.3)
+    adapted = policy.log_prob(tokens, mask)
+    assert float((adapted - plain.log_prob(tokens, mask)).detach().abs().max()) > 0.01
+    assert float(adapted.detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    trained = [n for n, p in policy.trainable_copy().model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
+def test_virtual_tokens_of_peft_are_refused():
+    config = peft.PrefixTuningConfig(num_virtual_tokens=1, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        # peft asks transformers under a name that is going to change.
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(tiny_gpt2(), config)
+    with pytest.raises(TypeError, match="PREFIX_TUNING puts virtual tokens before the prompt"):
+        _ = tiny_policy(model)
 
 
 def test_scoring_returns_a_gradient_for_every_weight(policy):
