@@ -160,14 +160,18 @@ def test_every_transform_is_normalised_after_every_prompt(build, transform, eos_
         totals = log_prob.exp().view(len(CONTEXTS), -1).sum(-1)
         # 1e-12: each conditional law is normalised in float64, though Llama's norms are float32.
         torch.testing.assert_close(totals, torch.ones_like(totals), rtol=0, atol=1e-12)
-    # Without a prompt, and in float32: 1e-5.
+    # Without a prompt.
+    everything = enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT)
+    with torch.no_grad():
+        assert float(policy.log_prob(*everything).exp().sum()) == pytest.approx(1.0, abs=1e-12)
+    # The same in float32: 1e-5.
     single = tiny_policy(
         policy.model.float(), eos_ids=eos_ids, pad_id=pad_id, transform=policy.transform
     )
     tokens, mask, contexts = _every_sequence(policy, prompts)
     with torch.no_grad():
         log_prob = single.log_prob(tokens, mask, prompts=contexts)
-        alone = single.log_prob(*enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT))
+        alone = single.log_prob(*everything)
     assert log_prob.dtype == torch.float32
     totals = log_prob.exp().view(len(CONTEXTS), -1).sum(-1)
     torch.testing.assert_close(totals, torch.ones_like(totals), rtol=0, atol=1e-5)
