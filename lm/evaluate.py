@@ -1,8 +1,7 @@
-"""Measure a policy against its target: exact sums over the list beside sampled estimates."""
+"""Measure a policy against its target: exact sums where there is a list, estimates elsewhere."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from lm.checks import check_log_prob
 from lm.config import EvaluationConfig
+from lm.drawing import draw, rows_in_memory
 from lm.metrics import bound_warnings
 from lm.partition import SHARE_TO_WARN
 from lm.policy import CausalPolicy
@@ -23,11 +23,15 @@ from lm.quantities import (
     diversity_entries,
     entropy_entries,
     feature_entries,
+    kept_mass_entries,
     weight_entries,
 )
-from lm.records import FOUR
-from lm.sampling import Samples, wide_log_softmax
+from lm.records import FOUR, PROMPT_MARK, one_line
+from lm.sampling import Samples
 
+# Laws of next tokens held at once, two models and their intermediate values: 256 MiB each.
+LAW_ELEMENTS = 2**26
+# More rows than this at once gain nothing.
 CHUNK_ROWS = 256
 
 
@@ -42,12 +46,13 @@ class Evaluator:
     """Measures the policies of one run.
 
     Its base samples are drawn once and serve every evaluation: a run's curves then carry the same
-    error everywhere instead of jumping, and a base sample costs one scoring and no sampling.
+    error everywhere instead of jumping, and a base sample costs one scoring and no sampling. With
+    prompts, the same contexts are looked at every time, with equally many samples each.
 
     Parameters
     ----------
     problem
-        Base, target and list.
+        Base, target, contexts and list.
     config
         How many samples.
     divergence
@@ -63,8 +68,10 @@ class Evaluator:
         self.config = config
         self.seed = seed
         self.divergences = tuple(dict.fromkeys((*FOUR, divergence)))
-        generator = random_stream(seed, EVALUATION_BASE)
-        self._base_samples = problem.base.sample(config.samples, generator=generator)
+        self.contexts = problem.evaluated
+        self.per_context = config.samples // len(self.contexts)
+        self._prompts = None if problem.prompts is None else problem.prompts.rows(self.contexts)
+        self._base_samples = self._draw(problem.base, random_stream(seed, EVALUATION_BASE))
         self._base_reading = problem.read(self._base_samples)
 
     @torch.no_grad()
@@ -81,7 +88,8 @@ class Evaluator:
         Returns
         -------
         Evaluation
-            Its record has the scheme of `lm.records`.
+            Its record has the scheme of `lm.records`. Its texts are single lines and visit the
+            contexts in turn.
 
         Raises
         ------
@@ -90,8 +98,7 @@ class Evaluator:
         ArithmeticError
             An exact divergence left its bounds.
         """
-        generator = random_stream(self.seed, EVALUATION, step)
-        drawn = policy.sample(self.config.samples, generator=generator)
+        drawn = self._draw(policy, random_stream(self.seed, EVALUATION, step))
         reading = self.problem.read(drawn)
         evidence = self._gather(policy, drawn, reading)
         estimates: Estimates = {
@@ -101,51 +108,70 @@ class Evaluator:
             **entropy_entries(evidence, policy.vocabulary_size),
             **diversity_entries(evidence, self.config.group),
             **weight_entries(self.problem, evidence),
+            **kept_mass_entries(evidence),
         }
+        warnings = bound_warnings(estimates) + _share_warnings(estimates)
         record = {
             "kind": "evaluation",
             "step": step,
             "samples": samples,
+            "contexts": len(self.contexts) if self.problem.prompts is not None else 0,
             "estimates": estimates,
-            "warnings": bound_warnings(estimates) + _share_warnings(estimates),
+            "warnings": warnings + (self.problem.warnings() if step == 0 else []),
         }
-        return Evaluation(record, reading.texts)
+        return Evaluation(record, self._texts(reading))
+
+    def _draw(self, policy: CausalPolicy, generator: torch.Generator) -> Samples:
+        return draw(policy, self.per_context, generator=generator, prompts=self._prompts)
+
+    def _texts(self, reading: Reading) -> list[str]:
+        if self.problem.prompts is None:
+            return [one_line(text) for text in reading.texts]
+        starts = range(0, len(reading.texts), self.per_context)
+        rows = [start + i for i in range(self.per_context) for start in starts]
+        return [
+            one_line(f"{reading.prompts[row]}{PROMPT_MARK}{reading.completions[row]}")
+            for row in rows
+        ]
 
     def _gather(self, policy: CausalPolicy, drawn: Samples, reading: Reading) -> Evidence:
-        problem, base = self.problem, self._base_samples
+        problem, base, base_reading = self.problem, self._base_samples, self._base_reading
         log_base, prefix_kl, prefix_entropy = prefix_sums(policy, problem.base, drawn)
         check_log_prob("policy", drawn.log_prob, reading.texts)
-        base_log_policy = policy.log_prob(base.tokens, base.mask)
-        check_log_prob("policy", base_log_policy, self._base_reading.texts)
+        base_log_policy = _score(policy, base)
+        holes = policy.transform.truncates
+        check_log_prob("policy", base_log_policy, base_reading.texts, holes=holes)
         rows, lengths = drawn.tokens.tolist(), drawn.mask.sum(-1).tolist()
-        everything = torch.ones(len(problem.list_log_base), dtype=torch.bool)
+        kept = drawn.log_kept_mass
         return Evidence(
-            on_list=self._points(
-                problem.support.log_prob(policy),
-                problem.list_log_base,
-                problem.list_features,
-                everything,
-            ),
-            from_base=self._points(
-                base_log_policy,
-                base.log_prob,
-                self._base_reading.features,
-                self._base_reading.listed,
-            ),
-            from_policy=self._points(drawn.log_prob, log_base, reading.features, reading.listed),
-            features=reading.features.double().cpu(),
+            on_list=self._list_points(policy),
+            from_base=self._points(base_log_policy, base.log_prob, base_reading),
+            from_policy=self._points(drawn.log_prob, log_base, reading),
+            features=self._by_context(reading.features),
             sequences=[row[:length] for row, length in zip(rows, lengths, strict=True)],
-            prefix_kl=prefix_kl.double().cpu(),
-            prefix_entropy=prefix_entropy.double().cpu(),
+            prefix_kl=self._by_context(prefix_kl),
+            prefix_entropy=self._by_context(prefix_entropy),
+            log_kept_mass=None if kept is None else self._by_context(kept),
         )
 
-    def _points(
-        self, log_policy: Tensor, log_base: Tensor, features: Tensor, listed: Tensor
-    ) -> Points:
-        log_policy, log_base = log_policy.double().cpu(), log_base.double().cpu()
-        log_score = self.problem.target.log_score(log_base, features.cpu())
-        mixture = torch.logaddexp(log_policy, log_base) - math.log(2.0)
-        return Points(log_policy, log_base, log_score - self.problem.log_z, mixture, listed.cpu())
+    def _by_context(self, values: Tensor) -> Tensor:
+        values = values.double().cpu()
+        return values.reshape(len(self.contexts), self.per_context, *values.shape[1:])
+
+    def _points(self, log_policy: Tensor, log_base: Tensor, reading: Reading) -> Points:
+        log_score = self._by_context(self.problem.log_score(log_base, reading))
+        log_policy, log_base = self._by_context(log_policy), self._by_context(log_base)
+        log_target = log_score - self.problem.log_z[self.contexts][:, None]
+        listed = reading.listed.cpu().reshape(log_score.shape)
+        return Points.mixed(log_policy, log_base, log_target, listed)
+
+    def _list_points(self, policy: CausalPolicy) -> Points | None:
+        listing = self.problem.listing
+        if listing is None:
+            return None
+        log_policy, log_base = listing.support.log_prob(policy), listing.log_base
+        log_target = self.problem.log_score(log_base, listing.reading) - self.problem.log_z
+        return Points.mixed(log_policy, log_base, log_target, listing.reading.listed)
 
 
 def prefix_sums(
@@ -167,34 +193,46 @@ def prefix_sums(
     -------
     log_base, kl, entropy : Tensor
         Shape (n,), nats: log a(x); sum over positions of KL(pi||a) and of the policy's entropy.
+        Where the base's transform cuts off what the policy's keeps, the KL is infinite.
     """
-    order = torch.argsort(samples.mask.sum(-1), stable=True)
-    parts = [
-        _prefix_sums(policy, base, samples.tokens[rows], samples.mask[rows])
-        for rows in order.split(CHUNK_ROWS)
-    ]
+    lengths = samples.mask.sum(-1)
+    order = torch.argsort(lengths, stable=True)
+    parts = []
+    for rows in order.split(_rows_of_laws(policy, samples)):
+        longest = int(lengths[rows].max())
+        some = samples.rows(rows)
+        some = some._replace(tokens=some.tokens[:, :longest], mask=some.mask[:, :longest])
+        parts.append(_prefix_sums(policy.token_log_probs(some), base.token_log_probs(some), some))
     back = torch.argsort(order)
     log_base, kl, entropy = (torch.cat(part)[back] for part in zip(*parts, strict=True))
     return log_base, kl, entropy
 
 
 def _prefix_sums(
-    policy: CausalPolicy, base: CausalPolicy, tokens: Tensor, mask: Tensor
+    log_policy: Tensor, log_base: Tensor, samples: Samples
 ) -> tuple[Tensor, Tensor, Tensor]:
-    longest = int(mask.sum(-1).max())
-    tokens, mask = tokens[:, :longest], mask[:, :longest]
-    start = tokens.new_full((len(tokens), 1), policy.ids.bos_id)
-    inputs = torch.cat([start, tokens[:, :-1]], dim=-1)
-    log_policy = wide_log_softmax(policy.model(input_ids=inputs, use_cache=False).logits)
-    log_base = wide_log_softmax(base.model(input_ids=inputs, use_cache=False).logits)
+    tokens, mask = samples.tokens, samples.mask
     chosen = log_base.gather(-1, tokens[..., None]).squeeze(-1)
-    kl = (log_policy.exp() * (log_policy - log_base)).sum(-1)
+    # 0 log 0 = 0: a token that the policy's transform cuts off costs nothing.
+    ratio = (log_policy - log_base).where(log_policy > -torch.inf, 0.0)
+    kl = (log_policy.exp() * ratio).sum(-1)
     entropy = torch.special.entr(log_policy.exp()).sum(-1)
     return (
         chosen.where(mask, 0.0).sum(-1),
         kl.where(mask, 0.0).sum(-1),
         entropy.where(mask, 0.0).sum(-1),
     )
+
+
+def _rows_of_laws(policy: CausalPolicy, samples: Samples) -> int:
+    a_row = samples.tokens.shape[1] * policy.vocabulary_size
+    return max(1, min(CHUNK_ROWS, LAW_ELEMENTS // a_row))
+
+
+def _score(policy: CausalPolicy, samples: Samples) -> Tensor:
+    length = 1 if samples.prompts is None else samples.prompts.tokens.shape[1]
+    blocks = torch.arange(len(samples.tokens)).split(rows_in_memory(policy, length))
+    return torch.cat([policy.score(samples.rows(block)) for block in blocks])
 
 
 def _share_warnings(estimates: Estimates) -> list[str]:

@@ -1,16 +1,33 @@
-"""Features of a text, by name: what a target raises, lowers or holds fixed."""
+"""Features of a text, by name: what a target raises, lowers, rewards or holds fixed.
+
+A feature is a function from texts to one number a text. Some come with the project; a Python user
+adds one with `feature`, a recipe names one in a file as ``rewards.py:polite``. `score` does the
+same for targets that are given as a whole, by log P(x).
+
+    @feature("polite")
+    def polite(texts):                      # prompt and completion, n strings
+        return [text.count("please") for text in texts]
+
+A function is given, by keyword, what its signature names beside the texts: ``prompts`` and
+``completions`` (n strings each) and ``tokens`` (n lists of the completion's token ids).
+"""
 
 from __future__ import annotations
 
 import difflib
-import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
 
-from lm.census import census_names
+from lm import text_features
+from lm.errors import RunError
+from lm.feature_files import check_reference, is_reference, load_function
+from lm.user_calls import call_on_texts
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -29,19 +46,103 @@ class Feature:
     """
 
     description: str
-    values: Callable[[Sequence[str]], np.ndarray]
-    lives_on_list: bool
+    values: Callable[..., Any]
+    lives_on_list: bool = False
 
 
-def feature_values(names: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+FEATURES: dict[str, Feature] = {
+    "female": Feature(
+        "share of the name's bearers counted as female", text_features.female, lives_on_list=True
+    ),
+    "male": Feature(
+        "share of the name's bearers counted as male", text_features.male, lives_on_list=True
+    ),
+    "listed": Feature(
+        "the text is a name on the census list", text_features.listed, lives_on_list=True
+    ),
+    "ends_in_i": Feature("listed name that ends in i", text_features.ends_in_i, lives_on_list=True),
+    "letters": Feature("number of letters of the completion", text_features.letters),
+    "characters": Feature("number of characters of the completion", text_features.characters),
+    "words": Feature("number of words of the completion", text_features.words),
+    "tokens": Feature("number of tokens of the completion, end included", text_features.tokens),
+}
+BUILT_IN = frozenset(FEATURES)
+SCORES: dict[str, Callable[..., Any]] = {}
+
+
+def feature(name: str, *, lives_on_list: bool = False) -> Callable[[Function], Function]:
+    """Register a feature under a name that a `TargetConfig` can use.
+
+    Parameters
+    ----------
+    name
+        How the target calls it. A name of the project's own features is refused; one of yours may
+        be registered again, as happens in a notebook.
+    lives_on_list
+        The function is zero for every text that is not a listed census name.
+
+    Returns
+    -------
+    callable
+        A decorator, which leaves the function as it is.
+
+    Raises
+    ------
+    ValueError
+        The name is taken by a feature of the project, or looks like a function in a file.
+    """
+    _require_free(name, BUILT_IN)
+
+    def register(function: Function) -> Function:
+        FEATURES[name] = Feature(_summary(function), function, lives_on_list)
+        return function
+
+    return register
+
+
+def score(name: str) -> Callable[[Function], Function]:
+    """Register a whole target, log P(x), under a name that `TargetConfig` can use as ``score``.
+
+    Parameters
+    ----------
+    name
+        How the target calls it. The function takes log a(x) as an array (n,), float64, in nats,
+        and the n texts; it returns n numbers in nats, -inf for what the target excludes. P need
+        not be normalised.
+
+    Returns
+    -------
+    callable
+        A decorator, which leaves the function as it is.
+    """
+    _require_free(name, frozenset())
+
+    def register(function: Function) -> Function:
+        SCORES[name] = function
+        return function
+
+    return register
+
+
+def feature_values(
+    names: Sequence[str],
+    texts: Sequence[str],
+    *,
+    prompts: Sequence[str] | None = None,
+    completions: Sequence[str] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
+) -> np.ndarray:
     """Evaluate several features.
 
     Parameters
     ----------
     names
-        Keys of `FEATURES`.
+        Keys of `FEATURES`, or functions in files.
     texts
-        The texts, as a vocabulary decodes them.
+        The n texts, prompt and completion together, as a policy decodes them.
+    prompts, completions, tokens
+        What functions may ask for by name; without prompts, these are empty and the completions
+        are the texts.
 
     Returns
     -------
@@ -51,23 +152,72 @@ def feature_values(names: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     Raises
     ------
     ValueError
-        No feature is named, or a name is unknown (the nearest known one is given), or a feature
-        returns NaN or an infinity (the text is named).
+        No feature is named, or a name is unknown (the nearest known one is given).
+    RunError
+        A feature raises, returns another number of values than texts, or NaN or an infinity: the
+        feature and the text are named.
     """
     if not names:
         raise ValueError(f"name at least one feature of {', '.join(FEATURES)}")
+    material = _material(texts, prompts, completions, tokens)
     columns = []
     for name in names:
-        column = get_feature(name).values(texts)
+        column = call_on_texts(f"feature {name!r}", get_feature(name).values, (), texts, material)
         bad = np.flatnonzero(~np.isfinite(column))
         if bad.size:
-            raise ValueError(f"feature {name!r} is {column[bad[0]]} for the text {texts[bad[0]]!r}")
+            raise RunError(
+                f"feature {name!r} is {column[bad[0]]} for the text {texts[bad[0]]!r} (sample "
+                f"{bad[0]} of {len(texts)}): a feature must be finite on every text"
+            )
         columns.append(column)
     return np.stack(columns, axis=-1)
 
 
+def score_values(
+    name: str,
+    log_base: np.ndarray,
+    texts: Sequence[str],
+    *,
+    prompts: Sequence[str] | None = None,
+    completions: Sequence[str] | None = None,
+    tokens: Sequence[Sequence[int]] | None = None,
+) -> np.ndarray:
+    """Evaluate a user's log P.
+
+    Parameters
+    ----------
+    name
+        Key of `SCORES`, or a function in a file.
+    log_base
+        Shape (n,), float64, nats.
+    texts, prompts, completions, tokens
+        As for `feature_values`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n,), float64, nats; -inf excludes a text.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
+    RunError
+        The function raises, returns another number of values, NaN or +inf; the text is named.
+    """
+    material = _material(texts, prompts, completions, tokens)
+    values = call_on_texts(f"score {name!r}", _get_score(name), (log_base,), texts, material)
+    bad = np.flatnonzero(np.isnan(values) | (values == np.inf))
+    if bad.size:
+        raise RunError(
+            f"score {name!r} is {values[bad[0]]} for the text {texts[bad[0]]!r} (sample {bad[0]} "
+            f"of {len(texts)}): log P must be a number, or -inf for what the target excludes"
+        )
+    return values
+
+
 def get_feature(name: str) -> Feature:
-    """Look up a feature.
+    """Look up a feature, loading the user's file that a reference names.
 
     Raises
     ------
@@ -76,46 +226,110 @@ def get_feature(name: str) -> Feature:
     """
     if name in FEATURES:
         return FEATURES[name]
-    nearest = difflib.get_close_matches(name, FEATURES, n=1, cutoff=0.0)
+    check_feature(name)
+    function = load_function(name)
+    return Feature(_summary(function), function)
+
+
+def check_feature(name: str) -> None:
+    """Raise a ValueError unless the name is a feature; no file is executed."""
+    if name not in FEATURES:
+        _check_unregistered("feature", name, FEATURES, arguments=1)
+
+
+def check_score_name(name: str) -> None:
+    """Raise a ValueError unless the name is a score; no file is executed."""
+    if name not in SCORES:
+        _check_unregistered("score", name, SCORES, arguments=2)
+
+
+def admit_names(target: Mapping[str, Any]) -> None:
+    """Let the target of a recorded run be read where its functions do not exist.
+
+    A feature that a program registered, or a file that is gone, is needed to measure such a run
+    again, and not to sample from it, to export it or to draw its report.
+
+    Parameters
+    ----------
+    target
+        As config.json holds it. Names that nothing here stands for get a function that raises.
+    """
+
+    def missing(name: str) -> Callable[..., Any]:
+        def absent(*arguments: Any, **options: Any) -> Any:
+            raise LookupError(
+                f"{name!r} is not defined here: the program that trained registered it. Register "
+                "it, or name it as file.py:function in the run's configuration"
+            )
+
+        return absent
+
+    for option in ("moments", "constraints", "reward"):
+        for name in target.get(option, ()):
+            if not _is_known(check_feature, name):
+                FEATURES[name] = Feature("defined by the program that trained", missing(name))
+    name = target.get("score")
+    if name is not None and not _is_known(check_score_name, name):
+        SCORES[name] = missing(name)
+
+
+def lives_on_list(name: str) -> bool:
+    """Return whether a feature is zero for all texts that are not listed names."""
+    return name in FEATURES and FEATURES[name].lives_on_list
+
+
+def short_name(name: str) -> str:
+    """Return what tables and axes call a feature: of ``path/rewards.py:polite`` only polite."""
+    return name.rpartition(":")[2] if is_reference(name) else name
+
+
+def _is_known(check: Callable[[str], None], name: str) -> bool:
+    try:
+        check(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_unregistered(what: str, name: str, known: Mapping[str, Any], *, arguments: int) -> None:
+    if is_reference(name):
+        check_reference(name, arguments=arguments)
+        return
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    advice = f"did you mean {nearest[0]!r}? Known: {', '.join(known)}. " if nearest else ""
     raise ValueError(
-        f"unknown feature {name!r}; did you mean {nearest[0]!r}? Known: {', '.join(FEATURES)}"
+        f"unknown {what} {name!r}; {advice}Your own: @{what}({name!r}) in a Python program, or "
+        f"file.py:{name} in a recipe"
     )
 
 
-@functools.cache
-def _female_share_by_name() -> Mapping[str, float]:
-    table = census_names()
-    return MappingProxyType(dict(zip(table.names, table.female_share.tolist(), strict=True)))
+def _require_free(name: str, taken: frozenset[str]) -> None:
+    if name in taken:
+        raise ValueError(f"{name!r} is a feature of the project: give yours another name")
+    if not name or is_reference(name):
+        raise ValueError(f"{name!r} cannot be a name: choose a word, such as 'polite'")
 
 
-def _female(texts: Sequence[str]) -> np.ndarray:
-    shares = _female_share_by_name()
-    return np.array([shares.get(text, 0.0) for text in texts])
+def _get_score(name: str) -> Callable[..., Any]:
+    if name in SCORES:
+        return SCORES[name]
+    check_score_name(name)
+    return load_function(name)
 
 
-def _male(texts: Sequence[str]) -> np.ndarray:
-    return _listed(texts) - _female(texts)
-
-
-def _listed(texts: Sequence[str]) -> np.ndarray:
-    shares = _female_share_by_name()
-    return np.array([float(text in shares) for text in texts])
-
-
-def _ends_in_i(texts: Sequence[str]) -> np.ndarray:
-    return _listed(texts) * np.array([float(text.endswith("i")) for text in texts])
-
-
-def _letters(texts: Sequence[str]) -> np.ndarray:
-    return np.array([float(sum(map(str.isalpha, text))) for text in texts])
-
-
-FEATURES: Mapping[str, Feature] = MappingProxyType(
-    {
-        "female": Feature("share of the name's bearers counted as female", _female, True),
-        "male": Feature("share of the name's bearers counted as male", _male, True),
-        "listed": Feature("the text is a name on the census list", _listed, True),
-        "ends_in_i": Feature("listed name that ends in i", _ends_in_i, True),
-        "letters": Feature("number of letters, of any text", _letters, False),
+def _material(
+    texts: Sequence[str],
+    prompts: Sequence[str] | None,
+    completions: Sequence[str] | None,
+    tokens: Sequence[Sequence[int]] | None,
+) -> dict[str, Sequence[Any] | None]:
+    return {
+        "prompts": [""] * len(texts) if prompts is None else prompts,
+        "completions": texts if completions is None else completions,
+        "tokens": tokens,
     }
-)
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    lines = (inspect.getdoc(function) or "").splitlines()
+    return lines[0] if lines else getattr(function, "__name__", "a function").replace("_", " ")

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from lm.features import short_name
 from lm.records import FOUR, best
 
 # Okabe and Ito's palette: distinguishable without colour vision.
@@ -54,6 +55,7 @@ STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
 }
 BAND = 2.0
+PANELS_IN_A_ROW = 3
 TARGET_COLOR = "#E6A100"
 
 
@@ -71,7 +73,7 @@ class Curve(NamedTuple):
 
 
 def alignment_figure(
-    curves: Sequence[Curve], feature: str, *, target: tuple[float, float], title: str = ""
+    curves: Sequence[Curve], quantity: str, *, target: tuple[float, float], title: str = ""
 ) -> Figure:
     """Draw alignment against diversity along each run's trajectory, the target as a star.
 
@@ -79,10 +81,11 @@ def alignment_figure(
     ----------
     curves
         The runs; their first record is the base.
-    feature
-        The feature whose expectation is the x axis.
+    quantity
+        The x axis: ``feature/NAME``, whose expectation says how aligned the policy is, or a
+        divergence to the target, which does so where a target has no features.
     target
-        E_p[phi] and the entropy of p in nats.
+        The quantity's value at p, and the entropy of p in nats.
     title
         Above the axes.
 
@@ -95,12 +98,12 @@ def alignment_figure(
         figure = Figure(figsize=(7.2, 5.0))
         axes = figure.subplots()
         for curve in curves:
-            x = [best(record, f"feature/{feature}")[0] for record in curve.records]
+            x = [best(record, quantity)[0] for record in curve.records]
             y = [best(record, "entropy")[0] for record in curve.records]
             axes.plot(x, y, "-o", color=curve.color, markersize=4, label=curve.label)
             axes.plot(x[-1:], y[-1:], "o", color=curve.color, markersize=10, zorder=4)
         start = curves[0].records[0]
-        origin = best(start, f"feature/{feature}")[0], best(start, "entropy")[0]
+        origin = best(start, quantity)[0], best(start, "entropy")[0]
         axes.plot(*origin, "s", color="black", markersize=9, zorder=5, label="base a")
         axes.plot(
             *target,
@@ -111,7 +114,7 @@ def alignment_figure(
             zorder=6,
             label="target p",
         )
-        axes.set_xlabel(f"alignment: E$_π$[{feature}]  (share of samples)")
+        axes.set_xlabel(_alignment_label(quantity))
         axes.set_ylabel("diversity: entropy of π  (nats per text)")
         axes.set_title(title or "From the base toward the target")
         axes.margins(0.08)
@@ -156,9 +159,14 @@ def feature_figure(curves: Sequence[Curve], rows: Sequence[Mapping[str, Any]]) -
         One panel a feature.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(7.6, 4.4 * len(rows)), 4.0))
-        for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+        columns = min(len(rows), PANELS_IN_A_ROW)
+        lines = -(-len(rows) // columns)
+        figure = Figure(figsize=(max(7.6, 4.4 * columns), 4.0 * lines))
+        grid = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, row in zip(grid, rows, strict=False):
             _feature_panel(axes, curves, row)
+        for axes in grid[len(rows) :]:
+            axes.set_visible(False)
     return figure
 
 
@@ -176,7 +184,7 @@ def multiplier_figure(target: Mapping[str, Any]) -> Figure:
             left.bar_label(bars, fmt="%.3g", fontsize=9, padding=2)
         wanted = [row["wanted"] for row in rows]
         left.plot(place + 0.2, wanted, "k_", markersize=26, label="asked for")
-        ticks = [f"{row['feature']}\nλ = {row['weight']:.3f} nats" for row in rows]
+        ticks = [f"{short_name(row['feature'])}\nλ = {row['weight']:.3f} nats" for row in rows]
         left.set_xticks(place, ticks)
         left.set_ylabel("expectation of the feature")
         left.set_title("Moments")
@@ -224,6 +232,21 @@ def save_figure(figure: Figure, path: Path) -> Path:
     partial = path.with_name(f".{path.name}.partial")
     figure.savefig(partial, dpi=130, format="png", facecolor="white", metadata={"Software": None})
     return partial.replace(path)
+
+
+def feature_label(name: str) -> str:
+    """Return E_π[feature] as axes show it, without the path of a user's file."""
+    # A dollar sign of the user's would open mathematics.
+    shown = short_name(name).replace("$", "\\$")
+    return f"E$_π$[{shown}]"
+
+
+def _alignment_label(quantity: str) -> str:
+    if quantity.startswith("feature/"):
+        name = feature_label(quantity.removeprefix("feature/"))
+        return f"alignment: {name}  (expectation of the feature)"
+    unit = "" if quantity in UNITLESS else "  (nats)"
+    return f"distance to the target: {LABELS.get(quantity, quantity)}{unit}"
 
 
 def _samples_axis(axes: Axes) -> None:
@@ -283,7 +306,7 @@ def _feature_panel(axes: Axes, curves: Sequence[Curve], row: Mapping[str, Any]) 
         )
     axes.axhline(row["target"], color=TARGET_COLOR, lw=2, ls="--", label="target p")
     axes.axhline(row["base"], color="black", lw=1.2, ls=":", label="base a")
-    axes.set_title(f"E$_π$[{name}]")
+    axes.set_title(feature_label(name))
     _samples_axis(axes)
     axes.set_ylabel("expectation of the feature")
     axes.legend(loc="best", fontsize=9)

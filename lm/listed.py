@@ -10,6 +10,7 @@ from torch import Tensor
 from lm.census import census_names
 from lm.features import feature_values, get_feature
 from lm.policy import CausalPolicy
+from lm.reading import Reading
 from lm.vocabulary import CharVocabulary, VocabularyError
 
 # Rows scored at once: bounds memory, and keeps a group's states in the processor's cache.
@@ -58,6 +59,27 @@ class ListedSupport:
         self.tokens, self.mask = self.vocabulary.encode(self.names)
         self.features = torch.from_numpy(feature_values(self.feature_names, self.names))
 
+    def reading(self, features: Sequence[str]) -> Reading:
+        """Return the names as texts, with features that need not live on the list.
+
+        Parameters
+        ----------
+        features
+            Names of features; none gives no columns.
+
+        Returns
+        -------
+        Reading
+            Its features are float64 on the CPU.
+        """
+        texts, pairs = list(self.names), zip(self.tokens, self.mask, strict=True)
+        tokens = [row[real].tolist() for row, real in pairs]
+        values = torch.zeros(len(texts), 0, dtype=torch.float64)
+        if features:
+            values = torch.from_numpy(feature_values(features, texts, tokens=tokens))
+        everything = torch.ones(len(texts), dtype=torch.bool)
+        return Reading(texts, [""] * len(texts), texts, tokens, values, everything)
+
     @torch.no_grad()
     def log_prob(self, policy: CausalPolicy) -> Tensor:
         """Return log pi(x) of every listed name.
@@ -79,7 +101,7 @@ class ListedSupport:
         """
         if policy.vocabulary != self.vocabulary:
             raise VocabularyError(
-                f"the policy's letters {policy.vocabulary.letters!r} are not the list's "
+                f"the policy's letters {policy.ids.letters!r} are not the list's "
                 f"{self.vocabulary.letters!r}; use a base trained by `python -m lm base`"
             )
         by_length = torch.argsort(self.mask.sum(-1), stable=True)
@@ -144,3 +166,24 @@ class ListedSupport:
         """
         zero = self.features.new_zeros(1, self.features.shape[1])
         return torch.cat([self.features, zero])
+
+
+def find_support(policy: CausalPolicy) -> ListedSupport | None:
+    """Return the listed names as a support of this policy, if it can write them all.
+
+    Parameters
+    ----------
+    policy
+        Any policy.
+
+    Returns
+    -------
+    ListedSupport or None
+        None for a model with a tokenizer, with other letters, or with too short a limit.
+    """
+    letters = policy.ids.letters
+    if letters is None or not set("".join(census_names().names)) <= set(letters):
+        return None
+    if policy.max_new_tokens <= max(map(len, census_names().names)):
+        return None
+    return ListedSupport(("listed",), CharVocabulary(letters))

@@ -2,7 +2,12 @@
 
 A sum over all texts is split in two wherever it can be: the listed names are summed exactly and
 only the rest is estimated, from base and policy samples in equal parts (their balanced mixture is
-the proposal, whose importance weights never exceed two over either of them).
+the proposal, whose importance weights never exceed two over either of them). A model without a
+list has no such split: everything is estimated.
+
+Values of samples have shape (contexts, n). With several contexts, as prompts make them, each one's
+mean is one value, and the standard error is that of the mean over contexts: prompts stand for
+others like them.
 """
 
 from __future__ import annotations
@@ -32,16 +37,22 @@ class SplitSum(NamedTuple):
     Attributes
     ----------
     combined
-        Listed names exactly, the rest by importance sampling.
+        Listed names exactly, the rest by importance sampling; None where there is no list.
     sampled
         Everything by importance sampling.
     z
-        Sampled listed part against the exact one, in standard errors (the rest is common to both).
+        Sampled listed part against the exact one, in standard errors (the rest is common to both);
+        NaN where there is no list.
     """
 
-    combined: Estimate
+    combined: Estimate | None
     sampled: Estimate
     z: float
+
+    @property
+    def best(self) -> Estimate:
+        """The better of the two."""
+        return self.sampled if self.combined is None else self.combined
 
 
 def entry(
@@ -73,6 +84,47 @@ def estimate_entry(estimate: Estimate, *, against: Estimate | float | None = Non
     return entry(mean, error, z=z)
 
 
+def over_contexts(estimates: Estimate) -> Estimate:
+    """Return the mean over contexts of each one's estimate, and its standard error.
+
+    Parameters
+    ----------
+    estimates
+        Tensors of shape (contexts,). A single context keeps its own standard error.
+
+    Returns
+    -------
+    Estimate
+        Scalars.
+    """
+    if len(estimates.mean) == 1:
+        return Estimate(estimates.mean[0], estimates.standard_error[0])
+    return mean_and_standard_error(estimates.mean)
+
+
+def sample_mean(values: Tensor) -> Estimate:
+    """Return the mean of values of samples, shape (contexts, n), over samples and contexts."""
+    return over_contexts(mean_and_standard_error(values))
+
+
+def two_strata(base_terms: Tensor, policy_terms: Tensor) -> Estimate:
+    """Return the mean of terms over two samples of equal size, one of the base, one of the policy.
+
+    Parameters
+    ----------
+    base_terms, policy_terms
+        Shape (contexts, n): t(x)/m(x) with m = (a + pi)/2, the balanced mixture.
+
+    Returns
+    -------
+    Estimate
+        Of sum_x t(x), averaged over contexts.
+    """
+    base, policy = mean_and_standard_error(base_terms), mean_and_standard_error(policy_terms)
+    error = torch.hypot(base.standard_error, policy.standard_error) / 2
+    return over_contexts(Estimate((base.mean + policy.mean) / 2, error))
+
+
 def split_sum(
     list_terms: Tensor,
     base_terms: Tensor,
@@ -90,9 +142,9 @@ def split_sum(
     list_terms
         Shape (listed,): t of the listed names.
     base_terms, policy_terms
-        Shape (n,): t(x)/m(x) of n samples of the base and of n samples of the policy.
+        Shape (1, n): t(x)/m(x) of n samples of the base and of n samples of the policy.
     base_listed, policy_listed
-        Shape (n,), bool: whether the sample is a listed name.
+        Shape (1, n), bool: whether the sample is a listed name.
 
     Returns
     -------
@@ -100,10 +152,10 @@ def split_sum(
         Both estimates; standard errors of a mean over two strata of equal size.
     """
     zero = torch.zeros((), dtype=base_terms.dtype)
-    rest = _two_strata(
+    rest = two_strata(
         torch.where(base_listed, zero, base_terms), torch.where(policy_listed, zero, policy_terms)
     )
-    listed = _two_strata(
+    listed = two_strata(
         torch.where(base_listed, base_terms, zero), torch.where(policy_listed, policy_terms, zero)
     )
     exact = float(list_terms.sum())
@@ -111,7 +163,7 @@ def split_sum(
     z = (float(listed.mean) - exact) / error if error > 0 else math.nan
     return SplitSum(
         Estimate(exact + rest.mean, rest.standard_error),
-        _two_strata(base_terms, policy_terms),
+        two_strata(base_terms, policy_terms),
         z,
     )
 
@@ -122,24 +174,39 @@ def effective_share(log_weights: Tensor) -> Estimate:
     Parameters
     ----------
     log_weights
-        Shape (n,): log importance weights, of which some may be -inf but not all.
+        Shape (contexts, n): log importance weights, of which some may be -inf but not all of a
+        context's.
 
     Returns
     -------
     Estimate
-        A share in (0, 1].
+        A share in (0, 1], averaged over contexts.
     """
-    weights = torch.exp(log_weights - log_weights.max())
-    first, second = weights.mean(), weights.square().mean()
+    weights = torch.exp(log_weights - log_weights.amax(-1, keepdim=True))
+    first, second = weights.mean(-1, keepdim=True), weights.square().mean(-1, keepdim=True)
     share = first.square() / second
     influence = 2 * share * weights / first - share * weights.square() / second
-    return Estimate(share, influence.std() / math.sqrt(len(weights)))
+    error = influence.std(-1) / math.sqrt(weights.shape[-1])
+    return over_contexts(Estimate(share.squeeze(-1), error))
 
 
 def ratio_of_means(numerator: Tensor, denominator: Tensor) -> Estimate:
-    """Return mean(numerator)/mean(denominator) with the standard error of the delta method."""
-    ratio = numerator.mean() / denominator.mean()
-    residual = (numerator - ratio * denominator) / denominator.mean()
+    """Return mean(numerator)/mean(denominator) with the standard error of the delta method.
+
+    Parameters
+    ----------
+    numerator, denominator
+        Shape (contexts, n). Several contexts enter by their means, as clusters.
+
+    Returns
+    -------
+    Estimate
+        The ratio.
+    """
+    several = len(numerator) > 1
+    top, bottom = (x.mean(-1) if several else x[0] for x in (numerator, denominator))
+    ratio = top.mean() / bottom.mean()
+    residual = (top - ratio * bottom) / bottom.mean()
     return Estimate(ratio, residual.std() / math.sqrt(len(residual)))
 
 
@@ -179,29 +246,42 @@ def gradient_signal_to_noise(
     return math.sqrt(max(signal, 0.0) / noise) if noise > 0 else None
 
 
-def over_groups(sequences: Tokens, group: int, statistic: Callable[[Tokens], float]) -> Estimate:
+def over_groups(
+    sequences: Tokens, group: int, statistic: Callable[[Tokens], float], *, contexts: int = 1
+) -> Estimate:
     """Return the mean of a statistic over groups of equal size, with its standard error.
 
     Statistics of diversity depend on how many samples they see, so the size of the group is part
-    of what is estimated; the groups are independent, which makes the standard error honest.
+    of what is estimated; the groups are independent, which makes the standard error honest. A group
+    never mixes contexts: what differs between prompts is no diversity.
 
     Parameters
     ----------
     sequences
-        Tokens of independent samples; those beyond the last full group are left out.
+        Tokens of independent samples, context by context, equally many of each. Those beyond a
+        context's last full group are left out.
     group
-        Samples in a group; at least two groups are needed.
+        Samples in a group. A single context needs at least two groups.
     statistic
         Of one group.
+    contexts
+        How many there are.
 
     Returns
     -------
     Estimate
-        Mean over groups.
+        Mean over groups, or over contexts where there are several.
     """
-    starts = range(0, len(sequences) - group + 1, group)
-    values = [statistic(sequences[start : start + group]) for start in starts]
-    return mean_and_standard_error(torch.tensor(values, dtype=torch.float64))
+    size = len(sequences) // contexts
+    values = [
+        [
+            statistic(sequences[start : start + group])
+            for start in range(first, first + size - group + 1, group)
+        ]
+        for first in range(0, contexts * size, size)
+    ]
+    table = torch.tensor(values, dtype=torch.float64)
+    return mean_and_standard_error(table[0] if contexts == 1 else table.mean(-1))
 
 
 def distinct_share(sequences: Tokens) -> float:
@@ -279,12 +359,6 @@ def bound_warnings(estimates: dict[str, dict[str, Any]]) -> list[str]:
             if excess > max(slack, 1e-6):
                 warnings.append(f"{message} by more than 5 standard errors")
     return warnings
-
-
-def _two_strata(base_terms: Tensor, policy_terms: Tensor) -> Estimate:
-    base, policy = mean_and_standard_error(base_terms), mean_and_standard_error(policy_terms)
-    error = torch.hypot(base.standard_error, policy.standard_error) / 2
-    return Estimate((base.mean + policy.mean) / 2, error)
 
 
 def _ngrams(sequence: Sequence[int], n: int) -> list[tuple[int, ...]]:

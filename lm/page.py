@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm.features import short_name
+from lm.records import PROMPT_MARK
+
 CAPTIONS = {
     "alignment": "Alignment against diversity along the run: from the base (square) toward the "
     "target (star). Higher is more diverse.",
     "divergences": "The divergences between policy and target. Bands are two standard errors.",
-    "features": "Expected features of the policy: exact over the name list, and sampled.",
+    "features": "Expected features of the policy: sampled, and exact where there is a list.",
     "multipliers": "How the target was fitted: moments, and the certificate of the multipliers.",
     "estimator": "Health of the estimator, batch by batch: partition function, weights, gradient.",
 }
@@ -43,6 +46,9 @@ td.number { white-space: nowrap; }
 .texts { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 .texts ul { list-style: none; margin: 0; padding: 0; columns: 2;
             font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92rem; }
+.texts.long ul { columns: 1; }
+.texts.long li { margin: 0 0 .45rem; overflow-wrap: anywhere; }
+.prompt { color: #5b6675; }
 pre { overflow-x: auto; background: #f4f5f7; border-radius: 6px; padding: .8rem;
       font-size: .82rem; line-height: 1.4; }
 @media (max-width: 36rem) {
@@ -54,6 +60,8 @@ pre { overflow-x: auto; background: #f4f5f7; border-radius: 6px; padding: .8rem;
   .result td.number::before { content: attr(data-label) ": "; color: #5b6675; }
 }
 """
+# Samples longer than this get a line of their own.
+LONG_TEXT = 24
 ESCAPE_TABLE = str.maketrans({"|": "\\|"})
 
 
@@ -87,7 +95,7 @@ def html_page(
         _section("Result", _table(rows) + _warnings(run["evaluations"])),
         _figure("alignment", pictures),
         _figure("divergences", pictures),
-        _figure("features", pictures),
+        *(_figure(name, pictures) for name in ("features",) if name in pictures),
         _section("Samples before and after", _texts(run)),
         _section("What is proven about the gradient", _status(run)),
         *(_figure(name, pictures) for name in ("multipliers", "estimator") if name in pictures),
@@ -141,8 +149,7 @@ def model_card(
         "",
         "## Intended use",
         "",
-        "Teaching and checking f-divergence policy gradients. Not for decisions about people: the "
-        "model spells first names, and its features are census frequencies.",
+        _intended_use(run),
         "",
         "## Limitations",
         "",
@@ -159,15 +166,33 @@ def title(run: Mapping[str, Any]) -> str:
 
 def subtitle(run: Mapping[str, Any]) -> str:
     """Return one sentence on what was trained toward what."""
-    config, last = run["config"], run["evaluations"][-1]
-    wanted = ", ".join(
-        f"E[{row['feature']}] from {row['base']:.3g} to {row['target']:.3g}"
-        for row in run["target"]["features"]
-    )
+    config, last, target = run["config"], run["evaluations"][-1], run["target"]
+    model = f"The model {config['model']}" if config["model"] else "A language model of first names"
     kind = config["target"]["kind"].replace("_", " ")
+    wanted = (
+        ", ".join(
+            f"E[{short_name(row['feature'])}] from {row['base']:.3g} to {row['target']:.3g}"
+            for row in target["features"]
+        )
+        or f"log P by {short_name(target['score'])}"
+    )
+    prompts = target.get("contexts", 0)
+    after = f" after {prompts} prompts" if prompts else ""
     return (
-        f"A language model of first names moved toward a target ({kind}: {wanted}) in "
+        f"{model} moved toward a target ({kind}: {wanted}){after} in "
         f"{last['step']} steps of {config['batch_size']} samples, seed {config['seed']}."
+    )
+
+
+def _intended_use(run: Mapping[str, Any]) -> str:
+    if "list_mass" in run["evaluations"][-1]["estimates"]:
+        return (
+            "Teaching and checking f-divergence policy gradients. Not for decisions about people: "
+            "the model spells first names, and its features are census frequencies."
+        )
+    return (
+        "That of the base model, whose licence and limits it inherits. The training moved it "
+        "toward the target above and checked nothing else about it."
     )
 
 
@@ -208,11 +233,22 @@ def _warnings(evaluations: Sequence[Mapping[str, Any]]) -> str:
 
 def _texts(run: Mapping[str, Any]) -> str:
     columns = [
-        f"<div><h2 class=muted>{name}</h2>{_list(run[key])}</div>"
+        f"<div><h2 class=muted>{name}</h2>"
+        f"<ul>{''.join(f'<li>{_sample(text)}</li>' for text in run[key])}</ul></div>"
         for name, key in (("base", "samples_before"), ("policy", "samples_after"))
     ]
-    note = "<p class=muted>The first samples of each evaluation, none picked.</p>"
-    return f"<div class=texts>{''.join(columns)}</div>{note}"
+    texts = [*run["samples_before"], *run["samples_after"]]
+    long = " long" if max(map(len, texts), default=0) > LONG_TEXT else ""
+    turns = ", the prompts in turn" if run["target"].get("contexts", 0) else ""
+    note = f"<p class=muted>The first samples of each evaluation{turns}, none picked.</p>"
+    return f"<div class='texts{long}'>{''.join(columns)}</div>{note}"
+
+
+def _sample(text: str) -> str:
+    prompt, mark, completion = text.partition(PROMPT_MARK)
+    if not mark:
+        return html.escape(text)
+    return f"<span class=prompt>{html.escape(prompt + mark)}</span>{html.escape(completion)}"
 
 
 def _status(run: Mapping[str, Any]) -> str:
@@ -229,6 +265,11 @@ def _status(run: Mapping[str, Any]) -> str:
 
 
 def _target(target: Mapping[str, Any]) -> str:
+    prompts = target.get("contexts", 0)
+    mean = f", mean over the prompts of the evaluations, of {prompts} in all" if prompts else ""
+    z = f"<p>log Z = {target['log_z']:.6g} nats, {target['log_z_source']}{mean}.</p>"
+    if not target["features"]:
+        return f"<p>log P(x) is given by <code>{html.escape(target['score'])}</code>.</p>{z}"
     head = "<tr><th>feature</th><th>base</th><th>asked for</th><th>target</th><th>weight</th></tr>"
     lines = [
         f"<tr><td>{html.escape(row['feature'])}</td><td>{row['base']:.5g}</td>"
@@ -236,7 +277,6 @@ def _target(target: Mapping[str, Any]) -> str:
         f"<td>{row['target']:.5g}</td><td>{row['weight']:.5g}</td></tr>"
         for row in target["features"]
     ]
-    z = f"<p>log Z = {target['log_z']:.6g} nats, {target['log_z_source']}.</p>"
     return f"<div class=scroll><table>{head}{''.join(lines)}</table></div>{z}"
 
 

@@ -8,8 +8,11 @@ batches in the toy).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
 
 from fdpg_ref import (
     DIVERGENCES,
@@ -21,8 +24,7 @@ from fdpg_ref import (
     relative_standard_error,
     update_partition,
 )
-
-Array = Any
+from lm.errors import RunError
 
 # The members of the alpha family among the nine: Zhat only rescales their gradient, by
 # (Zhat/Z)^(alpha - 1), because g'(t) = (t^(alpha-1) - 1)/(alpha - 1) up to a constant factor.
@@ -45,87 +47,162 @@ class Status(NamedTuple):
 
 
 class PartitionEstimate(NamedTuple):
-    """An importance estimate of log Z with the two numbers that say whether to trust it."""
+    """Importance estimates of log Z with the two numbers that say whether to trust them.
 
-    log_z: float
-    relative_standard_error: float
-    largest_share: float
+    Attributes
+    ----------
+    log_z
+        Shape (...), nats: log of the mean of P/q.
+    relative_standard_error
+        Shape (...): standard error of Zhat over Zhat.
+    largest_share
+        Shape (...): the share of the heaviest sample in the sum. Above 0.2 the estimate rests on
+        that sample and is not to be trusted.
+    """
+
+    log_z: Tensor
+    relative_standard_error: Tensor
+    largest_share: Tensor
 
 
-@dataclass
 class Partition:
-    """Log Z for the signal, from one of five sources.
+    """Log Z for the signal, from one of five sources, for each context on its own.
 
     Parameters
     ----------
     policy
         exact, frozen, past_only, leave_one_out or same_batch.
-    state
-        exact and frozen: log Z with its weight; past_only: the running mean, started on base
-        samples that are not trained on; None for the two that look at the batch only.
+    log_z
+        Shape (contexts,), nats: exact, the offline estimate, or the start of the running mean;
+        None for the two policies that look at the batch only. A problem without prompts has one
+        context.
+    weight
+        Shape (contexts,): base samples behind each value; past_only.
     forgetting
-        past_only: weight of the past at each update.
+        past_only: weight of a context's past at each of its updates.
     """
 
-    policy: str
-    state: PartitionState | None
-    forgetting: float = 1.0
+    def __init__(
+        self,
+        policy: str,
+        log_z: Tensor | None = None,
+        weight: Tensor | None = None,
+        forgetting: float = 1.0,
+    ) -> None:
+        self.policy = policy
+        self.forgetting = forgetting
+        self._log_z = None if log_z is None else log_z.detach().double().cpu().clone()
+        self._weight = None if weight is None else weight.detach().double().cpu().clone()
 
-    def log_z(self, log_score: Array, log_proposal: Array) -> Array:
-        """Return log Z for a batch: a number, or one value per sample for leave_one_out.
+    def log_z(
+        self, log_score: Tensor, log_proposal: Tensor, *, contexts: Tensor | None = None
+    ) -> Tensor:
+        """Return log Z for a batch, to be subtracted from ``log_score``.
 
         Parameters
         ----------
-        log_score, log_proposal : (n,) array, nats
-            log P(x_i) and log q(x_i) of the samples x_i of q.
+        log_score, log_proposal
+            Shape (c, n), or (n,) without prompts: log P(x) and log q(x), in nats, of n samples of
+            q in each of c contexts.
+        contexts
+            Shape (c,), int64: which contexts these are; None without prompts.
 
         Returns
         -------
-        array, nats
-            Shape (1,) or (n,).
+        Tensor
+            Nats, shape (c, 1) or (1,); for leave_one_out one value a sample.
+
+        Raises
+        ------
+        RunError
+            Z is to come from the batch, and the samples that it would come from have no target
+            mass at all.
         """
         if self.policy == "leave_one_out":
-            return leave_one_out_log_partition(log_score, log_proposal)
+            return _finite(leave_one_out_log_partition(log_score, log_proposal), log_score)
         if self.policy == "same_batch":
-            return importance_log_partition(log_score, log_proposal)[..., None]
-        if self.state is None:
+            return _finite(importance_log_partition(log_score, log_proposal)[..., None], log_score)
+        if self._log_z is None:
             raise ValueError(f"partition policy {self.policy} needs a value of Z before the batch")
-        return self.state.log_z[..., None]
+        if contexts is None:
+            return self._log_z.to(log_score)
+        return self._log_z[contexts.cpu()][:, None].to(log_score)
 
-    def observe(self, log_score: Array, log_proposal: Array) -> None:
-        """Learn from a batch after it was used, so that Z only ever holds past batches."""
-        if self.policy == "past_only" and self.state is not None:
-            self.state = update_partition(
-                self.state, log_score, log_proposal, forgetting=self.forgetting
+    def observe(
+        self, log_score: Tensor, log_proposal: Tensor, *, contexts: Tensor | None = None
+    ) -> None:
+        """Learn from a batch after it was used, so that Z only ever holds past batches.
+
+        Parameters
+        ----------
+        log_score, log_proposal, contexts
+            As for `log_z`.
+        """
+        if self.policy != "past_only" or self._log_z is None or self._weight is None:
+            return
+        rows = [0] if contexts is None else contexts.tolist()
+        scores = log_score.detach().double().cpu().reshape(len(rows), -1)
+        proposals = log_proposal.detach().double().cpu().reshape(len(rows), -1)
+        for row, own_score, own_proposal in zip(rows, scores, proposals, strict=True):
+            state = PartitionState(self._log_z[row], float(self._weight[row]))
+            state = update_partition(state, own_score, own_proposal, forgetting=self.forgetting)
+            self._log_z[row], self._weight[row] = state.log_z, state.weight
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint needs, copied: log_z and weight, or nothing."""
+        held = {"log_z": self._log_z, "weight": self._weight}
+        return {name: tensor.clone() for name, tensor in held.items() if tensor is not None}
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state_tensors` returned.
+
+        Parameters
+        ----------
+        tensors
+            By name.
+
+        Raises
+        ------
+        RunError
+            They belong to another policy of Z or to another number of contexts.
+        """
+        own = self.state_tensors()
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        if shapes != expected:
+            raise RunError(
+                f"the checkpoint's Z has the shapes {shapes}, but this run's partition policy "
+                f"{self.policy} has {expected}: it belongs to another run"
             )
+        if own:
+            self._log_z, self._weight = tensors["log_z"].clone(), tensors["weight"].clone()
 
 
-def estimate_partition(log_score: Array, log_proposal: Array) -> PartitionEstimate:
+def estimate_partition(log_score: Tensor, log_proposal: Tensor) -> PartitionEstimate:
     """Estimate log Z by importance sampling, with its relative error and largest single share.
 
     Parameters
     ----------
-    log_score, log_proposal : (n,) array, nats
-        log P(x_i) and log q(x_i) of the samples x_i of q.
+    log_score, log_proposal
+        Shape (..., n), nats: log P(x_i) and log q(x_i) of n samples x_i of q, a row a context.
 
     Returns
     -------
     PartitionEstimate
-        log of mean P/q in nats; standard error of Zhat over Zhat; the share of the heaviest
-        sample in the sum (above 0.2 the estimate rests on one sample and is not to be trusted).
+        Of each row. Where no sample has any target mass, log Z is -inf and the rest NaN.
     """
     log_weights = log_score - log_proposal
     return PartitionEstimate(
-        float(importance_log_partition(log_score, log_proposal)),
-        float(relative_standard_error(log_weights)),
-        float(largest_share(log_weights)),
+        importance_log_partition(log_score, log_proposal),
+        relative_standard_error(log_weights),
+        largest_share(log_weights),
     )
 
 
 def difference_from(estimate: PartitionEstimate, log_z: float) -> Estimate:
     """Return Zhat/Z - 1 with its standard error, Z being exact."""
-    ratio = math.exp(estimate.log_z - log_z)
-    return Estimate(ratio - 1.0, ratio * estimate.relative_standard_error)
+    ratio = math.exp(float(estimate.log_z) - log_z)
+    return Estimate(ratio - 1.0, ratio * float(estimate.relative_standard_error))
 
 
 def proven_status(divergence: str, policy: str, baseline: str) -> Status:
@@ -199,3 +276,15 @@ def _status_of_same_batch(divergence: str, baseline: str) -> Status:
     if divergence == "pearson_chi2" and baseline != "leave_one_out":
         return Status("proportional", "(n-1)/n", "exact for Pearson on samples of the policy")
     return Status("biased", None, "O(1/n): Zhat holds the sample whose signal it enters")
+
+
+def _finite(log_z: Tensor, log_score: Tensor) -> Tensor:
+    if bool(torch.isfinite(log_z).all()):
+        return log_z
+    row = int((~torch.isfinite(log_z)).reshape(-1, log_z.shape[-1]).any(-1).nonzero()[0])
+    found = int(torch.isfinite(log_score.reshape(-1, log_score.shape[-1])[row]).sum())
+    raise RunError(
+        f"of the {log_score.shape[-1]} samples of a context (number {row} of the batch) {found} "
+        "have any target mass: Z cannot be estimated from the others. Use partition.policy frozen "
+        "(or past_only), or more samples"
+    )

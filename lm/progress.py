@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from lm.config import RunConfig
+from lm.features import short_name
 from lm.records import best
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ OnBase = Callable[[int, int, float], None]
 def run_progress(config: RunConfig) -> Iterator[tuple[OnBase, Callable[[StepRecord], None]]]:
     """Show a run's progress: the descended divergence, the first feature and the entropy.
 
+    A target without features shows KL(policy, base) in its place.
+
     Parameters
     ----------
     config
@@ -40,7 +43,10 @@ def run_progress(config: RunConfig) -> Iterator[tuple[OnBase, Callable[[StepReco
     tuple of callables
         For ``train(on_base=..., on_step=...)``.
     """
-    feature = config.target.features[0]
+    key, name = "kl_policy_base", "KL to base"
+    if config.target.features:
+        first = config.target.features[0]
+        key, name = f"feature/{first}", f"E[{short_name(first)}]"
     with _progress() as progress:
         task = progress.add_task("train", total=config.steps, visible=False, metrics="")
 
@@ -48,9 +54,9 @@ def run_progress(config: RunConfig) -> Iterator[tuple[OnBase, Callable[[StepReco
             progress.update(task, completed=step.step, visible=True)
             if step.evaluation is not None:
                 divergence = best(step.evaluation, config.divergence)[0]
-                aligned = best(step.evaluation, f"feature/{feature}")[0]
+                aligned = best(step.evaluation, key)[0]
                 entropy = best(step.evaluation, "entropy")[0]
-                metrics = f"D {divergence:.4f}  E[{feature}] {aligned:.3f}  entropy {entropy:.2f}"
+                metrics = f"D {divergence:.4f}  {name} {aligned:.3f}  entropy {entropy:.2f}"
                 progress.update(task, metrics=metrics)
 
         yield _base_task(progress), on_step
@@ -86,7 +92,8 @@ def _progress() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[metrics]}"),
+        # Not markup: E[female] is no tag.
+        TextColumn("{task.fields[metrics]}", markup=False),
         console=console,
         disable=not sys.stderr.isatty(),
         transient=True,

@@ -1,13 +1,13 @@
 """What is measured: from log-probabilities on the list and on samples to named estimates.
 
-Every function returns ``{quantity: {estimator: entry}}``, the scheme that `lm.evaluate` documents.
+Every function returns ``{quantity: {estimator: entry}}``, the scheme that `lm.records` documents.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from fdpg_ref import (
     FDivergence,
     divergence_terms,
     exact_divergence,
-    mean_and_standard_error,
 )
 from lm.metrics import (
     Entry,
@@ -30,17 +29,21 @@ from lm.metrics import (
     estimate_entry,
     over_groups,
     ratio_of_means,
+    sample_mean,
     self_bleu,
     split_sum,
+    two_strata,
 )
 from lm.partition import estimate_partition
-from lm.problem import Problem
+from lm.problem import Listing, Problem
 
 Estimates = dict[str, dict[str, Entry]]
+OUTSIDE = "policy mass outside the target"
+CUT_OFF = "the policy keeps tokens that the base's transform cuts off"
 
 
 class Points(NamedTuple):
-    """Texts with their log-probabilities in nats, float64: the list, or one sample.
+    """Texts with their log-probabilities in nats, float64: samples (contexts, n), or the list (m,).
 
     The proposal of both samples is their balanced mixture (a + pi)/2.
     """
@@ -51,59 +54,72 @@ class Points(NamedTuple):
     log_proposal: Tensor
     listed: Tensor
 
+    @classmethod
+    def mixed(
+        cls, log_policy: Tensor, log_base: Tensor, log_target: Tensor, listed: Tensor
+    ) -> Self:
+        """Return points with the balanced mixture of base and policy as their proposal."""
+        mixture = torch.logaddexp(log_policy, log_base) - math.log(2.0)
+        return cls(log_policy, log_base, log_target, mixture, listed)
+
 
 class Evidence(NamedTuple):
-    """Everything one evaluation has in hand.
+    """Everything one evaluation has in hand, of c contexts with n samples each.
 
     Attributes
     ----------
-    on_list, from_base, from_policy
-        The listed names, n samples of the base and n samples of the policy.
+    on_list
+        The listed names; None where there is no list.
+    from_base, from_policy
+        Samples of the base and of the policy.
     features
-        Shape (n, features): the target's features of the policy's samples.
+        Shape (c, n, features): the target's features of the policy's samples.
     sequences
-        Tokens of the policy's samples, without padding.
+        Tokens of the policy's c x n samples, without padding.
     prefix_kl, prefix_entropy
-        Shape (n,), nats: sums over the positions of each policy sample of KL(pi||a) and of the
+        Shape (c, n), nats: sums over the positions of each policy sample of KL(pi||a) and of the
         entropy of the next token given the prefix (their means are the sequence's own, by the
         chain rule: Rao-Blackwell).
+    log_kept_mass
+        Shape (c, n), nats: what a truncating transform kept along each sample; None without one.
     """
 
-    on_list: Points
+    on_list: Points | None
     from_base: Points
     from_policy: Points
     features: Tensor
     sequences: list[list[int]]
     prefix_kl: Tensor
     prefix_entropy: Tensor
+    log_kept_mass: Tensor | None = None
 
 
 def feature_entries(problem: Problem, evidence: Evidence) -> Estimates:
     """Return E_pi[phi] of each feature of the target: exact where it lives on the list."""
-    on_list = evidence.on_list.log_policy.exp() @ problem.list_features
+    exact = None
+    if evidence.on_list is not None and problem.target.config.on_list:
+        exact = evidence.on_list.log_policy.exp() @ _listing(problem).reading.features
     estimates: Estimates = {}
     for column, name in enumerate(problem.target.features):
-        sampled = mean_and_standard_error(evidence.features[:, column])
-        if problem.target.config.on_list:
-            exact = float(on_list[column])
-            estimates[f"feature/{name}"] = {
-                "exact": entry(exact),
-                "sampled": estimate_entry(sampled, against=exact),
-            }
-        else:
+        sampled = sample_mean(evidence.features[..., column])
+        if exact is None:
             estimates[f"feature/{name}"] = {"sampled": estimate_entry(sampled)}
+        else:
+            value = float(exact[column])
+            estimates[f"feature/{name}"] = {
+                "exact": entry(value),
+                "sampled": estimate_entry(sampled, against=value),
+            }
     return estimates
 
 
 def divergence_entries(problem: Problem, evidence: Evidence, names: tuple[str, ...]) -> Estimates:
     """Return D_f(policy, target) for each named f; infinite ones say why."""
     config = problem.target.config
-    if config.kind == "constrained" and config.on_list:
+    if config.kind == "constrained" and config.on_list and problem.listing is not None:
         return {name: _hard_entries(problem, evidence, DIVERGENCES[name]) for name in names}
     return {
-        name: _split_entries(
-            _divergence_sum(evidence, DIVERGENCES[name]), "mass outside the target"
-        )
+        name: _split_entries(_divergence_sum(evidence, DIVERGENCES[name]), OUTSIDE)
         for name in names
     }
 
@@ -112,9 +128,9 @@ def base_distance_entries(problem: Problem, evidence: Evidence) -> Estimates:
     """Return KL(pi||a) and KL(p||a)."""
     to_base = _replace(evidence, lambda points: points._replace(log_target=points.log_base))
     split = _divergence_sum(to_base, REVERSE_KL)
-    blackwell = mean_and_standard_error(evidence.prefix_kl)
-    of_policy = _split_entries(split)
-    of_policy["rao_blackwell"] = estimate_entry(blackwell, against=split.combined)
+    of_policy = _split_entries(split, CUT_OFF)
+    blackwell = sample_mean(evidence.prefix_kl)
+    of_policy["rao_blackwell"] = estimate_entry(blackwell, against=split.best)
     return {"kl_policy_base": of_policy, "kl_target_base": _target_from_base(problem, evidence)}
 
 
@@ -122,67 +138,107 @@ def entropy_entries(evidence: Evidence, vocabulary_size: int) -> Estimates:
     """Return entropies of policy and target, per sequence and per token, and the length."""
     split = _entropy_sum(evidence)
     own = _split_entries(split)
-    blackwell = mean_and_standard_error(evidence.prefix_entropy)
-    own["rao_blackwell"] = estimate_entry(blackwell, against=split.combined)
+    blackwell = sample_mean(evidence.prefix_entropy)
+    own["rao_blackwell"] = estimate_entry(blackwell, against=split.best)
     of_target = _replace(evidence, lambda points: points._replace(log_policy=points.log_target))
-    lengths = torch.tensor([len(s) for s in evidence.sequences], dtype=torch.float64)
+    target, lengths = _entropy_sum(of_target), _lengths(evidence)
     per_token = ratio_of_means(evidence.prefix_entropy, lengths)
     scale = math.log(vocabulary_size)
     normalised = entry(float(per_token.mean) / scale, float(per_token.standard_error) / scale)
+    by = "sampled" if target.combined is None else "list_and_remainder"
     return {
         "entropy": own,
-        "entropy_target": {"list_and_remainder": estimate_entry(_entropy_sum(of_target).combined)},
+        "entropy_target": {by: estimate_entry(target.best)},
         "entropy_per_token": {"rao_blackwell": estimate_entry(per_token)},
         "entropy_normalised": {"rao_blackwell": normalised},
-        "length": {"sampled": estimate_entry(mean_and_standard_error(lengths))},
+        "length": {"sampled": estimate_entry(sample_mean(lengths))},
     }
 
 
 def diversity_entries(evidence: Evidence, group: int) -> Estimates:
-    """Return the distinct share, Distinct-n and Self-BLEU over tokens, within groups of samples."""
-    split = _distinct_sum(evidence, group)
-    sampled = over_groups(evidence.sequences, group, distinct_share)
+    """Return the distinct share, Distinct-n and Self-BLEU over tokens, within groups of samples.
+
+    Parameters
+    ----------
+    evidence
+        Of the evaluation.
+    group
+        Samples in a group; all of a context's samples where these are fewer.
+
+    Returns
+    -------
+    dict
+        The estimates.
+    """
+    contexts, n = evidence.prefix_kl.shape
+    size = min(group, n)
+
+    def within(statistic: Callable[..., float]) -> dict[str, Entry]:
+        found = over_groups(evidence.sequences, size, statistic, contexts=contexts)
+        return {"sampled": estimate_entry(found)}
+
     estimates: Estimates = {
-        "distinct_share": {
-            "list_and_remainder": estimate_entry(split.combined),
-            "sampled": estimate_entry(sampled, against=split.combined),
-        },
-        "self_bleu": {"sampled": estimate_entry(over_groups(evidence.sequences, group, self_bleu))},
+        "distinct_share": within(distinct_share),
+        "self_bleu": within(self_bleu),
     }
-    for n in (1, 2, 3):
-        share = over_groups(evidence.sequences, group, lambda part, n=n: distinct_n(part, n))
-        estimates[f"distinct_{n}"] = {"sampled": estimate_entry(share)}
+    if evidence.on_list is not None:
+        split = _distinct_sum(evidence, size)
+        sampled = over_groups(evidence.sequences, size, distinct_share)
+        estimates["distinct_share"] = {
+            "list_and_remainder": estimate_entry(split.best),
+            "sampled": estimate_entry(sampled, against=split.best),
+        }
+    for n_gram in (1, 2, 3):
+        statistic = within(lambda part, n_gram=n_gram: distinct_n(part, n_gram))
+        estimates[f"distinct_{n_gram}"] = statistic
     return estimates
 
 
 def weight_entries(problem: Problem, evidence: Evidence) -> Estimates:
     """Return log Z, its health, the effective sample size, and the policy's mass on the list."""
-    policy, log_z = evidence.from_policy, problem.log_z
-    estimates: Estimates = {
-        "list_mass": {"exact": entry(float(evidence.on_list.log_policy.exp().sum()))},
-        "log_z": {"exact": entry(log_z)} if problem.target.log_z is not None else {},
-    }
-    log_score = policy.log_target + log_z
-    log_weights = log_score - policy.log_policy
-    if not bool(torch.isfinite(log_weights).any()):
+    policy, exact = evidence.from_policy, problem.target.log_z
+    estimates: Estimates = {"log_z": {} if exact is None else {"exact": entry(exact)}}
+    if evidence.on_list is not None:
+        mass = float(evidence.on_list.log_policy.exp().sum())
+        estimates["list_mass"] = {"exact": entry(mass)}
+    log_z = problem.log_z[problem.evaluated][:, None]
+    log_weights = policy.log_target + log_z - policy.log_policy
+    reached = torch.isfinite(log_weights).any(-1)
+    if not bool(reached.any()):
         reason = "no sample has any target mass"
         estimates["log_z"]["sampled"] = entry(-math.inf, reason=reason)
         return estimates
-    estimate = estimate_partition(log_score, policy.log_policy)
-    ratio, error = math.exp(estimate.log_z - log_z), estimate.relative_standard_error
-    known = problem.target.log_z is not None and error > 0
-    z = (ratio - 1.0) / (ratio * error) if known else None
-    estimates["log_z"]["sampled"] = entry(estimate.log_z, error, z=z)
-    estimates["largest_share"] = {"sampled": entry(estimate.largest_share)}
+    log_weights = log_weights[reached]
+    estimate = estimate_partition(log_weights, torch.zeros_like(log_weights))
+    # The error of a mean of logarithms, each of which errs by its Zhat's relative error.
+    error = float(estimate.relative_standard_error.norm()) / len(log_weights)
+    mean, z = float(estimate.log_z.mean()), None
+    if exact is not None and error > 0:
+        ratio = math.exp(mean - exact)
+        z = (ratio - 1.0) / (ratio * error)
+    missed = int((~reached).sum())
+    reason = f"without {missed} contexts: no sample has any target mass" if missed else None
+    estimates["log_z"]["sampled"] = entry(mean, error, z=z, reason=reason)
+    estimates["largest_share"] = {"sampled": entry(float(estimate.largest_share.max()))}
     estimates["ess_share"] = {"sampled": estimate_entry(effective_share(log_weights))}
     return estimates
+
+
+def kept_mass_entries(evidence: Evidence) -> Estimates:
+    """Return the mass per token that a truncating transform keeps, as a geometric mean."""
+    if evidence.log_kept_mass is None:
+        return {}
+    per_token = ratio_of_means(evidence.log_kept_mass, _lengths(evidence))
+    value = math.exp(float(per_token.mean))
+    return {"kept_mass": {"sampled": entry(value, value * float(per_token.standard_error))}}
 
 
 def _hard_entries(
     problem: Problem, evidence: Evidence, divergence: FDivergence
 ) -> dict[str, Entry]:
     # All of the target is on the list: unlisted texts are one atom without target mass.
-    log_policy = problem.support.with_remainder(evidence.on_list.log_policy)
+    assert evidence.on_list is not None
+    log_policy = _listing(problem).support.with_remainder(evidence.on_list.log_policy)
     nothing = log_policy.new_full((1,), -math.inf)
     log_target = torch.cat([evidence.on_list.log_target, nothing])
     exact = float(exact_divergence(log_policy, log_target, divergence=divergence))
@@ -193,15 +249,15 @@ def _hard_entries(
 
 
 def _target_from_base(problem: Problem, evidence: Evidence) -> dict[str, Entry]:
-    if not problem.target.config.on_list:
+    if problem.listing is None or not problem.target.config.on_list:
         base = evidence.from_base
         terms = divergence_terms(
             base.log_target, base.log_base, base.log_base, divergence=REVERSE_KL
         )
-        return {"sampled": estimate_entry(mean_and_standard_error(terms))}
+        return {"sampled": estimate_entry(sample_mean(terms))}
     # p/a is constant off the list, so that lumping the rest changes nothing.
-    log_base = problem.support.with_remainder(problem.list_log_base)
-    features = problem.list_features
+    support, features = problem.listing.support, problem.listing.reading.features
+    log_base = support.with_remainder(problem.listing.log_base)
     atoms = torch.cat([features, features.new_zeros(1, features.shape[1])])
     log_target = problem.target.log_score(log_base, atoms) - problem.log_z
     exact = exact_divergence(log_target, log_base, divergence=REVERSE_KL)
@@ -209,21 +265,25 @@ def _target_from_base(problem: Problem, evidence: Evidence) -> dict[str, Entry]:
 
 
 def _divergence_sum(evidence: Evidence, divergence: FDivergence) -> SplitSum:
-    on_list = evidence.on_list
-
     def terms(points: Points) -> Tensor:
         return divergence_terms(
             points.log_policy, points.log_target, points.log_proposal, divergence=divergence
         )
 
-    return _split(evidence, divergence.density(on_list.log_policy, on_list.log_target), terms)
+    return _split(
+        evidence,
+        lambda on_list: divergence.density(on_list.log_policy, on_list.log_target),
+        terms,
+    )
 
 
 def _entropy_sum(evidence: Evidence) -> SplitSum:
     def terms(points: Points) -> Tensor:
-        return _entropy_mass(points.log_policy) * torch.exp(-points.log_proposal)
+        # exp(-800) is 0 in float64, so the masses meet as a ratio; 0 log 0 = 0.
+        terms = -points.log_policy * torch.exp(points.log_policy - points.log_proposal)
+        return terms.where(points.log_policy > -torch.inf, 0.0)
 
-    return _split(evidence, _entropy_mass(evidence.on_list.log_policy), terms)
+    return _split(evidence, lambda on_list: torch.special.entr(on_list.log_policy.exp()), terms)
 
 
 def _distinct_sum(evidence: Evidence, group: int) -> SplitSum:
@@ -234,36 +294,50 @@ def _distinct_sum(evidence: Evidence, group: int) -> SplitSum:
     def terms(points: Points) -> Tensor:
         return share(points.log_policy) * torch.exp(-points.log_proposal)
 
-    return _split(evidence, share(evidence.on_list.log_policy), terms)
+    return _split(evidence, lambda on_list: share(on_list.log_policy), terms)
 
 
-def _entropy_mass(log_prob: Tensor) -> Tensor:
-    return torch.special.entr(log_prob.exp())
+def _listing(problem: Problem) -> Listing:
+    assert problem.listing is not None
+    return problem.listing
+
+
+def _lengths(evidence: Evidence) -> Tensor:
+    lengths = [len(sequence) for sequence in evidence.sequences]
+    return torch.tensor(lengths, dtype=torch.float64).reshape(evidence.prefix_kl.shape)
 
 
 def _replace(evidence: Evidence, change: Callable[[Points], Points]) -> Evidence:
     return evidence._replace(
-        on_list=change(evidence.on_list),
+        on_list=None if evidence.on_list is None else change(evidence.on_list),
         from_base=change(evidence.from_base),
         from_policy=change(evidence.from_policy),
     )
 
 
-def _split(evidence: Evidence, list_terms: Tensor, terms: Callable[[Points], Tensor]) -> SplitSum:
+def _split(
+    evidence: Evidence,
+    list_terms: Callable[[Points], Tensor],
+    terms: Callable[[Points], Tensor],
+) -> SplitSum:
+    base, policy = terms(evidence.from_base), terms(evidence.from_policy)
+    if evidence.on_list is None:
+        return SplitSum(None, two_strata(base, policy), math.nan)
     return split_sum(
-        list_terms,
-        terms(evidence.from_base),
-        terms(evidence.from_policy),
+        list_terms(evidence.on_list),
+        base,
+        policy,
         base_listed=evidence.from_base.listed,
         policy_listed=evidence.from_policy.listed,
     )
 
 
 def _split_entries(split: SplitSum, reason: str | None = None) -> dict[str, Entry]:
-    combined = estimate_entry(split.combined)
-    if combined["value"] == "inf":
-        return {"list_and_remainder": entry(math.inf, reason=reason)}
+    by = "sampled" if split.combined is None else "list_and_remainder"
+    best = estimate_entry(split.best)
+    if best["value"] == "inf":
+        return {by: entry(math.inf, reason=reason)}
     sampled = estimate_entry(split.sampled)
     if math.isfinite(split.z):
         sampled["z"] = split.z
-    return {"list_and_remainder": combined, "sampled": sampled}
+    return {by: best, "sampled": sampled}

@@ -8,9 +8,17 @@ A step describes the batch that took the policy from step - 1 to step::
      "largest_share": number | null, "ess_share": number | null,
      "gradient_norm": number, "clipped": bool, "gradient_signal_to_noise": number | null}
 
+With several updates a batch it describes the last of them. Where it applies, a step also has
+``weight_mean``, ``weight_ess_share``, ``weight_largest_share`` (of the importance weights pi/q of
+samples that are not the policy's), ``kept_mass`` (the mean share a truncating transform keeps of a
+whole text, not of a token), ``proposal_gain`` and
+``proposal_renewed`` (KL(p||q) - KL(p||pi) in nats, and whether the policy became the proposal),
+``loss_scale`` and ``skipped`` (float16: whether the gradient overflowed; ``gradient_norm`` is null
+then).
+
 An evaluation measures the policy after ``step`` steps, on samples of its own::
 
-    {"kind": "evaluation", "step": int, "samples": int, "warnings": [str, ...],
+    {"kind": "evaluation", "step": int, "samples": int, "contexts": int, "warnings": [str, ...],
      "estimates": {quantity: {estimator: {"value": number | "inf" | "-inf",
                                           "standard_error": number, "z": number, "reason": str}}}}
 
@@ -19,8 +27,11 @@ An evaluation measures the policy after ``step`` steps, on samples of its own::
 ``kl_target_base``, ``entropy``, ``entropy_target``, ``entropy_per_token``, ``entropy_normalised``
 (1 is uniform over the vocabulary), ``length`` (tokens), ``distinct_share``, ``distinct_1`` to
 ``distinct_3`` and ``self_bleu`` (shares, over tokens, within groups of samples), ``list_mass``,
-``ess_share`` and ``largest_share`` (shares), and ``log_z`` (the standard error of the sampled one
-is the relative error of Zhat).
+``ess_share`` and ``largest_share`` (shares), ``kept_mass`` (the share a truncating transform keeps,
+per token), and ``log_z`` (the standard error of the sampled one is the relative error of Zhat).
+With prompts (``contexts`` of them; 0 without) every value is a mean over contexts and its standard
+error that mean's, save ``largest_share``, the largest of all, and ``log_z``, whose standard error
+is that of estimating the Z of these contexts.
 
 Estimators, the best first: ``exact`` (a sum over the list), ``list_and_remainder`` (the list
 exactly, the rest by importance sampling), ``rao_blackwell`` (next tokens exactly, prefixes
@@ -35,6 +46,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# Between prompt and completion in sample files; and what stands for a line break there.
+PROMPT_MARK = " ▸ "
+LINE_BREAK = "⏎"
 FOUR = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
 ESTIMATORS = ("exact", "list_and_remainder", "rao_blackwell", "sampled")
 
@@ -71,6 +85,11 @@ def best_estimator(record: Mapping[str, Any], quantity: str) -> str:
     # Most of an entropy's variance comes from unlisted texts: there the prefixes do better.
     order = ("rao_blackwell", *ESTIMATORS) if quantity == "entropy" else ESTIMATORS
     return next(name for name in order if name in entries)
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line: every kind of line break becomes a mark."""
+    return LINE_BREAK.join(text.splitlines()) + (LINE_BREAK if text.endswith("\n") else "")
 
 
 def read_records(folder: Path, kind: str) -> list[dict[str, Any]]:

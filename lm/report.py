@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lm import figures
+from lm.features import short_name
 from lm.files import write_atomic
 from lm.page import html_page, model_card
 from lm.records import FOUR, best, best_estimator, read_records
@@ -29,14 +30,25 @@ HEADLINE = (
     ("length", "length", "tokens"),
     ("ess_share", "effective samples p/π", "share"),
     ("largest_share", "largest single weight", "share"),
+    ("kept_mass", "mass kept by the sampling transform", "per token"),
 )
-LIMITATIONS = (
-    "List and remainder: listed names are summed exactly, only the rest is estimated.",
+ALWAYS = (
     "Base samples of the evaluations are drawn once a run: its errors are correlated over time.",
-    "Self-BLEU and Distinct-n are over tokens, which are single characters in this model, and "
-    "within groups of samples: they are not comparable with word-level figures.",
-    "The census counted people of 1990 in the United States; sex is its binary record.",
+    "Self-BLEU and Distinct-n are over the model's own tokens and within groups of samples: they "
+    "are not comparable with word-level figures, nor between models with other tokens.",
     "One seed is one draw. Compare divergences over several seeds before believing an ordering.",
+)
+ON_THE_LIST = (
+    "List and remainder: listed names are summed exactly, only the rest is estimated.",
+    "The census counted people of 1990 in the United States; sex is its binary record.",
+)
+OFF_THE_LIST = (
+    "Every figure here is an estimate from samples: texts that none of them shows are not in it, "
+    "and a standard error cannot know of them. Divergences rest on the estimate of Z.",
+)
+OF_PROMPTS = (
+    "Standard errors are over prompts. Z is estimated for each prompt on its own: look at its "
+    "error and its largest share before trusting a divergence.",
 )
 
 
@@ -57,10 +69,11 @@ def finish_run(folder: Path) -> Path:
     _write_json(folder / "summary.json", summarise(run["evaluations"], run["config"]["divergence"]))
     pictures = _draw(folder, run)
     rows = headline_rows(run["evaluations"])
-    card = model_card(run, rows, LIMITATIONS)
+    sentences = limitations(run)
+    card = model_card(run, rows, sentences)
     write_atomic(folder / "README.md", card.encode("utf-8"))
     report = folder / "report.html"
-    write_atomic(report, html_page(run, rows, pictures, LIMITATIONS).encode("utf-8"))
+    write_atomic(report, html_page(run, rows, pictures, sentences).encode("utf-8"))
     return report
 
 
@@ -108,11 +121,33 @@ def samples_to_half(evaluations: Sequence[Mapping[str, Any]], quantity: str) -> 
     return None
 
 
+def limitations(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a reader of this run's figures must know, one sentence each.
+
+    Parameters
+    ----------
+    run
+        Its evaluations and its target count.
+
+    Returns
+    -------
+    tuple of str
+        As the report and the model card print them.
+    """
+    listed = "list_mass" in run["evaluations"][-1]["estimates"]
+    prompts = run["target"].get("contexts", 0) > 0
+    return (
+        *(ON_THE_LIST if listed else OFF_THE_LIST),
+        *(OF_PROMPTS if prompts else ()),
+        *ALWAYS,
+    )
+
+
 def headline_rows(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the table of the report: quantity, base, policy and estimator, as text."""
     first, last = evaluations[0], evaluations[-1]
     features = [
-        (key, f"E[{key.removeprefix('feature/')}]", "")
+        (key, f"E[{short_name(key.removeprefix('feature/'))}]", "")
         for key in last["estimates"]
         if key.startswith("feature/")
     ]
@@ -171,15 +206,17 @@ def _draw(folder: Path, run: Mapping[str, Any]) -> dict[str, Path]:
     evaluations = run["evaluations"]
     label = figures.LABELS[divergence]
     curves = [figures.Curve(label, divergence, evaluations)]
-    feature = target["features"][0]
-    star = feature["target"], best(evaluations[0], "entropy_target")[0]
+    features = target["features"]
+    axis = f"feature/{features[0]['feature']}" if features else divergence
+    star = features[0]["target"] if features else 0.0, best(evaluations[0], "entropy_target")[0]
     names = tuple(dict.fromkeys((*FOUR, divergence)))
     drawn = {
-        "alignment": figures.alignment_figure(curves, feature["feature"], target=star),
+        "alignment": figures.alignment_figure(curves, axis, target=star),
         "divergences": figures.divergence_figure(curves, names),
-        "features": figures.feature_figure(curves, target["features"]),
         "estimator": figures.estimator_figure(run["steps"], target),
     }
+    if features:
+        drawn["features"] = figures.feature_figure(curves, features)
     if target["fit"] is not None:
         drawn["multipliers"] = figures.multiplier_figure(target)
     place = folder / "figures"

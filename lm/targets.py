@@ -17,7 +17,9 @@ from fdpg_ref import (
     fit_multipliers,
     reward_tilted,
 )
-from lm.config import TargetConfig
+from lm.features import score_values
+from lm.reading import Reading
+from lm.target_config import TargetConfig
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Target:
         What was asked for.
     weights
         Shape (features,), float64: the multipliers in nats a unit of feature (exponential family),
-        the reward of each feature (reward tilted), or ones (constrained).
+        the reward of each feature (reward tilted), or ones (constrained); empty for a custom one.
     base_moments
-        Shape (features,): E_a[phi], exact where the features live on the list.
+        Shape (features,): E_a[phi], exact where the features live on the list; with prompts the
+        mean over those of the evaluations.
     moments
-        Shape (features,): E_p[phi] of the target that was built.
+        Shape (features,): E_p[phi] of the target that was built, likewise.
     log_z
-        Exact log Z in nats, or None where the features do not live on the list.
+        Exact log Z in nats, or None where it is not a sum over the list.
     fit
         Certificate of the multipliers, or None where there are none.
     """
@@ -70,8 +73,47 @@ class Target:
         """
         return _log_score(self.config, self.weights, log_base, features)
 
+    def log_score_of(self, log_base: Tensor, reading: Reading) -> Tensor:
+        """Return log P(x) of texts: from their features, or from the user's own log P.
 
-def build_target(config: TargetConfig, log_base: Tensor, features: Tensor) -> Target:
+        Parameters
+        ----------
+        log_base
+            Shape (n,): log a(x) in nats.
+        reading
+            The n texts with their features.
+
+        Returns
+        -------
+        Tensor
+            Shape (n,), nats, with the dtype and device of ``log_base``.
+
+        Raises
+        ------
+        RunError
+            The user's function raises, or returns NaN or +inf; the text is named.
+        """
+        if self.config.score is None:
+            return self.log_score(log_base, reading.features)
+        values = score_values(
+            self.config.score,
+            log_base.detach().double().cpu().numpy(),
+            reading.texts,
+            prompts=reading.prompts,
+            completions=reading.completions,
+            tokens=reading.tokens,
+        )
+        return torch.from_numpy(values).to(log_base)
+
+
+def build_target(
+    config: TargetConfig,
+    log_base: Tensor,
+    features: Tensor,
+    *,
+    exact: bool,
+    prompts: Sequence[str] = (),
+) -> Target:
     """Fit the target on a finite support that stands for the base.
 
     Parameters
@@ -79,37 +121,68 @@ def build_target(config: TargetConfig, log_base: Tensor, features: Tensor) -> Ta
     config
         Kind, features and what is wanted of them.
     log_base
-        Shape (n,): either log a of the listed names and, last, of everything unlisted (exact), or
-        -log n for each of n base samples (the features do not live on the list).
+        Shape (..., n): either log a of the listed names and, last, of everything unlisted (exact),
+        or -log n for each of n base samples, of each context where there are several.
     features
-        Shape (n, features): phi of each point; zero for the unlisted rest.
+        Shape (..., n, features): phi of each point; zero for the unlisted rest.
+    exact
+        Whether the support is the list, so that its sum is Z.
+    prompts
+        The contexts' texts, for the message of an error.
 
     Returns
     -------
     Target
-        Its ``log_z`` is set only if the features live on the list.
+        Its ``log_z`` is set only if the support is exact.
 
     Raises
     ------
     UnattainableMoments
         No multipliers give the wanted moments on this support.
     ValueError
-        A hard constraint that no point of the support satisfies.
+        A hard constraint that no point of the support, or of a context's, satisfies.
     """
     log_base, features = log_base.double(), features.double()
-    base = torch.softmax(log_base, -1)
-    base_moments = base @ features
+    base_moments = _mean_moments(torch.softmax(log_base, -1), features)
     weights, fit = _weights(config, log_base, features, base_moments)
     log_score = _log_score(config, weights, log_base, features)
-    if not bool(torch.isfinite(log_score).any()):
-        raise ValueError(
-            f"no text of the base satisfies the constraint {' and '.join(config.constraints)}: "
-            "the target would be empty. Use more base samples (partition.samples) or loosen it"
-        )
-    log_z = float(exact_log_partition(log_score))
-    moments = torch.exp(log_score - log_z) @ features
-    exact = log_z if config.on_list else None
-    return Target(config, weights, base_moments, moments, exact, fit)
+    require_mass(config, log_score, prompts)
+    log_z = exact_log_partition(log_score)
+    moments = _mean_moments(torch.exp(log_score - log_z[..., None]), features)
+    return Target(config, weights, base_moments, moments, float(log_z) if exact else None, fit)
+
+
+def custom_target(config: TargetConfig) -> Target:
+    """Return a target that is given by a function of texts: no features, nothing to fit."""
+    nothing = torch.zeros(0, dtype=torch.float64)
+    return Target(config, nothing, nothing, nothing, None, None)
+
+
+def require_mass(config: TargetConfig, log_score: Tensor, prompts: Sequence[str] = ()) -> None:
+    """Raise a ValueError if a target has no mass on what stands for the base.
+
+    Parameters
+    ----------
+    config
+        Names the constraint.
+    log_score
+        Shape (..., n), nats: log P on the list, or on base samples of each context.
+    prompts
+        The contexts' texts; none without prompts.
+    """
+    empty = ~torch.isfinite(log_score).any(-1).reshape(-1)
+    if not bool(empty.any()):
+        return
+    where = f" that continues {prompts[int(empty.nonzero()[0])]!r}" if prompts else ""
+    what = (
+        f"satisfies the constraint {' and '.join(config.constraints)}"
+        if config.constraints
+        else f"has a finite score {config.score}"
+    )
+    raise ValueError(
+        f"no text of the base{where} {what}: the target would be empty. Use more base samples "
+        "(partition.samples), loosen it" + (", or leave the prompt out" if prompts else "")
+    )
 
 
 def wanted_moments(config: TargetConfig, base_moments: Tensor) -> Tensor:
@@ -135,7 +208,18 @@ def wanted_moments(config: TargetConfig, base_moments: Tensor) -> Tensor:
 
 
 def describe_target(target: Target) -> list[dict[str, float | str | None]]:
-    """Return one row per feature: base value, wanted value, target value and weight."""
+    """Return one row per feature: base value, wanted value, target value and weight.
+
+    Parameters
+    ----------
+    target
+        Any target; one without features has no rows.
+
+    Returns
+    -------
+    list of dict
+        Keys feature, base, wanted (null where nothing was asked for), target and weight.
+    """
     wanted: Sequence[float | None] = [None] * len(target.features)
     if target.config.kind == "exponential_family":
         wanted = wanted_moments(target.config, target.base_moments).tolist()
@@ -168,11 +252,18 @@ def _weights(
     return torch.ones(len(config.constraints), dtype=features.dtype), None
 
 
+def _mean_moments(probabilities: Tensor, features: Tensor) -> Tensor:
+    """Return E[phi] of each context's points, averaged over contexts, shape (features,)."""
+    moments = torch.einsum("...n,...nk->...k", probabilities, features)
+    return moments.reshape(-1, moments.shape[-1]).mean(0)
+
+
 def _log_score(config: TargetConfig, weights: Tensor, log_base: Tensor, features: Tensor) -> Tensor:
     features = features.to(log_base)
     weights = weights.to(log_base)
     if config.kind == "exponential_family":
         return exponential_family(log_base, features, weights)
     if config.kind == "reward_tilted":
-        return reward_tilted(log_base, features @ weights, beta=config.beta)
+        # Not a matrix product, which autocast would compute in half precision.
+        return reward_tilted(log_base, (features * weights).sum(-1), beta=config.beta)
     return constrained(log_base, (features != 0).all(-1))

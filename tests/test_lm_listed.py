@@ -123,7 +123,7 @@ def test_a_feature_off_the_list_is_refused():
 
 
 def test_another_vocabulary_is_refused(listed):
-    with pytest.raises(VocabularyError, match="no character vocabulary"):
+    with pytest.raises(VocabularyError, match="letters None are not the list's"):
         listed.log_prob(tiny_policy(tiny_gpt2()))
     letters = CharVocabulary("zyxwvutsrqponmlkjihgfedcba")
     with pytest.raises(VocabularyError, match="are not the list's"):

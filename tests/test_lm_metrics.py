@@ -78,6 +78,16 @@ def test_groups_are_averaged_with_the_error_of_their_spread():
     assert (float(estimate.mean), float(estimate.standard_error)) == pytest.approx((mean, error))
 
 
+def test_groups_do_not_mix_contexts():
+    # Two contexts of four samples: within a context all are alike, between them none is.
+    sequences = [[1, 2]] * 4 + [[3, 4]] * 4
+    estimate = over_groups(sequences, 3, distinct_share, contexts=2)
+    assert (float(estimate.mean), float(estimate.standard_error)) == (pytest.approx(1 / 3), 0.0)
+    by_length = over_groups([[1]] * 4 + [[1, 2]] * 4, 2, lambda part: len(part[0]), contexts=2)
+    # Two values, 1 and 2, one a context.
+    assert (float(by_length.mean), float(by_length.standard_error)) == pytest.approx((1.5, 0.5))
+
+
 # Six outcomes, the first three on the list; each sample holds every outcome as often as its
 # distribution says, so that both estimates must equal the sum.
 BASE = torch.tensor([3, 1, 2, 4, 1, 1], dtype=torch.float64) / 12
@@ -95,11 +105,12 @@ def test_split_sums_are_the_divergence_when_samples_are_the_distribution(name):
     policy = torch.arange(6).repeat_interleave((POLICY * 12).round().long())
     result = split_sum(
         density[LISTED],
-        terms[base],
-        terms[policy],
-        base_listed=LISTED[base],
-        policy_listed=LISTED[policy],
+        terms[base][None],
+        terms[policy][None],
+        base_listed=LISTED[base][None],
+        policy_listed=LISTED[policy][None],
     )
+    assert result.combined is not None
     exact = float(exact_divergence(POLICY.log(), target.log(), divergence=divergence))
     # Twelve float64 terms.
     assert float(result.combined.mean) == pytest.approx(exact, rel=1e-12)
@@ -121,7 +132,7 @@ def test_delta_method_errors_agree_with_the_jackknife():
     generator = torch.Generator().manual_seed(5)
     values = torch.randn(400, 2, generator=generator, dtype=torch.float64)
     log_weights = values[:, 0] * 0.8
-    share = effective_share(log_weights)
+    share = effective_share(log_weights[None])
     weights = log_weights.exp()
     assert float(share.mean) == pytest.approx(
         float(weights.sum() ** 2 / weights.square().sum() / 400), rel=1e-12
@@ -130,7 +141,7 @@ def test_delta_method_errors_agree_with_the_jackknife():
     # Both are first-order in 1/n; they differ by O(1/n) of themselves, times the weights' skew.
     assert float(share.standard_error) == pytest.approx(slow, rel=0.1)
     pairs = torch.stack([values[:, 0] + 3, values[:, 1] + 5], dim=-1)
-    ratio = ratio_of_means(pairs[:, 0], pairs[:, 1])
+    ratio = ratio_of_means(pairs[None, :, 0], pairs[None, :, 1])
     slow = _jackknife(pairs, lambda p: p[:, 0].mean() / p[:, 1].mean())
     assert float(ratio.standard_error) == pytest.approx(slow, rel=0.02)
 
@@ -190,8 +201,10 @@ def test_at_the_base_every_divergence_is_known_exactly_and_met():
     # At pi = a the ratio to p is one constant off the list, so that lumping it loses nothing.
     problem = _evaluator("mild").problem
     record = _evaluator("mild").measure(problem.base, step=0, samples=0).record
-    log_base = problem.support.with_remainder(problem.list_log_base)
-    features = torch.cat([problem.list_features, problem.list_features.new_zeros(1, 2)])
+    assert problem.listing is not None
+    log_base = problem.listing.support.with_remainder(problem.listing.log_base)
+    features = problem.listing.reading.features
+    features = torch.cat([features, features.new_zeros(1, 2)])
     log_target = problem.target.log_score(log_base, features) - problem.log_z
     for name in (*FOUR, "pearson_chi2"):
         exact = float(exact_divergence(log_base, log_target, divergence=DIVERGENCES[name]))
@@ -229,7 +242,9 @@ def test_estimates_of_a_trained_policy_agree_with_each_other():
 
 def test_features_on_the_list_are_sums_over_the_list():
     policy = load_policy(finished_run() / "policy")
-    support = _evaluator("mild").problem.support
+    listing = _evaluator("mild").problem.listing
+    assert listing is not None
+    support = listing.support
     log_prob = policy.log_prob(support.tokens, support.mask).double()
     listed = float(log_prob.exp().sum())
     estimates = _trained("mild")["estimates"]
@@ -242,8 +257,9 @@ def test_a_hard_target_is_exact_and_its_infinities_say_why():
     estimates = _trained("hard")["estimates"]
     problem = _evaluator("hard").problem
     policy = load_policy(finished_run() / "policy")
-    log_policy = problem.support.log_prob(policy)
-    log_target = problem.list_log_base - torch.logsumexp(problem.list_log_base, 0)
+    assert problem.listing is not None
+    log_policy = problem.listing.support.log_prob(policy)
+    log_target = problem.listing.log_base - torch.logsumexp(problem.listing.log_base, 0)
     target = log_target.exp()
     listed = float(log_policy.exp().sum())
     forward = float(target @ (log_target - log_policy))
@@ -254,7 +270,9 @@ def test_a_hard_target_is_exact_and_its_infinities_say_why():
     assert estimates["reverse_kl"]["exact"]["value"] == "inf"
     assert "mass where the hard constraint has none" in estimates["reverse_kl"]["exact"]["reason"]
     assert "le_cam" in estimates
-    assert estimates["kl_target_base"]["exact"]["value"] == pytest.approx(-problem.log_z, abs=1e-9)
+    assert estimates["kl_target_base"]["exact"]["value"] == pytest.approx(
+        -float(problem.log_z), abs=1e-9
+    )
 
 
 def test_a_target_off_the_list_is_measured_by_samples():

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 import shutil
+from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 from lm_runs import finished_run, lines
 
 from lm.config import RunConfig
-from lm.figures import Curve, alignment_figure, divergence_figure
+from lm.figures import Curve, alignment_figure, divergence_figure, feature_figure
 from lm.options import from_plain
 from lm.page import html_page
-from lm.records import FOUR, best
-from lm.report import LIMITATIONS, finish_run, headline_rows, number_text, samples_to_half
+from lm.records import FOUR, best, one_line
+from lm.report import finish_run, headline_rows, limitations, number_text, samples_to_half
 
 
 def _page() -> str:
@@ -76,8 +79,9 @@ def test_the_page_says_what_the_records_say():
     status = _json("status.json")
     assert f"verdict {status['verdict']}" in page
     assert status["reason"] in page
-    for sentence in LIMITATIONS:
-        assert sentence in page
+    evaluations = lines(finished_run(), "evaluation")
+    for sentence in limitations({"evaluations": evaluations, "target": _json("target.json")}):
+        assert html.escape(sentence) in page
     for name, version in _json("environment.json").items():
         assert version is None or f"{name} {version}" in page
     for text in (finished_run() / "samples_after.txt").read_text("utf-8").split():
@@ -165,7 +169,7 @@ def test_the_table_names_the_estimator_of_every_row():
 def test_axes_are_named_with_units_and_an_infinite_divergence_says_so():
     records = lines(finished_run(), "evaluation")
     curve = Curve("forward KL", "forward_kl", records)
-    axes = alignment_figure([curve], "female", target=(0.06, 12.0)).axes[0]
+    axes = alignment_figure([curve], "feature/female", target=(0.06, 12.0)).axes[0]
     assert "nats" in axes.get_ylabel()
     assert "female" in axes.get_xlabel()
     endless = json.loads(json.dumps(records))
@@ -175,3 +179,56 @@ def test_axes_are_named_with_units_and_an_infinite_divergence_says_so():
     panel = figure.axes[FOUR.index("reverse_kl")]
     assert panel.texts[0].get_text().startswith("infinite")
     assert panel.get_lines() == []
+
+
+def test_a_target_without_features_is_drawn_by_its_distance():
+    records = lines(finished_run(), "evaluation")
+    curve = Curve("forward KL", "forward_kl", records)
+    axes = alignment_figure([curve], "forward_kl", target=(0.0, 12.0)).axes[0]
+    assert axes.get_xlabel() == "distance to the target: forward KL(p‖π)  (nats)"
+    star: Any = next(line for line in axes.get_lines() if line.get_label() == "target p")
+    assert np.ravel([star.get_xdata(), star.get_ydata()]).tolist() == [0.0, 12.0]
+
+
+def test_features_beyond_three_get_a_row_of_their_own():
+    records = json.loads(json.dumps(lines(finished_run(), "evaluation")))
+    names = ["female", "listed", "a", "b$c", "rewards.py:polite"]
+    for record in records:
+        for name in names[2:]:
+            record["estimates"][f"feature/{name}"] = {"sampled": {"value": 0.5}}
+    rows = [{"feature": name, "base": 0.1, "target": 0.9} for name in names]
+    figure = feature_figure([Curve("forward KL", "forward_kl", records)], rows)
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+    assert titles == [f"E$_π$[{name}]" for name in ("female", "listed", "a", r"b\$c", "polite")]
+    assert len({round(axes.get_position().y0, 3) for axes in figure.axes}) == 2
+
+
+def test_limitations_are_those_of_the_run():
+    evaluations = lines(finished_run(), "evaluation")
+    listed = limitations({"evaluations": evaluations, "target": {}})
+    assert any("census" in sentence for sentence in listed)
+    sampled = json.loads(json.dumps(evaluations))
+    for record in sampled:
+        del record["estimates"]["list_mass"]
+    others = limitations({"evaluations": sampled, "target": {"contexts": 7}})
+    assert not any("census" in sentence for sentence in others)
+    assert any("over prompts" in sentence for sentence in others)
+
+
+def test_a_text_is_shown_in_one_line():
+    assert one_line("a\nb\r\nc") == "a⏎b⏎c"
+    assert one_line("a\n") == "a⏎"
+    assert one_line("plain …") == "plain …"
+
+
+def test_the_printed_table_ends_in_the_warnings(capsys):
+    from lm.commands import print_rows
+
+    evaluations = json.loads(json.dumps(lines(finished_run(), "evaluation")))
+    evaluations[0]["warnings"], evaluations[-1]["warnings"] = (
+        ["rests on one sample"],
+        ["so is this"],
+    )
+    print_rows(evaluations)
+    printed = capsys.readouterr().out.splitlines()[-2:]
+    assert printed == ["warning, step 0: rests on one sample", "warning, step 4: so is this"]
