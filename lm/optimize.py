@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,18 +20,35 @@ class PastBaseline:
         self._state: RunningBaseline | None = None
 
     @property
-    def value(self) -> Tensor | float:
+    def value(self) -> float:
         """The number to subtract: the mean of past batches' signals, the constant, or 0."""
-        return self.config.value if self._state is None else self._state.mean
+        return self.config.value if self._state is None else float(self._state.mean)
 
     def observe(self, signal: Tensor) -> None:
-        """Learn from a batch after it was used."""
+        """Learn from a batch, of any shape, after it was used.
+
+        Contexts share the mean: a step's prompts are others than the last one's.
+        """
         if self.config.kind != "running":
             return
+        signal = signal.flatten()
         self._state = (
             init_running_baseline(signal)
             if self._state is None
             else update_running_baseline(self._state, signal, forgetting=self.config.forgetting)
+        )
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint needs: mean and weight, or nothing before the first batch."""
+        if self._state is None:
+            return {}
+        weight = torch.tensor(self._state.weight, dtype=torch.float64)
+        return {"mean": self._state.mean, "weight": weight}
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Continue from what `state_tensors` returned."""
+        self._state = (
+            RunningBaseline(tensors["mean"], float(tensors["weight"])) if tensors else None
         )
 
 

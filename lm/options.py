@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -141,8 +142,9 @@ def _dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _require_known(key: str, valid: Mapping[str, Any], *, where: str) -> None:
-    parent, _, _ = key.rpartition(".")
-    opens_a_mapping = typing.get_origin(valid.get(parent)) is dict
+    # A key of a mapping may hold dots itself, as in target.reward.rewards.py:polite.
+    parents = itertools.accumulate(key.split(".")[:-1], "{}.{}".format)
+    opens_a_mapping = any(typing.get_origin(valid.get(parent)) is dict for parent in parents)
     if key in valid or opens_a_mapping or key in OWN_OPTIONS or not key:
         return
     nearest = _nearest(key, valid)
@@ -158,7 +160,8 @@ def _nearest(key: str, valid: Mapping[str, Any]) -> str | None:
 
 
 def _plain(message: str) -> str:
-    return message.replace("Parser key", "option").strip()
+    message = re.sub(r"a typing\.Literal\[([^]]*)\]", r"one of \1", message)
+    return " ".join(message.replace("Parser key", "option").split())
 
 
 def _lists_for_tuples(value: Any) -> Any:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-import lm.config
 from fdpg_ref import InfiniteDivergence
 from lm.config import (
     BaselineConfig,
+    CheckpointConfig,
     EvaluationConfig,
+    LoraConfig,
     OptimizerConfig,
     PartitionConfig,
+    PromptsConfig,
+    ProposalConfig,
     RunConfig,
+    SamplingConfig,
     TargetConfig,
     resolve,
 )
@@ -29,6 +35,12 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "lm" / "recipes").glob("*.yaml"))
 RARE = TargetConfig(moments={"ends_in_i": 0.95})
 HARD = TargetConfig(kind="constrained", constraints=("ends_in_i",))
+
+
+def _prompted(**changes: Any) -> RunConfig:
+    tilted = TargetConfig(kind="reward_tilted", reward={"letters": 1.0})
+    prompts = PromptsConfig(file="prompts.txt", per_step=4)
+    return RunConfig(**{"target": tilted, "prompts": prompts, **changes})
 
 
 def _parse(*words: str) -> RunConfig:
@@ -114,11 +126,25 @@ def test_a_finite_divergence_to_a_hard_constraint_is_accepted(name):
     assert RunConfig(divergence=name, target=HARD).divergence == name
 
 
+@pytest.mark.parametrize("name", ["reverse_kl", "pearson_chi2", "jeffreys"])
+@pytest.mark.parametrize(
+    "cut", [SamplingConfig(top_k=3), SamplingConfig(top_p=0.9), SamplingConfig(min_p=0.1)]
+)
+def test_an_infinite_divergence_to_a_base_with_holes_is_refused_with_advice(name, cut):
+    with pytest.raises(InfiniteDivergence, match="temperature alone, or off_policy true"):
+        _ = RunConfig(divergence=name, target=RARE, sampling=cut)
+    assert RunConfig(divergence=name, target=RARE, sampling=cut, off_policy=True).law.is_identity
+    assert RunConfig(target=RARE, sampling=cut).law == cut
+    assert not RunConfig(
+        divergence=name, target=RARE, sampling=SamplingConfig(temperature=0.7)
+    ).law.truncates
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (TargetConfig, r"needs target\.moments, which is empty"),
-        (lambda: TargetConfig(moments={"nam": 0.5}), "names the feature 'nam'; there are"),
+        (lambda: TargetConfig(moments={"nam": 0.5}), "unknown feature 'nam'; did you mean"),
         (lambda: TargetConfig(moments={"female": float("nan")}), "must be finite"),
         (lambda: replace(RARE, reward={"female": 1.0}), r"target\.reward belongs to"),
         (lambda: replace(HARD, beta=0.0), r"target\.beta is 0\.0: it must be positive"),
@@ -134,7 +160,68 @@ def test_a_finite_divergence_to_a_hard_constraint_is_accepted(name):
         (lambda: RunConfig(target=RARE, steps=0), "steps is 0: it must be at least 1"),
         (lambda: RunConfig(target=RARE, batch_size=1), "batch_size is 1"),
         (lambda: RunConfig(target=RARE, name="a/b"), "name is 'a/b'"),
-        (lambda: RunConfig(target=RARE, precision="float16"), "float16 with device auto"),
+        (lambda: RunConfig(target=RARE, updates_per_batch=0), "updates_per_batch is 0"),
+        (lambda: RunConfig(target=RARE, micro_batch_size=0), "micro_batch_size is 0"),
+        (
+            lambda: RunConfig(target=RARE, batch_size=64, micro_batch_size=65),
+            "micro_batch_size is 65, more than batch_size = 64",
+        ),
+        (lambda: RunConfig(target=RARE, score_chunk=0), "score_chunk is 0"),
+        (lambda: RunConfig(target=RARE, max_new_tokens=0), "max_new_tokens is 0"),
+        (lambda: RunConfig(target=RARE, resume=True, overwrite=True), "choose one"),
+        (lambda: PromptsConfig(per_step=2), r"per_step is 2, but there is no prompts\.file"),
+        (lambda: PromptsConfig(file=""), r"prompts\.file is empty"),
+        (lambda: ProposalConfig(every=5), r"proposal\.kind policy compares nothing"),
+        (lambda: CheckpointConfig(every=0), r"checkpoint\.every is 0"),
+        (lambda: CheckpointConfig(keep=0), r"checkpoint\.keep is 0"),
+        (lambda: SamplingConfig(temperature=0.0), r"sampling\.temperature is 0\.0"),
+        (lambda: SamplingConfig(top_p=1.1), r"sampling\.top_p is 1\.1"),
+        (lambda: SamplingConfig(min_p=-0.1), r"sampling\.min_p is -0\.1"),
+        (lambda: LoraConfig(targets=("c_attn",)), r"lora\.rank is 0"),
+        (lambda: _prompted(batch_size=30), "batch_size is 30, which 4 prompts"),
+        (lambda: _prompted(target=RARE), "every prompt has a target of its own"),
+        (
+            lambda: _prompted(partition=PartitionConfig(policy="exact")),
+            "exact sums over the listed names, which continue no prompt",
+        ),
+        (lambda: _prompted(batch_size=4), "leaves one sample a prompt"),
+        (
+            lambda: _prompted(
+                batch_size=4,
+                baseline=BaselineConfig(kind="none"),
+                partition=PartitionConfig(policy="leave_one_out"),
+            ),
+            "leaves one sample a prompt",
+        ),
+        (lambda: RunConfig(target=RARE, off_policy=True), "sampling is the identity"),
+        (
+            lambda: RunConfig(target=RARE, sampling=SamplingConfig(top_k=5), updates_per_batch=2),
+            "a sample drawn earlier can become impossible",
+        ),
+        (
+            lambda: RunConfig(
+                target=RARE,
+                sampling=SamplingConfig(top_p=0.9),
+                proposal=ProposalConfig("kl_adaptive"),
+            ),
+            "a sample drawn earlier can become impossible",
+        ),
+        *(
+            (
+                lambda changes=changes: RunConfig(
+                    target=RARE, reuse_sampling_forward=True, **changes
+                ),
+                f"reuse_sampling_forward is refused with {reason}",
+            )
+            for reason, changes in {
+                "updates_per_batch above 1": {"updates_per_batch": 2},
+                "proposal.kind kl_adaptive": {"proposal": ProposalConfig("kl_adaptive")},
+                "off_policy": {"off_policy": True, "sampling": SamplingConfig(temperature=2.0)},
+                "micro_batch_size below": {"micro_batch_size": 8},
+                "activation_checkpointing": {"activation_checkpointing": True},
+                "precision bfloat16": {"precision": "bfloat16"},
+            }.items()
+        ),
         (
             lambda: RunConfig(target=RARE, steps=5, optimizer=OptimizerConfig(warmup_steps=6)),
             "would never be reached",
@@ -164,16 +251,29 @@ def test_automatic_choices_are_spelled_out_once():
     assert resolve(asked).partition.policy == "same_batch"
 
 
+def test_prompts_share_the_batch_and_never_have_an_exact_z():
+    config = resolve(_prompted(batch_size=32, target=HARD))
+    assert (config.contexts, config.samples_per_context) == (4, 8)
+    assert config.partition.policy == "frozen"
+    plain = RunConfig(target=RARE, batch_size=32)
+    assert (plain.contexts, plain.samples_per_context) == (1, 32)
+    one = _prompted(batch_size=4, baseline=BaselineConfig(kind="running"))
+    assert one.samples_per_context == 1
+
+
 def test_a_configuration_survives_being_written_and_read():
     config = RunConfig(target=HARD, optimizer=OptimizerConfig(clip_norm=1.0, betas=(0.8, 0.9)))
     assert from_plain(RunConfig, yaml.safe_load(yaml.safe_dump(to_plain(config)))) == config
 
 
 def test_every_field_has_its_line_of_documentation():
-    tree = ast.parse(Path(lm.config.__file__).read_text(encoding="utf-8"))
+    hints: dict[str, type] = dict(option_types(RunConfig))
+    kinds = [RunConfig, *(hint for hint in hints.values() if is_dataclass(hint))]
+    files = {inspect.getfile(kind) for kind in kinds}
     documented = {
         (owner.name, line.target.id)
-        for owner in tree.body
+        for file in files
+        for owner in ast.parse(Path(file).read_text(encoding="utf-8")).body
         if isinstance(owner, ast.ClassDef)
         for line, following in zip(owner.body, owner.body[1:], strict=False)
         if isinstance(line, ast.AnnAssign)
@@ -181,11 +281,11 @@ def test_every_field_has_its_line_of_documentation():
         and isinstance(following, ast.Expr)
         and isinstance(following.value, ast.Constant)
     }
-    kinds = [RunConfig, TargetConfig, PartitionConfig, BaselineConfig, OptimizerConfig]
-    for kind in [*kinds, EvaluationConfig]:
+    assert len(kinds) == 12
+    for kind in kinds:
         missing = {(kind.__name__, item.name) for item in fields(kind)} - documented
         assert not missing
-    assert len(dict(option_types(RunConfig))) > 40
+    assert len(hints) > 60
 
 
 def test_reading_every_recipe_imports_no_model_library():

@@ -50,23 +50,26 @@ def test_the_core_fires_in_every_step_and_its_coefficients_are_what_descends(tmp
     for scored, centred, descended in zip(*calls.values(), strict=True):
         signal, (given, options, coefficients) = scored[2], centred
         assert given[0] is signal
-        assert descended[0][1] is coefficients
+        assert torch.equal(descended[0][1], coefficients.flatten())
         assert not coefficients.requires_grad
+        assert signal.shape == (1, 32)
         # On-policy with one update a batch: every importance weight is one.
         assert torch.equal(options["log_weights"], torch.zeros_like(signal))
-        peers = (signal.sum() - signal) / (len(signal) - 1)
+        peers = (signal.sum() - signal) / (signal.numel() - 1)
         torch.testing.assert_close(coefficients, signal - peers, rtol=0, atol=1e-5)
 
 
 def test_the_two_sentences_and_the_step_stand_in_one_function():
     source = " ".join(inspect.getsource(lm.train.train_steps).split())
     sentences = [
-        "policy.sample(",
+        "samples = proposal.sample(contexts",
+        "log_policy = batches.score(samples",
         "signal = score_signal(log_policy, log_score - log_z, divergence=divergence)",
         "coefficients = score_coefficients( signal, baseline=leave_one_out(signal), "
         "log_weights=log_policy - log_proposal )",
-        "accelerator.backward(surrogate_loss(log_policy, coefficients))",
-        "optimizer.step()",
+        "surrogate_loss(part.log_policy, coefficients",
+        "amp.backward(accelerator, loss",
+        "amp.step(optimizer)",
     ]
     places = [source.find(sentence) for sentence in sentences]
     assert places == sorted(places)
@@ -237,7 +240,9 @@ def test_a_run_that_breaks_keeps_its_records_apart_and_says_where(tmp_path, monk
     assert list(tmp_path.iterdir()) == [partial]
     assert caught.value.__notes__ == [f"what was recorded until then is in {partial}"]
     monkeypatch.undo()
-    assert train(tiny_config(tmp_path / "run")) == tmp_path / "run"
+    with pytest.raises(RunError, match="add --resume to go on with it, or --overwrite"):
+        _ = train(tiny_config(tmp_path / "run"))
+    assert train(tiny_config(tmp_path / "run", overwrite=True)) == tmp_path / "run"
     assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
