@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 
 import torch
@@ -29,3 +30,21 @@ def environment() -> dict[str, str | int | None]:
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def environment_changes(recorded: Mapping[str, str | int | None]) -> list[str]:
+    """Return what differs from a recorded environment and may change the last digits of a run.
+
+    Parameters
+    ----------
+    recorded
+        What `environment` returned when the run began.
+
+    Returns
+    -------
+    list of str
+        ``torch is 2.13.0 now, but was 2.12.0``.
+    """
+    now = environment()
+    names = [name for name in now if name != "cpu_count" and recorded.get(name) != now[name]]
+    return [f"{name} is {now[name]} now, but was {recorded.get(name)}" for name in names]

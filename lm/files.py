@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 
 from lm.errors import RunError
+
+_NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
 def require_new_folder(folder: Path, *, overwrite: bool) -> None:
@@ -36,7 +40,60 @@ def require_new_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
+    """Write a file under a temporary name, then rename it; nothing stays if that fails."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a whole line to a file, or nothing where the disk is full.
+
+    Parameters
+    ----------
+    path
+        Created if need be.
+    line
+        Without its newline.
+    """
+    content = f"{line}\n".encode()
+    with path.open("ab", buffering=0) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            written = file.write(content)
+            if written != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(before)
+            raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return once a file's content, or a folder's list of names, is on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def os_error(error: Exception, path: Path) -> OSError:
+    """Return the operating system's error inside one of safetensors, which gives only its text."""
+    match = _NUMBER.search(str(error))
+    if match is None:
+        return OSError(errno.EIO, str(error), str(path))
+    number = int(match[1])
+    return OSError(number, os.strerror(number), str(path))
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether a file could not be written for lack of space or quota."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    # safetensors, also from within transformers; no import, for this module needs no torch.
+    named = type(error).__name__ == "SafetensorError"
+    return named and f"(os error {errno.ENOSPC})" in str(error)
