@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-# Two torch threads collapse beside another busy process unless idle OpenMP threads sleep; both
-# settings are read when torch is first imported.
+# Two torch threads collapse beside another busy process unless idle OpenMP threads sleep; the
+# setting is read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from lm.cli import main
 

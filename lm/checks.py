@@ -13,14 +13,17 @@ from torch import Tensor
 
 from lm.errors import RunError
 
-# A float32 log-probability of a sequence is a sum of about ten terms that each carry a rounding
-# error of some 1e-6 nats; bfloat16 logits carry 2^-9 of their size, which reaches 0.1 nats a token.
-SAME_LAW_TOLERANCE = {"float32": 1e-4, "bfloat16": 1.0, "float16": 0.2}
+# Nats, for a sequence of one token. A float32 log-probability carries an error of some 1e-6 nats a
+# token, more where logits are large; bfloat16 logits carry 2^-9 of their size, which reaches 0.1.
+# float64 is wider than its own rounding, for Llama's norms compute in float32 whatever the weights.
+SAME_LAW_TOLERANCE = {"float64": 5e-6, "float32": 5e-5, "bfloat16": 0.4, "float16": 0.08}
 # The largest log-probability that rounding can produce.
 ABOVE_ZERO = 1e-4
 
 
-def check_log_prob(name: str, log_prob: Tensor, texts: Sequence[str]) -> None:
+def check_log_prob(
+    name: str, log_prob: Tensor, texts: Sequence[str], *, holes: bool = False
+) -> None:
     """Raise a RunError that names the sample if a log-probability is NaN, infinite or positive.
 
     Parameters
@@ -31,9 +34,13 @@ def check_log_prob(name: str, log_prob: Tensor, texts: Sequence[str]) -> None:
         Shape (n,), nats.
     texts
         The n samples.
+    holes
+        Whether the model's transform cuts texts off, so that -inf is legal.
     """
     log_prob = log_prob.detach()
     bad = ~torch.isfinite(log_prob) | (log_prob > ABOVE_ZERO)
+    if holes:
+        bad &= log_prob != -torch.inf
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         raise RunError(
@@ -43,7 +50,9 @@ def check_log_prob(name: str, log_prob: Tensor, texts: Sequence[str]) -> None:
         )
 
 
-def check_score(log_base: Tensor, log_score: Tensor, texts: Sequence[str]) -> None:
+def check_score(
+    log_base: Tensor, log_score: Tensor, texts: Sequence[str], *, holes: bool = False
+) -> None:
     """Raise a RunError that names the sample if log P is NaN or +inf; -inf excludes and is legal.
 
     Parameters
@@ -52,8 +61,10 @@ def check_score(log_base: Tensor, log_score: Tensor, texts: Sequence[str]) -> No
         Shape (n,), nats.
     texts
         The n samples.
+    holes
+        Whether the base's transform cuts texts off.
     """
-    check_log_prob("base", log_base, texts)
+    check_log_prob("base", log_base, texts, holes=holes)
     bad = torch.isnan(log_score) | (log_score == torch.inf)
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
@@ -63,19 +74,52 @@ def check_score(log_base: Tensor, log_score: Tensor, texts: Sequence[str]) -> No
         )
 
 
-def check_same_law(sampled: Tensor, scored: Tensor, texts: Sequence[str], precision: str) -> None:
-    """Raise a RunError unless the sampler's log-probabilities are the scorer's."""
+def check_same_law(
+    sampled: Tensor,
+    scored: Tensor,
+    texts: Sequence[str],
+    precision: str,
+    *,
+    lengths: Tensor | None = None,
+) -> None:
+    """Raise a RunError unless the sampler's log-probabilities are the scorer's.
+
+    Parameters
+    ----------
+    sampled, scored
+        Shape (n,), nats.
+    texts
+        The n samples.
+    precision
+        Decides how far rounding may take the two apart.
+    lengths
+        Shape (n,): tokens of each sample, whose rounding errors add up like a random walk's steps;
+        None stands for ten.
+    """
     pair = {"the policy's sampler": sampled, "its scorer": scored}
-    _check_close(pair, texts, precision)
+    _check_close(pair, texts, precision, lengths)
 
 
-def check_start(log_policy: Tensor, log_base: Tensor, texts: Sequence[str], precision: str) -> None:
+def check_start(
+    log_policy: Tensor,
+    log_base: Tensor,
+    texts: Sequence[str],
+    precision: str,
+    *,
+    lengths: Tensor | None = None,
+) -> None:
     """Raise a RunError unless KL(pi||a) = 0 before the first step, sample by sample.
 
     Dropout that is left on in one of the two models, or a different sampling transform, shows here.
+    The parameters are those of `check_same_law`.
     """
     pair = {"the policy before training": log_policy, "the base": log_base}
-    _check_close(pair, texts, precision)
+    _check_close(pair, texts, precision, lengths)
+
+
+def same_law_tolerance(precision: str, lengths: Tensor) -> Tensor:
+    """Return, in nats, how far rounding may take two scores of sequences apart; shape (n,)."""
+    return SAME_LAW_TOLERANCE[precision] * lengths.double().clamp(min=1.0).sqrt()
 
 
 def check_vocabulary(letters: str | None, folder: Path) -> str:
@@ -94,14 +138,18 @@ def check_device(device: str) -> None:
         raise RunError("device cuda is asked for, but torch sees no GPU: use --device cpu or auto")
 
 
-def _check_close(pair: Mapping[str, Tensor], texts: Sequence[str], precision: str) -> None:
+def _check_close(
+    pair: Mapping[str, Tensor], texts: Sequence[str], precision: str, lengths: Tensor | None
+) -> None:
     (left, one), (right, other) = ((name, value.detach()) for name, value in pair.items())
-    difference = (one - other).abs()
-    row = int(torch.where(torch.isnan(difference), torch.inf, difference).argmax())
-    tolerance = SAME_LAW_TOLERANCE[precision]
-    if not bool(difference[row] <= tolerance):
+    lengths = torch.full_like(one, 10.0) if lengths is None else lengths.to(one.device)
+    tolerance = same_law_tolerance(precision, lengths)
+    share = (one - other).abs() / tolerance
+    row = int(torch.where(torch.isnan(share), torch.inf, share).argmax())
+    if not bool(share[row] <= 1.0):
         raise RunError(
             f"{left} and {right} disagree on {texts[row]!r}: {float(one[row]):.6f} against "
-            f"{float(other[row]):.6f} nats, tolerance {tolerance} in {precision}. They must be "
-            "the same distribution: look for dropout, another transform or other weights"
+            f"{float(other[row]):.6f} nats, tolerance {float(tolerance[row]):.1g} in {precision}. "
+            "They must be the same distribution: look for dropout, another transform or other "
+            "weights"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lm.amp import Amp
 from lm.base import read_facts, train_base
 from lm.base_config import BaseConfig
-from lm.checks import check_vocabulary
-from lm.config import RunConfig
+from lm.checks import check_device
+from lm.config import RunConfig, SamplingConfig
 from lm.environment import environment
 from lm.errors import RunError
 from lm.evaluate import Evaluator
 from lm.files import write_atomic
+from lm.launched import is_main
 from lm.models import ModelFolderError
 from lm.policy import load_policy
 from lm.problem import build_problem
+from lm.processes import leave_group
 from lm.progress import base_progress, run_progress
+from lm.prompts import PromptError, Prompts
 from lm.records import read_records
 from lm.report import finish_run, headline_rows
-from lm.run_folder import read_config
-from lm.train import load_base, train
-from lm.vocabulary import CharVocabulary, VocabularyError
+from lm.run_folder import read_config, require_complete
+from lm.setup import load_base
+from lm.train import train
+from lm.vocabulary import VocabularyError
 
 # Beside those of lm.cli: what a user can put right.
-USER_ERRORS = (ModelFolderError, VocabularyError)
+USER_ERRORS = (ModelFolderError, VocabularyError, PromptError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,27 @@ class EvaluateOptions:
     json: Path | None
 
 
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of `python -m lm sample`; ``transform`` holds the keys that were given."""
+
+    model: str
+    n: int
+    seed: int
+    device: str
+    prompts: tuple[str, ...]
+    max_new_tokens: int | None
+    transform: Mapping[str, float]
+
+
 def run_train(config: RunConfig) -> None:
     """Train, then print the headline table and where the report is."""
     with run_progress(config) as (on_base, on_step):
         folder = train(config, on_step=on_step, on_base=on_base)
-    print_rows(read_records(folder, "evaluation"))
-    print(f"report: {folder / 'report.html'}")
+    leave_group()
+    if is_main():
+        print_rows(read_records(folder, "evaluation"))
+        print(f"report: {folder / 'report.html'}")
 
 
 def run_base(config: BaseConfig) -> None:
@@ -72,27 +92,36 @@ def run_evaluate(options: EvaluateOptions) -> None:
         evaluation = replace(config.evaluation, samples=options.samples)
     except ValueError as error:
         raise RunError(str(error)) from error
-    problem = build_problem(config, load_base(config))
-    evaluator = Evaluator(problem, evaluation, divergence=config.divergence, seed=options.seed)
-    policy = load_policy(options.run / "policy")
+    amp = Amp(config.precision, "cpu")
+    policy = load_policy(options.run / "policy", dtype=amp.weights_dtype, transform=config.law)
     drawn = config.steps * config.batch_size
-    before = evaluator.measure(problem.base, step=0, samples=0).record
-    after = evaluator.measure(policy, step=config.steps, samples=drawn).record
+    with amp.autocast():
+        problem = build_problem(config, load_base(config))
+        evaluator = Evaluator(problem, evaluation, divergence=config.divergence, seed=options.seed)
+        before = evaluator.measure(problem.base, step=0, samples=0).record
+        after = evaluator.measure(policy, step=config.steps, samples=drawn).record
     print_rows([before, after])
     if options.json is not None:
         write_atomic(options.json, (json.dumps(after, indent=2) + "\n").encode("utf-8"))
 
 
-def run_sample(folder: Path, *, n: int, seed: int) -> None:
-    """Print samples of a run's policy or of a model folder, with log-probabilities in nats."""
-    inside = folder / "policy"
-    model = inside if inside.is_dir() else folder
-    policy = load_policy(model)
-    vocabulary = CharVocabulary(check_vocabulary(policy.ids.letters, model))
-    samples = policy.sample(n, generator=torch.Generator().manual_seed(seed))
-    texts = vocabulary.decode(samples.tokens, samples.mask)
-    for text, log_prob in zip(texts, samples.log_prob.tolist(), strict=True):
-        print(f"{text:<16}{log_prob:9.3f}")
+def run_sample(options: SampleOptions) -> None:
+    """Print samples of a run's policy or of a model, with log-probabilities in nats."""
+    policy = load_policy(
+        model_folder(options.model),
+        max_new_tokens=options.max_new_tokens,
+        device=options.device,
+        transform=_law(options),
+    )
+    prompts = None
+    if options.prompts:
+        prompts = Prompts.from_ids(policy.vocabulary.encode_prompts(options.prompts))
+    generator = torch.Generator().manual_seed(options.seed)
+    samples = policy.sample(options.n, generator=generator, prompts=prompts)
+    for text, log_prob in zip(policy.decode(samples), samples.log_prob.tolist(), strict=True):
+        # One line a sample: a line break is shown as what one types for it.
+        shown = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        print(f"{log_prob:9.3f}  {shown}")
 
 
 def run_report(folder: Path) -> None:
@@ -107,8 +136,29 @@ def run_env() -> None:
         print(f"{name:<16}{value}")
 
 
+def model_folder(model: str | None) -> str:
+    """Return what `load_policy` loads: a run's policy, the model itself, or the default base.
+
+    Parameters
+    ----------
+    model
+        A run folder, a model folder, a hub name, or None.
+
+    Returns
+    -------
+    str
+        A folder or a hub name.
+    """
+    if model is None:
+        with base_progress() as on_base:
+            return str(train_base(BaseConfig(), progress=on_base))
+    require_complete(Path(model))
+    inside = Path(model) / "policy"
+    return str(inside) if inside.is_dir() else model
+
+
 def print_rows(evaluations: Sequence[dict[str, Any]]) -> None:
-    """Print the headline table of a run: base, policy, and by which estimator."""
+    """Print the headline table of a run (base, policy, by which estimator) and its warnings."""
     table = Table(title="± is one standard error", title_justify="left", title_style="dim")
     for heading in ("quantity", "base", "policy", "estimator"):
         table.add_column(heading)
@@ -116,3 +166,16 @@ def print_rows(evaluations: Sequence[dict[str, Any]]) -> None:
         quantity = f"{row['quantity']} {row['unit']}".strip()
         table.add_row(escape(quantity), row["base"], row["policy"], row["estimator"])
     Console().print(table)
+    first, last = evaluations[0], evaluations[-1]
+    for record in [first] if first is last else [first, last]:
+        for warning in record["warnings"]:
+            print(f"warning, step {record['step']}: {warning}")
+
+
+def _law(options: SampleOptions) -> SamplingConfig:
+    """Return the run's own transform, or none, with what was asked for in its place."""
+    check_device(options.device)
+    folder = Path(options.model)
+    of_a_run = (folder / "policy").is_dir() and (folder / "config.json").is_file()
+    own = read_config(folder).law if of_a_run else SamplingConfig()
+    return replace(own, **options.transform)

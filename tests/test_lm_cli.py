@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from lm_models import make_llama_folder
 from lm_runs import finished_run, tiny_model
+from transformers import AutoModelForCausalLM
 
 from lm.cli import COMMANDS, main
+from lm.policy import load_policy
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "lm" / "recipes"
@@ -33,7 +38,12 @@ def test_without_a_command_all_are_listed(capsys):
         assert name in out
 
 
-@pytest.mark.parametrize("name", ["evaluate", "sample", "report", "env", "train", "base"])
+def test_the_commands_are_those_that_are_promised():
+    promised = "train sample evaluate report precision selfcheck base env export demo"
+    assert set(COMMANDS) == set(promised.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name, capsys):
     with pytest.raises(SystemExit) as stop:
         _ = main([name, "--help"])
@@ -49,7 +59,21 @@ def test_every_command_explains_itself(name, capsys):
         (["train"], "target"),
         (["base", "--layer", "3"], "did you mean 'layers'?"),
         (["base", "--width", "30"], "heads must divide width"),
-        (["sample"], "the following arguments are required: run"),
+        (["precison"], "unknown command 'precison'; did you mean 'precision'?"),
+        (["sample"], "the following arguments are required: model"),
+        (["sample", "m", "--temperature", "0"], "sampling.temperature is 0.0"),
+        (["sample", "m", "--top-p", "2"], "sampling.top_p is 2.0: it must be in (0, 1]"),
+        (["sample", "m", "--top_k", "x"], "argument --top-k/--top_k: invalid int value: 'x'"),
+        (["sample", "m", "--max-new-tokens", "0"], "0 is not a number of 1 or more"),
+        (["precision", "m", "--n", "1"], "1 is not a number of 2 or more"),
+        (["precision", "m", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["precision", "m", "--output", __file__], "is a file: name a folder"),
+        (["precision", "no/such/model"], "there is no model folder no/such/model"),
+        (["selfcheck", "--json", "no/such/folder/f.json"], "f.json cannot be written"),
+        (["selfcheck", "more"], "unrecognized arguments: more"),
+        (["export", "m"], "the following arguments are required: destination"),
+        (["export", "nowhere", "there"], "there is no model folder nowhere"),
+        (["evaluate", "r", "--json", str(RECIPES)], "cannot be written: name a file"),
         (["sample", "nowhere"], "there is no model folder nowhere"),
         (["sample", "nowhere", "--n", "0"], "0 is not a number of 1 or more"),
         (["evaluate", "nowhere"], "nowhere is not a run folder"),
@@ -148,9 +172,67 @@ def test_sample_prints_texts_with_their_log_probabilities(capsys):
     first = capsys.readouterr().out
     assert main(["sample", str(finished_run() / "policy"), "--n", "5"]) == 0
     assert capsys.readouterr().out == first
-    rows = [line.split() for line in first.splitlines()]
-    assert len(rows) == 5
-    assert all(float(row[-1]) < 0 for row in rows)
+    policy = load_policy(finished_run() / "policy")
+    samples = policy.sample(5, generator=torch.Generator().manual_seed(0))
+    expected = zip(samples.log_prob.tolist(), policy.decode(samples), strict=True)
+    assert first.splitlines() == [f"{log_prob:9.3f}  {text}" for log_prob, text in expected]
+
+
+def test_sample_continues_every_prompt_in_order_under_the_transform_that_is_asked_for(capsys):
+    options = ["--n", "3", "--prompt", "mar", "--prompt", "jo", "--max-new-tokens", "4"]
+    assert main(["sample", str(finished_run()), *options, "--top-k", "1"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [text[:2] for _, text in rows] == ["ma"] * 3 + ["jo"] * 3
+    # Only the most probable token is kept: one continuation a prompt, of probability one.
+    assert len({text for _, text in rows}) == 2
+    assert {log_prob for log_prob, _ in rows} == {"0.000"}
+    assert main(["sample", str(finished_run()), *options, "--seed", "1"]) == 0
+    free = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert all(float(log_prob) < -0.1 for log_prob, _ in free)
+
+
+def test_sample_of_a_run_draws_by_the_runs_own_transform(capsys, tmp_path):
+    run = tmp_path / "run"
+    _ = shutil.copytree(finished_run(), run)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    config["sampling"]["top_k"] = 1
+    config["divergence"] = "total_variation"
+    _ = (run / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert main(["sample", str(run), "--n", "4"]) == 0
+    assert len(set(capsys.readouterr().out.splitlines())) == 1
+    assert main(["sample", str(run), "--n", "4", "--top-k", "0"]) == 0
+    assert len(set(capsys.readouterr().out.splitlines())) > 1
+
+
+def test_sample_and_export_work_on_any_model_folder(capsys, tmp_path):
+    model = make_llama_folder(tmp_path / "llama")
+    words = ["sample", str(model), "--n", "2", "--prompt", "ab"]
+    _ = capsys.readouterr()
+    assert "fixes no length limit" in _refused(capsys, *words)
+    assert main([*words, "--max_new_tokens", "5"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2
+    assert all(float(row.split()[0]) < 0 for row in rows)
+    assert main(["export", str(finished_run()), str(tmp_path / "plain")]) == 0
+    assert f"model: {tmp_path / 'plain'}" in capsys.readouterr().out
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    assert loaded.config.vocab_size == load_policy(finished_run() / "policy").vocabulary_size
+    _ = capsys.readouterr()
+    error = _refused(capsys, "export", str(finished_run()), str(tmp_path / "plain"))
+    assert "pass --overwrite to replace it" in error
+
+
+def test_precision_prints_the_ladder_and_says_where_the_files_are(capsys, tmp_path):
+    words = ["precision", str(finished_run()), "--n", "4", "--output", str(tmp_path / "ladder")]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    for words in ("float64", "bfloat16", "token ratio leaves [0.9, 1.1]", "sampler less scorer"):
+        assert words in out
+    assert out.splitlines()[-1] == f"png: {tmp_path / 'ladder' / 'ladder.png'}"
+    record = json.loads((tmp_path / "ladder" / "ladder.json").read_text(encoding="utf-8"))
+    assert record["device"] == "cpu"
+    assert record["rungs"][0]["precision"] == "float64"
+    assert record["environment"]["torch"] == torch.__version__
 
 
 def test_evaluate_measures_on_new_samples_and_writes_its_record(capsys, tmp_path):
@@ -162,6 +244,52 @@ def test_evaluate_measures_on_new_samples_and_writes_its_record(capsys, tmp_path
     assert record["step"] == 4
     error = _refused(capsys, "evaluate", str(finished_run()), "--samples", "100")
     assert "evaluation.samples is 100" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "RECIPE", "--optimiser.lr", "1"], "did you mean 'optimizer.lr'?"),
+        (["train", "HARD", "--divergence", "reverse_kl"], "Soften the constraint"),
+        (["train", "RECIPE", "--precision", "int8"], "one of 'float32', 'float64', 'bfloat16'"),
+        (["sample", "m", "--top-p", "2"], "sampling.top_p is 2.0"),
+        (["precision", "--n", "0"], "0 is not a number of 2 or more"),
+        (["selfcheck", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["export"], "the following arguments are required"),
+        (["evaluate"], "the following arguments are required"),
+        (["report"], "the following arguments are required"),
+        (["base", "--layer", "3"], "did you mean 'layers'?"),
+    ],
+)
+def test_a_usage_error_needs_no_model_library(words, message):
+    places = {"RECIPE": RECIPES / "rare_pointwise.yaml", "HARD": RECIPES / "hard_constraint.yaml"}
+    program = (
+        "import sys\n"
+        "from lm.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'transformers', 'accelerate', 'peft'} & set(sys.modules)\n"
+        "print(code, sorted(heavy))\n"
+    )
+    command = [sys.executable, "-c", program, *(str(places.get(word, word)) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "2 []"
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_evaluate_measures_a_half_precision_run_as_it_was_trained(capsys, tmp_path):
+    run = tmp_path / "run"
+    _ = shutil.copytree(finished_run(), run)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    _ = (run / "config.json").write_text(json.dumps({**config, "precision": "bfloat16"}), "utf-8")
+    paths = [tmp_path / name for name in ("single.json", "half.json")]
+    for folder, path in zip((finished_run(), run), paths, strict=True):
+        assert main(["evaluate", str(folder), "--samples", "300", "--json", str(path)]) == 0
+    single, half = (json.loads(path.read_text("utf-8"))["estimates"] for path in paths)
+    values = [record["entropy"]["sampled"]["value"] for record in (single, half)]
+    # The same samples but for a few, with log-probabilities off by some 1e-2 nats.
+    assert values[0] != values[1]
+    assert values[0] == pytest.approx(values[1], abs=0.3)
 
 
 def test_env_names_the_versions(capsys):

@@ -1,0 +1,128 @@
+"""What the commands `precision` and `selfcheck` do: measure, print, write."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lm.checks import check_device
+from lm.commands import model_folder
+from lm.environment import environment
+from lm.files import write_atomic
+from lm.ladder import measure_ladder
+from lm.ladder_report import ladder_notes, ladder_rows, write_ladder
+from lm.policy import load_policy
+from lm.selfcheck import Check, run_checks, selfcheck_record
+from lm.trials import Device
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """Options of `python -m lm precision`."""
+
+    model: str | None
+    n: int
+    seed: int
+    device: str
+    max_new_tokens: int | None
+    output: Path | None
+
+
+@dataclass(frozen=True)
+class SelfcheckOptions:
+    """Options of `python -m lm selfcheck`."""
+
+    device: Device
+    json: Path | None
+
+
+def run_precision(options: PrecisionOptions) -> None:
+    """Measure the precision ladder of a model, print it as a table and write figure and JSON."""
+    check_device(options.device)
+    folder = model_folder(options.model)
+    policy = load_policy(folder, max_new_tokens=options.max_new_tokens, device=options.device)
+    name = options.model or "the default base"
+    with _waiting() as say:
+        ladder = measure_ladder(
+            policy, n=options.n, seed=options.seed, on_rung=lambda rung: say(f"measuring {rung}")
+        )
+    sizes = f"{ladder.sequences} sequences of {ladder.tokens} tokens from the model itself"
+    table = _table(f"{name} on {options.device}, against float64: {sizes}")
+    table.add_column("quantity")
+    for rung in ladder.rungs:
+        table.add_column(rung.precision, justify="right")
+    for row in ladder_rows(ladder):
+        table.add_row(*map(escape, row))
+    Console().print(table)
+    for note in ladder_notes(ladder):
+        print(note)
+    about = {
+        "model": name,
+        "device": options.device,
+        "seed": options.seed,
+        "environment": environment(),
+    }
+    output = options.output or Path("runs") / f"precision-{Path(name).name}-{options.device}"
+    for path in write_ladder(ladder, output, about=about):
+        print(f"{path.suffix[1:]}: {path}")
+
+
+def run_selfcheck(options: SelfcheckOptions) -> int:
+    """Run all checks, print figures beside their bounds, and return 0 if every bound holds."""
+    with _waiting() as say:
+        checks = run_checks(options.device, on_start=say)
+    record = selfcheck_record(options.device, checks)
+    Console().print(_check_table(checks))
+    for check in checks:
+        if check.error is not None:
+            print(f"{check.name}: {check.error.splitlines()[-1]}")
+    if options.json is not None:
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+        write_atomic(options.json, text.encode("utf-8"))
+    versions = record["environment"]
+    machine = versions["gpu"] if options.device == "cuda" else f"{versions['cpu_count']} CPUs"
+    print(f"torch {versions['torch']} on {options.device} ({machine}), {record['seconds']:.0f} s")
+    where = options.json or "run again with --json FILE, which keeps everything for a report"
+    failed = [check.name for check in checks if not check.passed]
+    verdict = f"FAILED: {'; '.join(failed)}" if failed else f"all {len(checks)} checks passed"
+    print(f"{verdict} ({where})")
+    return int(bool(failed))
+
+
+def _check_table(checks: Sequence[Check]) -> Table:
+    table = _table("what was measured, and what it must not exceed")
+    for heading in ("figure", "measured", "at most", ""):
+        numeric = heading in {"measured", "at most"}
+        table.add_column(heading, justify="right" if numeric else "left")
+    for check in checks:
+        verdict, style = ("ok", "bold") if check.passed else ("FAILED", "bold red")
+        table.add_row(f"{check.name} ({check.seconds:.0f} s)", "", "", verdict, style=style)
+        for bound in check.bounds:
+            figures = (f"{bound.value:.2g}", f"{bound.largest:.2g}")
+            style = None if bound.holds else "red"
+            table.add_row(f"  {escape(bound.name)}", *figures, "", style=style)
+        table.add_section()
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(title=escape(title), title_justify="left", title_style="dim")
+
+
+@contextmanager
+def _waiting() -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done; say nothing elsewhere."""
+    console = Console(stderr=True)
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with console.status("") as status:
+        yield lambda words: status.update(escape(words))
