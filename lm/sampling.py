@@ -219,7 +219,8 @@ def invert_cdf(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     Tensor
         Shape (n,), int64. A token of probability zero is never chosen.
     """
-    cumulative = log_probs.double().exp().cumsum(-1)
+    # In place: fresh memory of this size costs more than the sums.
+    cumulative = log_probs.to(torch.float64, copy=True).exp_().cumsum_(-1)
     total = cumulative[:, -1:]
     # Scaled by the total, which differs from one by rounding, and strictly below it: then every
     # row has a token, and it is one of positive probability.
