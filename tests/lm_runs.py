@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from lm.base import train_base
 from lm.base_config import BaseConfig
@@ -55,9 +56,12 @@ def tiny_config(output: Path, **changes: Any) -> RunConfig:
 @functools.cache
 def finished_run() -> Path:
     """Return a run folder. Tests read it; one that writes copies it first."""
-    from lm.train import train
+    import lm.train
+    from lm.report import finish_run
 
-    return train(tiny_config(scratch() / "finished"))
+    # Whole, even if the first test that asks for it has switched reports off for its own runs.
+    with mock.patch.object(lm.train, "finish_run", finish_run):
+        return lm.train.train(tiny_config(scratch() / "finished"))
 
 
 def lines(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
