@@ -23,6 +23,7 @@ FIRST = "01_f_divergences_and_one_gradient"
 SECOND = "02_rlhf_gdc_and_dpg_are_one_gradient"
 THIRD = "03_variance_baselines_and_the_partition_function"
 FOURTH = "04_what_does_my_kl_penalty_minimise"
+FIFTH = "05_from_the_coin_to_the_transformer"
 
 # A whole answer, or what to replace in the solution by what.
 WRONG_ANSWERS = {
@@ -112,6 +113,35 @@ WRONG_ANSWERS = {
             "a differentiable ratio": (".detach()", ""),
             "no weight": ("return weight *", "return"),
             "weights upside down": ("log_policy - log_behavior", "log_behavior - log_policy"),
+        },
+    },
+    FIFTH: {
+        "exercise-1": {
+            "whatever is not padding": ("ends.cumsum(-1) - ends == 0", "tokens != eos_id"),
+            "the end is dropped": ("ends.cumsum(-1) - ends == 0", "ends.cumsum(-1) == 0"),
+            "padding counts": ("chosen.where(counted, 0.0)", "chosen"),
+            "zero times minus infinity": ("chosen.where(counted, 0.0)", "(chosen * counted)"),
+        },
+        "exercise-2": {
+            "no weights": ("log_weights=log_policy - log_proposal", "log_weights=None"),
+            "weights upside down": ("log_policy - log_proposal", "log_proposal - log_policy"),
+            "the geometric mean of the tokens' ratios": (
+                "log_weights=log_policy - log_proposal",
+                "log_weights=(log_policy - log_proposal) / mask.sum(-1)",
+            ),
+            "the last token's ratio": (
+                "log_weights=log_policy - log_proposal",
+                "log_weights=(token_log_policy - token_log_proposal)[:, -1]",
+            ),
+            "rubbish after the end": (".where(mask, 0.0)", ""),
+        },
+        "exercise-3": {
+            "a sum of means": ("share = len(own) / len(tokens)", "share = 1.0"),
+            "a mean of unequal means": ("len(own) / len(tokens)", "1 / len(parts)"),
+            "each part its own baseline": (
+                "baseline=leave_one_out(signal)",
+                "baseline=torch.cat([leave_one_out(part) for part in signal.split(size)])",
+            ),
         },
     },
 }
