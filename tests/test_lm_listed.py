@@ -52,7 +52,7 @@ def test_log_prob_of_every_name_is_the_policys(listed, log_prob):
     assert not log_prob.requires_grad
     assert float(log_prob.std()) > 1.0
     for index in (0, 17, 2500, 5162, listed.names.index("mary")):
-        tokens, mask = policy.vocabulary.encode([listed.names[index]])
+        tokens, mask = CharVocabulary(policy.ids.letters or "").encode([listed.names[index]])
         expected = float(policy.log_prob(tokens, mask).detach())
         # 1e-12: float64 with another batch shape.
         assert float(log_prob[index]) == pytest.approx(expected, abs=1e-12)
