@@ -21,6 +21,7 @@ from lm.ladder import measure_ladder
 from lm.ladder_report import ladder_notes, ladder_rows, write_ladder
 from lm.policy import load_policy
 from lm.selfcheck import Check, run_checks, selfcheck_record
+from lm.tables import new_table, print_table
 from lm.trials import Device
 
 
@@ -55,13 +56,13 @@ def run_precision(options: PrecisionOptions) -> None:
             policy, n=options.n, seed=options.seed, on_rung=lambda rung: say(f"measuring {rung}")
         )
     sizes = f"{ladder.sequences} sequences of {ladder.tokens} tokens from the model itself"
-    table = _table(f"{name} on {options.device}, against float64: {sizes}")
+    table = new_table(f"{name} on {options.device}, against float64: {sizes}")
     table.add_column("quantity")
     for rung in ladder.rungs:
         table.add_column(rung.precision, justify="right")
     for row in ladder_rows(ladder):
         table.add_row(*map(escape, row))
-    Console().print(table)
+    print_table(table)
     for note in ladder_notes(ladder):
         print(note)
     about = {
@@ -80,7 +81,7 @@ def run_selfcheck(options: SelfcheckOptions) -> int:
     with _waiting() as say:
         checks = run_checks(options.device, on_start=say)
     record = selfcheck_record(options.device, checks)
-    Console().print(_check_table(checks))
+    print_table(_check_table(checks))
     for check in checks:
         if check.error is not None:
             print(f"{check.name}: {check.error.splitlines()[-1]}")
@@ -98,7 +99,7 @@ def run_selfcheck(options: SelfcheckOptions) -> int:
 
 
 def _check_table(checks: Sequence[Check]) -> Table:
-    table = _table("what was measured, and what it must not exceed")
+    table = new_table("what was measured, and what it must not exceed")
     for heading in ("figure", "measured", "at most", ""):
         numeric = heading in {"measured", "at most"}
         table.add_column(heading, justify="right" if numeric else "left")
@@ -111,10 +112,6 @@ def _check_table(checks: Sequence[Check]) -> Table:
             table.add_row(f"  {escape(bound.name)}", *figures, "", style=style)
         table.add_section()
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(title=escape(title), title_justify="left", title_style="dim")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from lm.config import RunConfig, SamplingConfig, resolve
 from lm.demo.study import DemoConfig
 from lm.errors import RunError, RunInterrupted, UsageError
 from lm.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
-from lm.options import parse_config, to_plain
+from lm.options import parse_config, shipped_recipes, to_plain
 from lm.resume import how_to_start, resume_command
 
 USAGE_ERROR = 2
@@ -88,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def train_command(words: Sequence[str]) -> None:
     """Train a policy: ``[recipe.yaml] [--key value ...]``."""
+    if not words:
+        raise UsageError(f"no recipe and no target is given; try {shipped_recipes()} (or --help)")
     config = resolve(parse_config(RunConfig, words, program="python -m lm train"))
     start = how_to_start(config)
     refuse_launch(config.device)
@@ -266,8 +268,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
 def _overview() -> str:
     lines = [f"  {name:<11}{command.summary}" for name, command in COMMANDS.items()]
     example = "python -m lm train lm/recipes/rare_pointwise.yaml --divergence reverse_kl"
+    yours = "lm/recipes/your_model.yaml is a template for your own model and reward"
     head = ["usage: python -m lm COMMAND ...", ""]
-    return "\n".join([*head, *lines, "", f"for example: {example}", "each explains itself: --help"])
+    tail = ["", f"for example: {example}", yours, "each explains itself: --help"]
+    return "\n".join([*head, *lines, *tail])
 
 
 def _say(message: str) -> None:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from lm.amp import Amp
 from lm.base import read_facts, train_base
@@ -24,15 +22,17 @@ from lm.evaluate import Evaluator
 from lm.files import write_atomic
 from lm.launched import is_main
 from lm.models import ModelFolderError
+from lm.page import named
 from lm.policy import load_policy
 from lm.problem import build_problem
 from lm.processes import leave_group
 from lm.progress import base_progress, run_progress
 from lm.prompts import PromptError, Prompts
 from lm.records import read_records
-from lm.report import finish_run, headline_rows
+from lm.report import Z_MARK, finish_run, headline_rows
 from lm.run_folder import read_config, require_complete
 from lm.setup import load_base
+from lm.tables import new_table, print_table
 from lm.train import train
 from lm.vocabulary import VocabularyError
 
@@ -159,13 +159,17 @@ def model_folder(model: str | None) -> str:
 
 def print_rows(evaluations: Sequence[dict[str, Any]]) -> None:
     """Print the headline table of a run (base, policy, by which estimator) and its warnings."""
-    table = Table(title="± is one standard error", title_justify="left", title_style="dim")
-    for heading in ("quantity", "base", "policy", "estimator"):
-        table.add_column(heading)
-    for row in headline_rows(evaluations):
-        quantity = f"{row['quantity']} {row['unit']}".strip()
-        table.add_row(escape(quantity), row["base"], row["policy"], row["estimator"])
-    Console().print(table)
+    rows = headline_rows(evaluations)
+    compared = any(Z_MARK in row["estimator"] for row in rows)
+    meaning = "; z is what sampling alone gives less this, in its standard errors"
+    table = new_table(f"± is one standard error{meaning if compared else ''}")
+    for heading in ("quantity", "base", "policy", "estimator", *(["z"] if compared else [])):
+        table.add_column(heading, no_wrap=heading not in {"quantity", "estimator"})
+    for row in rows:
+        estimator, _, z = row["estimator"].partition(Z_MARK)
+        cells = [escape(named(row)), row["base"], row["policy"], estimator, z]
+        table.add_row(*cells[: len(table.columns)])
+    print_table(table)
     first, last = evaluations[0], evaluations[-1]
     for record in [first] if first is last else [first, last]:
         for warning in record["warnings"]:

@@ -295,11 +295,12 @@ def _check_unregistered(what: str, name: str, known: Mapping[str, Any], *, argum
     if is_reference(name):
         check_reference(name, arguments=arguments)
         return
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    advice = f"did you mean {nearest[0]!r}? Known: {', '.join(known)}. " if nearest else ""
+    nearest = difflib.get_close_matches(name, known, n=1)
+    advice = f"did you mean {nearest[0]!r}? " if nearest else ""
+    listed = f"There are: {', '.join(known)}. " if known else ""
     raise ValueError(
-        f"unknown {what} {name!r}; {advice}Your own: @{what}({name!r}) in a Python program, or "
-        f"file.py:{name} in a recipe"
+        f"unknown {what} {name!r}; {advice}{listed}Your own: @{what}({name!r}) in a Python "
+        f"program, or file.py:{name} in a recipe"
     )
 
 

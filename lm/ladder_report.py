@@ -111,7 +111,7 @@ def ladder_figure(ladder: Ladder, *, title: str) -> Figure:
             Line2D([], [], marker="o", color=PRECISION_COLORS[rung.precision], label=rung.precision)
             for rung in rungs
         ]
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -171,8 +171,8 @@ def _token_panel(axes: Axes, ladder: Ladder, precisions: Sequence[str]) -> None:
         axes.step(errors[shown], share[shown], where="post", color=color)
     axes.axvline(math.log(BAND[1]), color="#5b6675", lw=1.2, ls=":")
     beside = axes.get_xaxis_transform()
-    words = {"rotation": 90, "ha": "right", "va": "bottom", "color": "#5b6675"}
-    axes.text(math.log(BAND[1]), 0.02, "ratio 1.1", transform=beside, **words)
+    words = {"rotation": 90, "ha": "left", "va": "bottom", "color": "#5b6675"}
+    axes.text(1.3 * math.log(BAND[1]), 0.02, "ratio 1.1", transform=beside, **words)
     # Stated, for a log axis finds no limits of its own where every error is zero.
     axes.set(xscale="log", yscale="log", xlim=(1e-9, 10.0), ylim=(0.5 / ladder.tokens, 1.5))
     axes.set_xlabel("error of a token's log-probability (nats)")

@@ -62,6 +62,13 @@ def parse_config(kind: type[Config], arguments: Sequence[str], *, program: str) 
         raise UsageError(_plain(str(error))) from error
 
 
+def shipped_recipes() -> str:
+    """Return the paths of the recipes that come with the project, from the working directory."""
+    here, folder = Path.cwd(), Path(__file__).parent / "recipes"
+    near = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return ", ".join(str(near / path.name) for path in sorted(folder.glob("*.yaml")))
+
+
 def option_types(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every dotted key of a configuration dataclass with its type, groups included."""
     hints = typing.get_type_hints(kind)
@@ -122,7 +129,7 @@ def _recipes(words: list[str]) -> list[Path]:
 
 def _check_recipe(path: Path, valid: Mapping[str, Any]) -> None:
     if not path.is_file():
-        raise UsageError(f"recipe {path} is not a file; the shipped ones are in lm/recipes")
+        raise UsageError(f"recipe {path} is not a file; the shipped ones: {shipped_recipes()}")
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

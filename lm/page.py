@@ -138,14 +138,14 @@ def model_card(
         "| quantity | base | policy | estimator |",
         "|---|---|---|---|",
         *(
-            f"| {row['quantity']} {row['unit']} | {row['base']} | {row['policy']} "
+            f"| {named(row)} | {row['base']} | {row['policy']} "
             f"| {row['estimator'].translate(ESCAPE_TABLE)} |"
             for row in rows
         ),
         "",
         f"Gradient estimator: **{status['verdict']}**"
         + (f", factor {status['factor']}" if status["factor"] else "")
-        + f". {status['reason']}.",
+        + f". {_sentence(status['reason'])}",
         "",
         "## Intended use",
         "",
@@ -164,6 +164,11 @@ def title(run: Mapping[str, Any]) -> str:
     return f"{run['config']['name']}: {run['config']['divergence'].replace('_', ' ')}"
 
 
+def named(row: Mapping[str, str]) -> str:
+    """Return the quantity of a row of the headline table, with its unit in brackets."""
+    return f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
+
+
 def subtitle(run: Mapping[str, Any]) -> str:
     """Return one sentence on what was trained toward what."""
     config, last, target = run["config"], run["evaluations"][-1], run["target"]
@@ -177,10 +182,12 @@ def subtitle(run: Mapping[str, Any]) -> str:
         or f"log P by {short_name(target['score'])}"
     )
     prompts = target.get("contexts", 0)
-    after = f" after {prompts} prompts" if prompts else ""
+    rank = config.get("lora", {}).get("rank", 0)
+    adapter = f" by an adapter of rank {rank}" if rank else ""
+    each = f", for each of {prompts} prompts," if prompts else ""
     return (
-        f"{model} moved toward a target ({kind}: {wanted}){after} in "
-        f"{last['step']} steps of {config['batch_size']} samples, seed {config['seed']}."
+        f"{model} moved toward a target ({kind}: {wanted}){each} in "
+        f"{last['step']} steps of {config['batch_size']} samples{adapter}, seed {config['seed']}."
     )
 
 
@@ -194,6 +201,10 @@ def _intended_use(run: Mapping[str, Any]) -> str:
         "That of the base model, whose licence and limits it inherits. The training moved it "
         "toward the target above and checked nothing else about it."
     )
+
+
+def _sentence(reason: str) -> str:
+    return f"{reason[:1].upper()}{reason[1:]}."
 
 
 def _section(heading: str, content: str) -> str:
@@ -258,7 +269,7 @@ def _status(run: Mapping[str, Any]) -> str:
         f"<p><span class='verdict {status['verdict']}'>{status['verdict']}</span> for "
         f"{config['divergence'].replace('_', ' ')}, Z {config['partition']['policy']}, baseline "
         f"{config['baseline']['kind'].replace('_', ' ')}.{factor}</p>"
-        f"<p>{html.escape(status['reason'])}.</p>"
+        f"<p>{html.escape(_sentence(status['reason']))}</p>"
         "<p class=muted>Verified by enumerating all batches of small problems: "
         "<code>python -m toy verify</code>.</p>"
     )

@@ -119,10 +119,12 @@ class Prompts(NamedTuple):
         longest = int(self.lengths.max())
         needed = longest + new_tokens - 1
         if positions is not None and needed > positions:
+            left = positions - longest + 1
+            shorter = "shorten the prompt"
+            advice = f"{shorter}, or set max_new_tokens to {left} or less" if left > 0 else shorter
             raise PromptError(
                 f"prompt {int(self.lengths.argmax())} has {longest} tokens, and with {new_tokens} "
-                f"new ones it needs {needed} positions; the model has {positions}: shorten the "
-                "prompt or max_new_tokens"
+                f"new ones it needs {needed} positions; the model has {positions}: {advice}"
             )
 
 

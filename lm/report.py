@@ -32,6 +32,8 @@ HEADLINE = (
     ("largest_share", "largest single weight", "share"),
     ("kept_mass", "mass kept by the sampling transform", "per token"),
 )
+# Between the better estimator and how far the sampled one is from it.
+Z_MARK = "; sampled z = "
 ALWAYS = (
     "Base samples of the evaluations are drawn once a run: its errors are correlated over time.",
     "Self-BLEU and Distinct-n are over the model's own tokens and within groups of samples: they "
@@ -188,7 +190,7 @@ def _estimator(record: Mapping[str, Any], key: str) -> str:
     z = entries.get("sampled", {}).get("z")
     name = best_estimator(record, key)
     words = {"list_and_remainder": "list + remainder", "rao_blackwell": "Rao–Blackwell"}
-    return words.get(name, name) + (f"; sampled z = {z:+.1f}" if z is not None else "")
+    return words.get(name, name) + (f"{Z_MARK}{z:+.1f}" if z is not None else "")
 
 
 def _read(folder: Path) -> dict[str, Any]:

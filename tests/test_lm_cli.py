@@ -56,7 +56,8 @@ def test_every_command_explains_itself(name, capsys):
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
         (["train", "missing.yaml"], "recipe missing.yaml is not a file"),
-        (["train"], "target"),
+        (["train"], "no recipe and no target is given; try "),
+        (["train", "rlhf"], "recipes/rlhf.yaml"),
         (["base", "--layer", "3"], "did you mean 'layers'?"),
         (["base", "--width", "30"], "heads must divide width"),
         (["precison"], "unknown command 'precison'; did you mean 'precision'?"),
@@ -165,6 +166,22 @@ def test_train_from_a_shell_is_silent_on_stderr_and_ends_with_the_report(tmp_pat
     assert "divergence: total_variation" in done.stdout
     assert "E[listed]" in done.stdout
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["prompts", "your_model"])
+def test_the_recipes_to_start_from_train(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where the paths in recipes count from
+    small = {"steps": 2, "evaluation.samples": 128, "evaluation.group": 32}
+    own = {"model": tiny_model(), "output": tmp_path / "run", "partition.samples": 600}
+    words = [f"--{key}={value}" for key, value in {**small, **own}.items()]
+    assert main(["train", f"lm/recipes/{name}.yaml", *words]) == 0
+    out = capsys.readouterr().out
+    feature, prompts = {"prompts": ("female", 26), "your_model": ("vowels", 0)}[name]
+    assert f"E[{feature}]" in out
+    about = json.loads((tmp_path / "run" / "target.json").read_text(encoding="utf-8"))
+    assert about.get("contexts", 0) == prompts
+    steps = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").count('"kind": "step"')
+    assert steps == 2
 
 
 def test_sample_prints_texts_with_their_log_probabilities(capsys):

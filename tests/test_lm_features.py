@@ -179,7 +179,7 @@ def test_a_recipe_names_functions_in_files(file, tmp_path):
         ("rewards.py:value", "no function 'value'"),
         ("rewards.py:no_arguments", "takes 0 positional"),
         ("broken.py:f", "broken.py is not valid Python: "),
-        ("vowels", r"unknown feature 'vowels'; did you mean .* file\.py:vowels in a recipe"),
+        ("vowels", r"unknown feature 'vowels'; There are: female, .* file\.py:vowels in a recipe"),
     ],
 )
 @pytest.mark.usefixtures("file")

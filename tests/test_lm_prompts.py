@@ -86,6 +86,7 @@ def test_a_prompt_too_long_for_the_model_is_refused_with_the_numbers():
     _ = policy.sample(2, generator=_seeded(), prompts=Prompts.from_ids([[1], [0, 2, 3]]))
     long = Prompts.from_ids([[1], [0, 2, 3, 1]])
     message = r"prompt 1 has 4 tokens, and with 4 new ones it needs 7 positions; the model has 6"
+    message += ": shorten the prompt, or set max_new_tokens to 3 or less"
     with pytest.raises(PromptError, match=message):
         _ = policy.sample(2, generator=_seeded(), prompts=long)
     tokens, mask = torch.ones(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool)

@@ -17,7 +17,7 @@ from lm_runs import finished_run, lines
 from lm.config import RunConfig
 from lm.figures import Curve, alignment_figure, divergence_figure, feature_figure
 from lm.options import from_plain
-from lm.page import html_page
+from lm.page import html_page, named
 from lm.records import FOUR, best, one_line
 from lm.report import finish_run, headline_rows, limitations, number_text, samples_to_half
 
@@ -219,6 +219,32 @@ def test_a_text_is_shown_in_one_line():
     assert one_line("a\nb\r\nc") == "a⏎b⏎c"
     assert one_line("a\n") == "a⏎"
     assert one_line("plain …") == "plain …"
+
+
+def test_the_table_is_not_folded_where_there_is_no_terminal(capsys):
+    from lm.commands import print_rows
+
+    records = json.loads(json.dumps(lines(finished_run(), "evaluation")))
+    print_rows(records)
+    printed = capsys.readouterr().out
+    assert "KL(π‖a), distance from the base (nats)" in printed
+    assert len(printed.splitlines()) == len(headline_rows(records)) + 5
+    # z has a column only where something is compared.
+    assert "in its standard errors" in printed
+    for record in records:
+        for entries in record["estimates"].values():
+            entries.get("sampled", {}).pop("z", None)
+    print_rows(records)
+    assert "in its standard errors" not in capsys.readouterr().out
+
+
+def test_quantities_stand_with_their_units_and_reasons_are_sentences():
+    assert named({"quantity": "length", "unit": "tokens"}) == "length (tokens)"
+    assert named({"quantity": "E[female]", "unit": ""}) == "E[female]"
+    card = (finished_run() / "README.md").read_text(encoding="utf-8")
+    assert "| forward KL(p‖π) (nats) |" in card
+    assert "| total variation |" in card
+    assert re.search(r"Gradient estimator: \*\*\w+\*\*\. [A-Z].*\.$", card, re.MULTILINE)
 
 
 def test_the_printed_table_ends_in_the_warnings(capsys):

@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
 def test_the_wheel_holds_data_recipes_and_the_typing_marker(wheel):
     names = set(wheel.namelist())
     assert "fdpg_ref/py.typed" in names
-    for pattern in ("lm/data/*.csv", "lm/recipes/*.yaml"):
+    for pattern in ("lm/data/*.csv", "lm/recipes/*.yaml", "lm/recipes/*.txt"):
         files = {path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)}
         assert files, pattern
         assert files <= names

@@ -1,0 +1,13 @@
+"""A reward of your own, for `lm/recipes/your_model.yaml`: one finite number a text.
+
+What a function may ask for by name (texts, prompts, completions, tokens): docs/library.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def vowels(completions: Sequence[str]) -> list[int]:
+    """Return the number of vowels that the model wrote."""
+    return [sum(letter in "aeiou" for letter in text) for text in completions]
