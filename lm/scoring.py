@@ -23,6 +23,9 @@ from lm.transforms import IDENTITY, TransformedLogProbs, transformed_log_probs
 # Scoring pads a group of rows to its longest; sorted by length, a few groups waste little on
 # padding, and below this many rows a call's fixed cost outweighs what a group saves.
 GROUP_ROWS = 64
+# Groups of one longest length waste nothing by being one call, which two threads share better;
+# their logits then stay below 128 MiB in float32.
+GROUP_LOGITS = 2**25
 
 
 class CallRecorder(Protocol):
@@ -78,6 +81,7 @@ class TokenScorer(nn.Module):
 
     @score_chunk.setter
     def score_chunk(self, chunk: int | None) -> None:
+        """Bound the memory of the logits, or lift the bound with None."""
         if chunk is not None:
             require_plain_head(self.model)
         self._score_chunk = chunk
@@ -166,7 +170,17 @@ class TokenScorer(nn.Module):
         if self.single_group:
             return iter([torch.arange(len(lengths), device=lengths.device)])
         order = torch.argsort(lengths, stable=True)
-        return iter(order.split(max(GROUP_ROWS, -(-len(order) // 8))))
+        chunks = order.split(max(GROUP_ROWS, -(-len(order) // 8)))
+        vocabulary_size = self.model.config.get_text_config().vocab_size
+        groups = [chunks[0]]
+        for rows in chunks[1:]:
+            longest, previous = int(lengths[rows[-1]]), groups[-1]
+            logits = (len(previous) + len(rows)) * longest * vocabulary_size
+            if int(lengths[previous[-1]]) == longest and logits <= GROUP_LOGITS:
+                groups[-1] = torch.cat([previous, rows])
+            else:
+                groups.append(rows)
+        return iter(groups)
 
 
 def _inputs(tokens: Tensor, prompts: Prompts) -> dict[str, Any]:
