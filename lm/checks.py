@@ -19,10 +19,21 @@ from lm.errors import RunError
 SAME_LAW_TOLERANCE = {"float64": 5e-6, "float32": 5e-5, "bfloat16": 0.4, "float16": 0.08}
 # The largest log-probability that rounding can produce.
 ABOVE_ZERO = 1e-4
+LIKELY_CAUSE = "A learning rate that is too high is the usual cause"
+EDGE_OF_THE_CUT = (
+    "If it is -inf, sampling.top_k, top_p or min_p kept a token when sampling and cut it when "
+    "scoring, as two tokens were equally probable to rounding. It is rare; precision float64 "
+    "makes it rarer, sampling.temperature alone or off_policy true excludes it"
+)
 
 
 def check_log_prob(
-    name: str, log_prob: Tensor, texts: Sequence[str], *, holes: bool = False
+    name: str,
+    log_prob: Tensor,
+    texts: Sequence[str],
+    *,
+    holes: bool = False,
+    cause: str = LIKELY_CAUSE,
 ) -> None:
     """Raise a RunError that names the sample if a log-probability is NaN, infinite or positive.
 
@@ -36,6 +47,8 @@ def check_log_prob(
         The n samples.
     holes
         Whether the model's transform cuts texts off, so that -inf is legal.
+    cause
+        The last sentence of the message.
     """
     log_prob = log_prob.detach()
     bad = ~torch.isfinite(log_prob) | (log_prob > ABOVE_ZERO)
@@ -45,8 +58,7 @@ def check_log_prob(
         row = int(bad.nonzero()[0])
         raise RunError(
             f"the log-probability of {texts[row]!r} under the {name} is {float(log_prob[row])} "
-            f"nats (sample {row} of {len(texts)}): it must be finite and at most 0. A learning "
-            "rate that is too high is the usual cause"
+            f"nats (sample {row} of {len(texts)}): it must be finite and at most 0. {cause}"
         )
 
 
@@ -71,6 +83,31 @@ def check_score(
         raise RunError(
             f"the target's score of {texts[row]!r} is {float(log_score[row])} nats (sample {row} "
             f"of {len(texts)}): a feature, reward or multiplier is not finite there"
+        )
+
+
+def check_coefficients(coefficients: Tensor, texts: Sequence[str], *, first: int = 0) -> None:
+    """Raise a RunError that names the sample whose coefficient is NaN or infinite.
+
+    Parameters
+    ----------
+    coefficients
+        Shape (n,): of all processes' samples, so that all of them raise.
+    texts
+        The samples of this process.
+    first
+        Where they begin among the n.
+    """
+    bad = (~torch.isfinite(coefficients)).nonzero().flatten()
+    if len(bad) > 0:
+        row = int(bad[0])
+        own = 0 <= row - first < len(texts)
+        text = f", the text {texts[row - first]!r}," if own else ""
+        raise RunError(
+            f"the coefficient of sample {row} of {len(coefficients)}{text} is "
+            f"{float(coefficients[row])}: signal times importance weight left the numbers of "
+            f"{coefficients.dtype}. Lower optimizer.lr or updates_per_batch, or choose a "
+            "divergence with a bounded signal (jensen_shannon, total_variation)"
         )
 
 

@@ -145,6 +145,11 @@ class RunConfig:
         return self.batch_size // self.contexts
 
     @property
+    def halves(self) -> bool:
+        """Whether forward passes compute in 16 bits."""
+        return self.precision in {"bfloat16", "float16"}
+
+    @property
     def law(self) -> SamplingConfig:
         """The transform that policy and base own: none where it shapes the proposal alone."""
         return SamplingConfig() if self.off_policy else self.sampling

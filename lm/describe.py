@@ -23,6 +23,8 @@ def describe_features(names: tuple[str, ...], features: Tensor) -> dict[str, flo
 
 def describe_coefficients(signal: Tensor, coefficients: Tensor) -> dict[str, float]:
     """Return the spread of signal and coefficients, both of shape (contexts, n)."""
+    # Squares of finite float32 numbers can be infinite, which no record may hold.
+    signal, coefficients = signal.double(), coefficients.double()
     return {
         "signal_mean": float(signal.mean()),
         "signal_std": float(signal.std()),
@@ -36,7 +38,8 @@ def describe_partition(
     """Return the log Z that was used and the batch's own estimate of it with its health, in nats.
 
     With several contexts these are means over those in which a sample has target mass, save the
-    largest share, which is the largest of all. None where there is no such context.
+    largest share, which is the largest of all. None where there is no such context, and where a
+    context has a single sample.
 
     Parameters
     ----------
@@ -48,7 +51,8 @@ def describe_partition(
     used = {"log_z": float(log_z.mean())}
     log_weights = log_score - log_proposal
     reached = torch.isfinite(log_weights).any(-1)
-    if not bool(reached.any()):
+    # One sample of a context has no spread: no error, and all of the mass.
+    if not bool(reached.any()) or log_weights.shape[-1] < 2:
         names = ("batch_log_z", "batch_log_z_error", "largest_share", "ess_share")
         return {**used, **dict.fromkeys(names)}
     estimate = estimate_partition(log_score[reached], log_proposal[reached])

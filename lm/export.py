@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+from lm import model_config
 from lm.checkpoint import CorruptCheckpoint, checkpoint_steps, load_checkpoint
 from lm.errors import RunError
+from lm.hub import find_model
 from lm.models import atomic_folder
 from lm.policy import CausalPolicy, load_policy
 from lm.resume import partial_folder
 from lm.run_folder import read_config
+from lm.sampling_config import SamplingConfig
 from lm.setup import build_policy, load_base
+from lm.token_ids import load_ids
 from lm.training_state import load_weights
 
 CHECKPOINT_MARK = "manifest.json"
@@ -50,11 +55,12 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
     Raises
     ------
     RunError
-        The destination is taken, the run has nothing to export yet, or a checkpoint is damaged.
+        The destination is taken or holds the source, the run has nothing to export yet, or a
+        checkpoint is damaged.
     MissingModelFolder, ModelFolderError
         There is no such source, or it cannot be used.
     """
-    _require_free(destination, overwrite=overwrite)
+    _require_free(source, destination, overwrite=overwrite)
     policy = load_trained(source)
     with atomic_folder(destination) as partial:
         policy.save(partial)
@@ -85,11 +91,27 @@ def load_trained(source: Path) -> CausalPolicy:
     if (source / CHECKPOINT_MARK).is_file():
         return _from_checkpoint(source, source.parent.parent)
     if (source / "policy").is_dir():
-        return load_policy(source / "policy")
+        return _from_folder(source / "policy")
     for run in (source, partial_folder(source)):
         if (run / RUN_MARK).is_file():
             return _from_newest(run)
-    return load_policy(source)
+    return _from_folder(source)
+
+
+def _from_folder(folder: Path) -> CausalPolicy:
+    """Load a model, with the transform of the run whose policy it is.
+
+    A model that fixes no length limit is written without one.
+    """
+    run = folder.parent
+    of_a_run = folder.name == "policy" and (run / RUN_MARK).is_file()
+    law = read_config(run, complete=False).law if of_a_run else SamplingConfig()
+    path = find_model(folder)
+    limit = load_ids(path, model_config.read_config(path)).max_new_tokens
+    # Any that fits serves to load it: nothing is sampled here.
+    policy = load_policy(path, max_new_tokens=limit or 1, transform=law)
+    policy.ids = replace(policy.ids, max_new_tokens=limit)
+    return policy
 
 
 def _from_newest(run: Path) -> CausalPolicy:
@@ -115,7 +137,12 @@ def _from_checkpoint(checkpoint: Path, run: Path) -> CausalPolicy:
     return policy
 
 
-def _require_free(destination: Path, *, overwrite: bool) -> None:
+def _require_free(source: Path, destination: Path, *, overwrite: bool) -> None:
+    if source.resolve().is_relative_to(destination.resolve()):
+        raise RunError(
+            f"the destination {destination} holds the source {source}, which the export would "
+            "replace: choose another destination"
+        )
     if destination.exists() and not destination.is_dir():
         raise RunError(f"{destination} is a file: choose another destination")
     if destination.is_dir() and any(destination.iterdir()) and not overwrite:

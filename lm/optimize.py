@@ -31,7 +31,8 @@ class PastBaseline:
         """
         if self.config.kind != "running":
             return
-        signal = signal.flatten()
+        # On the CPU, where the mean of a checkpoint is as well.
+        signal = signal.detach().flatten().cpu()
         self._state = (
             init_running_baseline(signal)
             if self._state is None

@@ -119,17 +119,29 @@ class Proposal:
 
         Parameters
         ----------
-        log_policy, log_proposal, log_score
-            Shape (contexts, n), nats: log pi as it is now, log q and log P of samples of q. With
-            prompts the gain is the mean over those whose target excludes not every sample.
+        log_policy
+            Shape (contexts x n,), nats: log pi as it is now, of samples of q.
+        log_proposal, log_score
+            Shape (contexts, n), nats: log q and log P of them. With prompts the gain is the mean
+            over those whose target excludes not every sample.
 
         Returns
         -------
         dict
             ``proposal_gain``, the estimate of KL(p||q) - KL(p||pi) in nats (None where the target
             excludes every sample), and ``proposal_renewed``; the same on every process.
+
+        Raises
+        ------
+        RunError
+            The policy's log-probabilities are not finite; the copy stays as it was.
         """
-        gains = forward_kl_gain(log_policy, log_proposal, log_score)
+        if not bool(torch.isfinite(log_policy).all()):
+            raise RunError(
+                "after the update the policy's log-probability of a sample is not finite: lower "
+                "optimizer.lr"
+            )
+        gains = forward_kl_gain(log_policy.view_as(log_score), log_proposal, log_score)
         known = gains[~torch.isnan(gains)]
         if len(known) == 0:
             return {"proposal_gain": None, "proposal_renewed": False}

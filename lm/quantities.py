@@ -15,6 +15,7 @@ from torch import Tensor
 from fdpg_ref import (
     DIVERGENCES,
     REVERSE_KL,
+    Estimate,
     FDivergence,
     divergence_terms,
     exact_divergence,
@@ -130,7 +131,7 @@ def base_distance_entries(problem: Problem, evidence: Evidence) -> Estimates:
     split = _divergence_sum(to_base, REVERSE_KL)
     of_policy = _split_entries(split, CUT_OFF)
     blackwell = sample_mean(evidence.prefix_kl)
-    of_policy["rao_blackwell"] = estimate_entry(blackwell, against=split.best)
+    of_policy["rao_blackwell"] = estimate_entry(blackwell, against=_comparable(evidence, split))
     return {"kl_policy_base": of_policy, "kl_target_base": _target_from_base(problem, evidence)}
 
 
@@ -139,7 +140,7 @@ def entropy_entries(evidence: Evidence, vocabulary_size: int) -> Estimates:
     split = _entropy_sum(evidence)
     own = _split_entries(split)
     blackwell = sample_mean(evidence.prefix_entropy)
-    own["rao_blackwell"] = estimate_entry(blackwell, against=split.best)
+    own["rao_blackwell"] = estimate_entry(blackwell, against=_comparable(evidence, split))
     of_target = _replace(evidence, lambda points: points._replace(log_policy=points.log_target))
     target, lengths = _entropy_sum(of_target), _lengths(evidence)
     per_token = ratio_of_means(evidence.prefix_entropy, lengths)
@@ -305,6 +306,15 @@ def _listing(problem: Problem) -> Listing:
 def _lengths(evidence: Evidence) -> Tensor:
     lengths = [len(sequence) for sequence in evidence.sequences]
     return torch.tensor(lengths, dtype=torch.float64).reshape(evidence.prefix_kl.shape)
+
+
+def _comparable(evidence: Evidence, split: SplitSum) -> Estimate | None:
+    """Return the better estimate where a z-score against it means something.
+
+    With several contexts most of both standard errors is which contexts there are, which both
+    estimators share: a z would be near zero whatever is wrong.
+    """
+    return split.best if len(evidence.prefix_kl) == 1 else None
 
 
 def _replace(evidence: Evidence, change: Callable[[Points], Points]) -> Evidence:

@@ -10,9 +10,9 @@ A step describes the batch that took the policy from step - 1 to step::
 
 With several updates a batch it describes the last of them. Where it applies, a step also has
 ``weight_mean``, ``weight_ess_share``, ``weight_largest_share`` (of the importance weights pi/q of
-samples that are not the policy's), ``kept_mass`` (the mean share a truncating transform keeps of a
-whole text, not of a token), ``proposal_gain`` and
-``proposal_renewed`` (KL(p||q) - KL(p||pi) in nats, and whether the policy became the proposal),
+samples that are not the policy's), ``kept_mass`` (the share a truncating transform keeps,
+per token), ``proposal_gain`` and ``proposal_renewed`` (KL(p||q) - KL(p||pi) in nats, and whether
+the policy became the proposal),
 ``loss_scale`` and ``skipped`` (float16: whether the gradient overflowed; ``gradient_norm`` is null
 then).
 
@@ -35,8 +35,9 @@ is that of estimating the Z of these contexts.
 
 Estimators, the best first: ``exact`` (a sum over the list), ``list_and_remainder`` (the list
 exactly, the rest by importance sampling), ``rao_blackwell`` (next tokens exactly, prefixes
-sampled), ``sampled``. A z compares an estimate with a better one, in standard errors. Keys without
-a value are left out of an entry. Clock values stand apart, in timings.jsonl.
+sampled), ``sampled``. A z compares an estimate with a better one, in standard errors; with several
+contexts, which both look at, there is none. Keys without a value are left out of an entry. Clock
+values stand apart, in timings.jsonl.
 """
 
 from __future__ import annotations

@@ -102,6 +102,13 @@ def _check_transform(config: RunConfig) -> None:
         "sample drawn earlier can become impossible. With updates_per_batch above 1 or "
         "proposal.kind kl_adaptive use sampling.temperature alone, or off_policy true",
     )
+    require(
+        not (config.sampling.truncates and not config.off_policy and config.halves),
+        f"sampling.top_k, top_p and min_p cut the policy itself, and precision {config.precision} "
+        "rounds sampler and scorer differently: at the edge of the cut one keeps a token that the "
+        "other drops, and a sample becomes impossible. Use precision float32, sampling.temperature "
+        "alone, or off_policy true (the cut then only shapes the proposal)",
+    )
 
 
 def _check_estimator(config: RunConfig) -> None:
@@ -133,7 +140,7 @@ def _check_reuse(config: RunConfig) -> None:
         "micro_batch_size below batch_size": config.micro_batch_size
         not in {None, config.batch_size},
         "activation_checkpointing": config.activation_checkpointing,
-        f"precision {config.precision}": config.precision in {"bfloat16", "float16"},
+        f"precision {config.precision}": config.halves,
     }
     found = [reason for reason, holds in reasons.items() if holds]
     require(

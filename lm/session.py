@@ -13,7 +13,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lm.amp import Amp
-from lm.checks import check_log_prob, check_same_law, check_start
+from lm.checks import (
+    EDGE_OF_THE_CUT,
+    LIKELY_CAUSE,
+    check_coefficients,
+    check_log_prob,
+    check_same_law,
+    check_start,
+)
 from lm.config import RunConfig
 from lm.describe import describe_features
 from lm.errors import RunInterrupted
@@ -149,7 +156,9 @@ class Session:
         first = self.accelerator.process_index * n
         with fail_together(self.accelerator):
             own = log_policy.flatten()[first : first + n]
-            check_log_prob("policy", own, reading.texts)
+            cut = self.policy.transform.truncates
+            cause = EDGE_OF_THE_CUT if cut else LIKELY_CAUSE
+            check_log_prob("policy", own, reading.texts, cause=cause)
             if start is not None:
                 samples, log_base = start
                 arguments = (reading.texts, config.precision)
@@ -157,6 +166,19 @@ class Session:
                 if not config.off_policy:
                     check_same_law(samples.log_prob, own, *arguments, lengths=lengths)
                 check_start(own, log_base, *arguments, lengths=lengths)
+
+    def check_coefficients(self, coefficients: Tensor, reading: Reading) -> None:
+        """Stop before a coefficient that is not finite reaches the weights, or float16's scale.
+
+        Parameters
+        ----------
+        coefficients
+            Shape (contexts, n): of all processes' samples.
+        reading
+            Of this process's.
+        """
+        first = self.accelerator.process_index * len(reading.texts)
+        check_coefficients(coefficients.flatten(), reading.texts, first=first)
 
     def measures_noise(self, step: int) -> bool:
         """Whether a step's gradient is split into halves: once after each evaluation."""

@@ -184,6 +184,7 @@ def train_steps(session: Session) -> None:
                 coefficients = score_coefficients(
                     signal, baseline=baseline.value, log_weights=log_policy - log_proposal
                 )
+            session.check_coefficients(coefficients, reading)
             graph = batches.whole_graph if session.measures_noise(step) else None
             noise = describe_noise(graph, coefficients, parameters)
             for part in batches.parts():
@@ -205,6 +206,5 @@ def train_steps(session: Session) -> None:
         partition.observe(log_score, log_proposal, contexts=contexts)
         schedule.step()
         if proposal.due(step):
-            log_policy = batches.measure(samples).view_as(log_score)
-            record |= proposal.compare(log_policy, log_proposal, log_score)
+            record |= proposal.compare(batches.measure(samples), log_proposal, log_score)
         session.finish_step(moving, record, started)

@@ -880,6 +880,52 @@ MUTANTS = [
         "another batch's products returned",
         ("test_lm_reuse.py::test_other_samples_are_refused",),
     ),
+    # ------------------------------------------------------------------ what a person sees
+    Mutant(
+        "lm/tables.py",
+        "console.width = max(console.width, console.measure(table, options=unbounded).maximum)",
+        "console.width = max(console.width, console.measure(table).maximum)",
+        "a log file's table folded into 80 columns",
+        ("test_lm_report.py::test_the_table_is_not_folded_where_there_is_no_terminal",),
+    ),
+    Mutant(
+        "lm/prompts.py",
+        "left = positions - longest + 1",
+        "left = positions - longest + 2",
+        "an advice that is refused again",
+        ("test_lm_prompts.py::test_a_prompt_too_long_for_the_model_is_refused_with_the_numbers",),
+    ),
+    # ------------------------------------------------------------------ lm: across its modules
+    Mutant(
+        "lm/run_rules.py",
+        "config.sampling.truncates and not config.off_policy and config.halves",
+        "config.sampling.truncates and config.off_policy and config.halves",
+        "a cut policy in half precision, whose own samples become impossible",
+        ("test_lm_config.py::test_a_meaningless_configuration_is_refused_with_its_value",),
+    ),
+    Mutant(
+        "lm/train.py",
+        "            session.check_coefficients(coefficients, reading)\n",
+        "",
+        "an infinite coefficient, which float16's scaler takes for an overflow",
+        (
+            "test_lm_train.py::test_a_coefficient_that_is_not_finite_stops_the_run_and_names_its_sample",
+        ),
+    ),
+    Mutant(
+        "lm/export.py",
+        "transform=law)",
+        "transform=SamplingConfig())",
+        "an exported model that generate() samples under another law than the run's",
+        ("test_lm_export.py::test_the_law_of_a_run_goes_with_its_model",),
+    ),
+    Mutant(
+        "lm/status.py",
+        'status.factor in {None, "(n-1)/n"}',
+        "True",
+        "a gradient over prompts called proportional, though each prompt has its own factor",
+        ("test_lm_proposal.py::test_the_status_of_a_run_knows_where_its_samples_come_from",),
+    ),
 ]
 
 

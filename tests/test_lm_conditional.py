@@ -269,6 +269,8 @@ def test_estimates_over_contexts_are_means_with_the_spread_of_contexts():
     # Its error is that of estimating these Z: it does not hold their spread.
     assert abs(zhat["value"] - float(exact.log_z.mean())) < 5 * zhat["standard_error"]
     assert zhat["standard_error"] < 0.1 * float(exact.log_z.std())
+    # Both estimates of a KL look at the same contexts, so that a z would be blind.
+    assert "z" not in record["estimates"]["kl_policy_base"]["rao_blackwell"]
 
 
 @pytest.mark.parametrize("transform", [PLAIN, SamplingConfig(temperature=0.6), CUT])

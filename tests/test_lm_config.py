@@ -47,13 +47,15 @@ def _parse(*words: str) -> RunConfig:
     return parse_config(RunConfig, words, program="test")
 
 
-def test_there_are_the_four_recipes():
+def test_there_are_the_six_recipes():
     names = [path.stem for path in RECIPES]
-    assert names == ["distributional", "hard_constraint", "rare_pointwise", "rlhf"]
+    first = ["distributional", "hard_constraint", "prompts"]
+    assert names == [*first, "rare_pointwise", "rlhf", "your_model"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_says_what_the_configuration_then_holds(path):
+def test_a_recipe_says_what_the_configuration_then_holds(path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where the paths in recipes count from
     config = _parse(str(path))
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     plain = to_plain(config)
@@ -144,7 +146,7 @@ def test_an_infinite_divergence_to_a_base_with_holes_is_refused_with_advice(name
     ("make", "message"),
     [
         (TargetConfig, r"needs target\.moments, which is empty"),
-        (lambda: TargetConfig(moments={"nam": 0.5}), "unknown feature 'nam'; did you mean"),
+        (lambda: TargetConfig(moments={"nam": 0.5}), "unknown feature 'nam'; There are: female"),
         (lambda: TargetConfig(moments={"female": float("nan")}), "must be finite"),
         (lambda: replace(RARE, reward={"female": 1.0}), r"target\.reward belongs to"),
         (lambda: replace(HARD, beta=0.0), r"target\.beta is 0\.0: it must be positive"),
@@ -208,6 +210,20 @@ def test_an_infinite_divergence_to_a_base_with_holes_is_refused_with_advice(name
         ),
         *(
             (
+                lambda precision=precision, law=law: RunConfig(
+                    target=RARE, sampling=law, precision=precision
+                ),
+                f"precision {precision} rounds sampler and scorer differently",
+            )
+            for precision in ("bfloat16", "float16")
+            for law in (
+                SamplingConfig(top_k=5),
+                SamplingConfig(top_p=0.9),
+                SamplingConfig(min_p=0.1),
+            )
+        ),
+        *(
+            (
                 lambda changes=changes: RunConfig(
                     target=RARE, reuse_sampling_forward=True, **changes
                 ),
@@ -238,6 +254,14 @@ def test_an_infinite_divergence_to_a_base_with_holes_is_refused_with_advice(name
 def test_a_meaningless_configuration_is_refused_with_its_value(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_goes_with_a_cut_of_the_proposal_and_with_a_temperature(precision):
+    cut = SamplingConfig(top_k=5)
+    assert RunConfig(target=RARE, sampling=cut, off_policy=True, precision=precision).halves
+    hot = SamplingConfig(temperature=1.5)
+    assert RunConfig(target=RARE, sampling=hot, precision=precision).law == hot
 
 
 def test_automatic_choices_are_spelled_out_once():

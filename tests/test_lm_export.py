@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lm.hub import MissingModelFolder
 from lm.lora import add_lora
 from lm.lora_config import LoraConfig
 from lm.policy import CausalPolicy, load_policy
+from lm.sampling_config import SamplingConfig
 
 
 def _seeded(seed: int = 0) -> torch.Generator:
@@ -148,6 +150,36 @@ def test_a_damaged_checkpoint_is_not_exported(interrupted, tmp_path):
     shutil.rmtree(older)
     with pytest.raises(RunError, match="no trained policy and no whole checkpoint"):
         _ = export(tmp_path / "died", tmp_path / "model")
+
+
+def test_the_law_of_a_run_goes_with_its_model(tmp_path):
+    law = SamplingConfig(temperature=0.7, top_k=4)
+    config = tiny_config(tmp_path / "run", sampling=law, steps=1, divergence="jensen_shannon")
+    run = lm.train.train(config)
+    for source in (run, run / "policy", run / "checkpoints" / "step-00000001"):
+        assert load_trained(source).transform == law
+    folder = export(run, tmp_path / "model")
+    written = json.loads((folder / "generation_config.json").read_text())
+    assert (written["temperature"], written["top_k"], written["do_sample"]) == (0.7, 4, True)
+
+
+def test_a_model_without_a_length_limit_is_exported_without_one(tmp_path):
+    foreign = make_llama_folder(tmp_path / "foreign")
+    folder = export(foreign, tmp_path / "model")
+    assert json.loads((folder / "fdpg_ref.json").read_text())["max_new_tokens"] is None
+    assert "max_new_tokens" not in json.loads((folder / "generation_config.json").read_text())
+    samples = (policy := load_policy(folder, max_new_tokens=6)).sample(8, generator=_seeded())
+    scored = load_policy(foreign, max_new_tokens=6).score(samples)
+    torch.testing.assert_close(scored, policy.score(samples), rtol=0.0, atol=0.0)
+
+
+def test_a_destination_never_swallows_its_source(tmp_path):
+    run = tmp_path / "runs" / "mine"
+    _ = shutil.copytree(finished_run(), run)
+    for destination in (run, tmp_path / "runs", run / "policy" / ".."):
+        with pytest.raises(RunError, match="holds the source"):
+            _ = export(run, destination, overwrite=True)
+    assert (run / "metrics.jsonl").exists()
 
 
 def test_a_destination_is_kept_unless_it_may_be_replaced(tmp_path, capsys):

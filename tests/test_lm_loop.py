@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import lm.train
 from lm.config import (
+    BaselineConfig,
     LoraConfig,
     OptimizerConfig,
     PartitionConfig,
@@ -230,6 +231,20 @@ def test_prompts_are_trained_on_with_a_z_of_their_own(tmp_path):
         )
 
 
+def test_one_sample_of_each_prompt_is_enough_without_peers(tmp_path):
+    config = _config(
+        tmp_path / "run",
+        target=LETTERS,
+        prompts=PromptsConfig(str(_prompt_file(tmp_path)), per_step=5),
+        max_new_tokens=8,
+        batch_size=5,
+        baseline=BaselineConfig(kind="running"),
+        steps=2,
+    )
+    steps = _steps(train(config))
+    assert [step["batch_log_z_error"] for step in steps] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -275,8 +290,8 @@ def test_float16_trains_on_a_cpu_by_its_scaler(tmp_path):
         assert (step["gradient_norm"] is None) == step["skipped"]
     reference = _steps(train(replace(config, output=str(tmp_path / "32"), precision="float32")))
     # float16 logits carry 5e-4 of their size; in a norm over 128 samples that is a few percent.
-    if not steps[0]["skipped"]:
-        assert steps[0]["gradient_norm"] == pytest.approx(reference[0]["gradient_norm"], rel=0.1)
+    assert not steps[0]["skipped"]
+    assert steps[0]["gradient_norm"] == pytest.approx(reference[0]["gradient_norm"], rel=0.1)
 
 
 def test_an_overflow_skips_the_update_and_halves_the_scale(tmp_path, monkeypatch):

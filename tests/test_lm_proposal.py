@@ -41,6 +41,10 @@ PEARSON = {
     "partition": PartitionConfig(policy="same_batch"),
     "baseline": BaselineConfig(kind="none"),
 }
+OWN_Z = {
+    "partition": PartitionConfig(policy="leave_one_out"),
+    "baseline": BaselineConfig(kind="none"),
+}
 PROMPTED = {
     "target": TargetConfig(kind="reward_tilted", reward={"letters": 1.0}),
     "prompts": PromptsConfig("prompts.txt", per_step=4),
@@ -197,6 +201,14 @@ def _with(state: dict[str, Tensor]) -> CausalPolicy:
     return policy
 
 
+def test_a_policy_that_is_not_a_number_is_not_compared():
+    policy = _policy(0)
+    proposal = _proposal(_config(proposal=ProposalConfig("kl_adaptive")), policy)
+    zeros = torch.zeros(1, SIZE, dtype=torch.float64)
+    with pytest.raises(RunError, match=r"not finite: lower optimizer\.lr"):
+        _ = proposal.compare(zeros + math.nan, zeros, zeros)
+
+
 def test_a_batch_without_target_mass_renews_nothing():
     policy = _policy(0)
     proposal = _proposal(_config(proposal=ProposalConfig("kl_adaptive")), policy)
@@ -253,7 +265,16 @@ def test_no_prompt_occurs_twice_in_a_step_and_the_rest_gets_its_turn():
         ({"sampling": SamplingConfig(top_k=9)}, "unbiased", "Z is exact"),
         (PEARSON, "proportional", "on samples of the policy"),
         ({**PEARSON, "proposal": ProposalConfig("kl_adaptive")}, "biased", r"O\(1/n\)"),
-        (PROMPTED, "proportional", "in each prompt"),
+        (PROMPTED, "biased", "in each prompt by a factor of its own"),
+        ({**PROMPTED, **PEARSON}, "proportional", "on samples of the policy"),
+        ({**PROMPTED, "divergence": "reverse_kl"}, "unbiased", "by a constant only"),
+        # What Z is made of is cut along with the policy: no batch is large enough.
+        ({"sampling": SamplingConfig(top_k=9), **OWN_Z}, "biased", "however many samples"),
+        (
+            {"sampling": SamplingConfig(top_k=9), **OWN_Z, "divergence": "forward_kl"},
+            "proportional",
+            "kept tokens held fixed",
+        ),
     ],
 )
 def test_the_status_of_a_run_knows_where_its_samples_come_from(changes, verdict, word):
@@ -285,3 +306,23 @@ def test_pearson_with_z_of_the_same_batch_is_proportional_on_samples_of_the_poli
     torch.testing.assert_close(expected(log_policy), exact / 2, rtol=1e-12, atol=1e-14)
     cosine = torch.nn.functional.cosine_similarity(expected(log_other), exact, dim=0)
     assert float(cosine) < 0.999
+
+
+def test_an_error_of_each_prompts_z_turns_the_gradient_over_prompts():
+    """Forward KL, two prompts of five texts, every sum exact: only within one is it a factor."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 2, 5, generator=generator, dtype=torch.float64)
+    log_policy, log_target = logits.log_softmax(-1)
+    # One logit vector for both prompts, as shared weights have it, shifted by each prompt.
+    scores = torch.eye(5, dtype=torch.float64) - log_policy.exp()[:, None, :]
+
+    def gradients(log_error: Tensor) -> Tensor:
+        log_p = log_target - log_error[:, None]
+        signal = score_signal(log_policy, log_p, divergence=DIVERGENCES["forward_kl"])
+        return torch.einsum("cx,cxt->ct", log_policy.exp() * signal, scores)
+
+    true, wrong = gradients(torch.zeros(2)), gradients(torch.tensor([1.0, -1.0]))
+    factors = torch.tensor([[-1.0], [1.0]], dtype=torch.float64).exp()
+    torch.testing.assert_close(wrong, factors * true, rtol=1e-12, atol=1e-14)
+    cosine = torch.nn.functional.cosine_similarity(wrong.sum(0), true.sum(0), dim=0)
+    assert float(cosine) < 0.99

@@ -13,7 +13,9 @@ import torch
 from lm_runs import SMALL, finished_run, lines, tiny_config
 
 import lm.train
+from lm.checks import EDGE_OF_THE_CUT, check_log_prob
 from lm.config import BaselineConfig, OptimizerConfig, PartitionConfig, TargetConfig
+from lm.describe import describe_coefficients, describe_partition
 from lm.errors import RunError
 from lm.features import FEATURES, Feature
 from lm.listed import ListedSupport
@@ -234,7 +236,7 @@ def test_a_run_that_breaks_keeps_its_records_apart_and_says_where(tmp_path, monk
         return original(signal, **options) * (math.nan if len(calls) == 3 else 1.0)
 
     monkeypatch.setattr(lm.train, "score_coefficients", poisoned)
-    with pytest.raises(RunError, match="the gradient norm is nan at step 3") as caught:
+    with pytest.raises(RunError, match=r"the coefficient of sample 0 of 32, .* is nan") as caught:
         _ = train(tiny_config(tmp_path / "run"))
     partial = tmp_path / ".run.partial"
     assert list(tmp_path.iterdir()) == [partial]
@@ -263,3 +265,71 @@ def test_the_saved_policy_is_the_trained_one():
     support = ListedSupport(("female",))
     female = float(support.exact_moments(support.log_prob(policy))[0])
     assert female == pytest.approx(best(last, "feature/female")[0], rel=1e-6)
+
+
+class _OnAnotherDevice(torch.Tensor):
+    """A tensor that mixes with no other one until it is brought to the CPU, as on a GPU."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            with torch._C.DisableTorchFunctionSubclass():
+                return args[0].as_subclass(torch.Tensor)
+        found = super().__torch_function__(function, types, args, kwargs or {})
+        tensors = [x for x in args if isinstance(x, torch.Tensor)]
+        if any(not isinstance(x, _OnAnotherDevice) for x in tensors):
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return found
+
+
+def test_a_running_baseline_goes_on_from_a_checkpoint_whatever_the_device_of_the_signal():
+    config = BaselineConfig(kind="running", forgetting=0.5)
+    unbroken, resumed = PastBaseline(config), PastBaseline(config)
+    first, second = torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0, 7.0]])
+    unbroken.observe(first)
+    # What a checkpoint gives back lies on the CPU.
+    resumed.load_state_tensors(unbroken.state_tensors())
+    for baseline in (unbroken, resumed):
+        baseline.observe(second.as_subclass(_OnAnotherDevice))
+    assert unbroken.value == resumed.value == pytest.approx((0.5 * 3 + 12) / (0.5 * 2 + 2))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_coefficient_that_is_not_finite_stops_the_run_and_names_its_sample(
+    tmp_path, monkeypatch, precision
+):
+    original = lm.train.score_coefficients
+
+    def overflowing(signal, **options):
+        coefficients = original(signal, **options)
+        coefficients[0, 3] = math.inf
+        return coefficients
+
+    monkeypatch.setattr(lm.train, "score_coefficients", overflowing)
+    # float16's scaler would take it for an overflow of the scale, and skip step after step.
+    with pytest.raises(RunError, match=r"coefficient of sample 3 of 32, the text '.*', is inf"):
+        _ = train(tiny_config(tmp_path / "run", precision=precision))
+
+
+def test_squares_of_large_numbers_stay_finite_in_a_record():
+    large = torch.tensor([[1e30, -1e30]])
+    found = describe_coefficients(large, large)
+    assert found["coefficient_rms"] == pytest.approx(1e30, rel=1e-6)
+    assert math.isfinite(found["signal_std"])
+
+
+def test_one_sample_of_each_prompt_says_nothing_about_z_and_trains():
+    log_z, one = torch.zeros(4, 1), torch.zeros(4, 1)
+    found = describe_partition(log_z, one, one)
+    assert found == {
+        "log_z": 0.0,
+        **dict.fromkeys(("batch_log_z", "batch_log_z_error", "largest_share", "ess_share")),
+    }
+
+
+def test_a_sample_that_its_own_policy_cuts_is_explained():
+    log_prob = torch.tensor([-1.0, -math.inf])
+    with pytest.raises(RunError, match=r"'b' .* is -inf .*learning rate"):
+        check_log_prob("policy", log_prob, ["a", "b"])
+    with pytest.raises(RunError, match=r"'b' .* is -inf .*top_k, top_p or min_p kept a token"):
+        check_log_prob("policy", log_prob, ["a", "b"], cause=EDGE_OF_THE_CUT)
