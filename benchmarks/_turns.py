@@ -26,12 +26,16 @@ class Finished(Exception):
 
 
 class Lap(NamedTuple):
-    """One step: seconds on the clock and of processor time, and of the clock by phase."""
+    """One step: seconds on the clock and of processor time, and of the clock by phase.
+
+    ``turn_cpu_seconds`` is the processor time of the whole turn, what the clock left out included.
+    """
 
     seconds: float
     cpu_seconds: float
     phases: dict[str, float]
     peak_rss_mb: float
+    turn_cpu_seconds: float
 
 
 class Laps:
@@ -63,7 +67,7 @@ class Laps:
         """End a lap and begin the next; raises Finished where there is none."""
         seconds, cpu = self._stopped or self._elapsed()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        lap = Lap(seconds, cpu, phases or {}, peak)
+        lap = Lap(seconds, cpu, phases or {}, peak, self._elapsed()[1])
         self.made.append(lap)
         if self.turns:
             print(PREFIX + json.dumps(lap._asdict()), flush=True)

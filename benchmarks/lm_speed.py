@@ -26,7 +26,8 @@ from benchmarks._turns import Contender, Lap, summary
 from benchmarks.exact_speed import RESULTS
 from benchmarks.lm_floor import SIZES
 
-# Our step over the floor's; the floor over its matrix products; the faster TRL trainer over ours.
+# Our step over the floor's; the floor over its matrix products; the faster TRL trainer over ours
+# with the sampling forward reused.
 MOST_OF_FLOOR = 1.15
 MOST_OF_PRODUCTS = {"S": 2.8, "M": 1.8, "L": 1.9}
 LEAST_OF_TRL = {"S": 1.5, "M": 1.4, "L": 1.45}
@@ -96,7 +97,7 @@ def measure(
             _ = [runner.turn() for runner in [*runners[first:], *runners[:first]]]
         wall, busy_since = time.perf_counter() - start, _busy_seconds()
     laps = {runner.name: runner.laps[WARM_UP:] for runner in runners}
-    own = sum(lap.cpu_seconds for row in laps.values() for lap in row)
+    own = sum(lap.turn_cpu_seconds for row in laps.values() for lap in row)
     others = None if busy is None or busy_since is None else (busy_since - busy - own) / wall
     return {
         "size": size,
@@ -119,9 +120,9 @@ def broken_bounds(result: dict[str, Any]) -> list[str]:
             f"<= {MOST_OF_PRODUCTS[size]}",
         ),
     ]
-    if "faster TRL / engine" in ratios:
-        fast = ratios["faster TRL / engine"] >= LEAST_OF_TRL[size]
-        bounds.append(("faster TRL / engine", fast, f">= {LEAST_OF_TRL[size]}"))
+    # The engine at its fastest: with the option that this work allows.
+    if (name := "faster TRL / engine, reuse") in ratios:
+        bounds.append((name, ratios[name] >= LEAST_OF_TRL[size], f">= {LEAST_OF_TRL[size]}"))
     return [
         f"size {size}: {name} is {ratios[name]:.3f}, wanted {wanted}"
         for name, holds, wanted in bounds
@@ -144,10 +145,11 @@ def _ratios(laps: dict[str, list[Lap]]) -> dict[str, float]:
     ratios["floor / products"] = statistics.median(
         lap.seconds / lap.phases["products"] for lap in laps["floor"]
     )
-    ratios |= {f"{name} / engine": ratio(name, "engine") for name in laps if "TRL" in name}
-    trainers = [f"{name} / engine" for name in TRAINERS if name in laps]
-    if trainers:
-        ratios["faster TRL / engine"] = min(ratios[name] for name in trainers)
+    for ours in ("engine", "engine, reuse"):
+        ratios |= {f"{name} / {ours}": ratio(name, ours) for name in laps if "TRL" in name}
+        trainers = [ratios[f"{name} / {ours}"] for name in TRAINERS if name in laps]
+        if trainers:
+            ratios[f"faster TRL / {ours}"] = min(trainers)
     return ratios
 
 

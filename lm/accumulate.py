@@ -94,11 +94,24 @@ class MicroBatches:
     @torch.no_grad()
     def measure(self, samples: Samples) -> Tensor:
         """Return what `score` does, and keep no graph."""
+        return gather(self._accelerator, self.score_by(self.policy, samples))
+
+    @torch.no_grad()
+    def score_by(self, policy: CausalPolicy, samples: Samples) -> Tensor:
+        """Return the log-probability of this process's samples under any policy, such as the base.
+
+        Its micro-batches are the same, so that it needs no more memory than training does.
+
+        Returns
+        -------
+        Tensor
+            Shape (n,), nats, at least float32; no gradient.
+        """
         scored = []
         for rows in self._slices(samples):
             with self._amp.autocast():
-                scored.append(self.policy.score(samples.rows(rows), off_policy=self._off_policy))
-        return gather(self._accelerator, torch.cat(scored))
+                scored.append(policy.score(samples.rows(rows), off_policy=self._off_policy))
+        return torch.cat(scored)
 
     @property
     def whole_graph(self) -> Tensor | None:

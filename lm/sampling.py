@@ -144,9 +144,11 @@ def sample_sequences(
         going = torch.isin(chosen, eos_ids, invert=True).nonzero().squeeze(-1)
         if len(going) == 0 or position == limit - 1:
             break
-        rows, extended = rows[going], torch.stack([prefix[going], chosen[going]])
-        (parents, last), prefix = torch.unique(extended, dim=1, return_inverse=True)
-        lines.extend(parents, last)
+        rows, size = rows[going], log_probs.shape[-1]
+        # A prefix and its next token as one number, which sorts far faster than pairs do.
+        extended = prefix[going] * size + chosen[going]
+        extended, prefix = torch.unique(extended, return_inverse=True)
+        lines.extend(extended // size, extended % size)
     log_prob = torch.stack(step_log_probs, dim=-1).sum(-1)
     if bool(log_prob.isnan().any()):
         raise ValueError(

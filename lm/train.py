@@ -161,7 +161,7 @@ def train_steps(session: Session) -> None:
         with amp.autocast(), torch.no_grad(), fail_together(accelerator):
             samples = proposal.sample(contexts, **reuse)
             reading = problem.read(samples)
-            log_base = problem.base.score(samples, off_policy=config.off_policy)
+            log_base = batches.score_by(problem.base, samples)
             log_score = problem.log_score(log_base, reading)
         record = session.new_record(step, samples, reading)
         # From here on of all processes, shape (contexts, samples of each).

@@ -123,24 +123,28 @@ def test_contenders_take_turns(tmp_path: Path) -> None:
         _ = two.turn()
 
 
+def lap(seconds: float) -> Lap:
+    return Lap(seconds, seconds, {"products": 0.4}, 1.0, seconds)
+
+
 def result_of(**seconds: float) -> dict[str, Any]:
     laps = {
-        name.replace("_", " "): [Lap(value, value, {"products": 0.4}, 1.0)] * 3
+        name.replace("_with_", ", ").replace("_", " "): [lap(value)] * 3
         for name, value in seconds.items()
     }
     return {"size": "S", "ratios": lm_speed._ratios(laps)}
 
 
 def test_the_bounds_of_the_speed_are_those_of_the_issue() -> None:
-    good = result_of(floor=1.0, engine=1.1, TRL_GRPO=1.7, TRL_RLOO=1.8)
+    good = result_of(floor=1.0, engine=1.1, engine_with_reuse=1.0, TRL_GRPO=1.5, TRL_RLOO=1.8)
     assert lm_speed.broken_bounds(good) == []
-    slow = result_of(floor=1.2, engine=1.4, TRL_GRPO=2.0, TRL_RLOO=2.5)
+    slow = result_of(floor=1.2, engine=1.4, engine_with_reuse=1.4, TRL_GRPO=2.0, TRL_RLOO=2.5)
     assert [
         sentence.split(":")[1].split(" is ")[0].strip() for sentence in lm_speed.broken_bounds(slow)
     ] == [
         "engine / floor",  # 1.17 > 1.15
         "floor / products",  # 3.0 > 2.8
-        "faster TRL / engine",  # 1.43 < 1.5
+        "faster TRL / engine, reuse",  # 1.43 < 1.5
     ]
 
 

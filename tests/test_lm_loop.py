@@ -26,7 +26,7 @@ from lm.config import (
     TargetConfig,
 )
 from lm.errors import RunError
-from lm.policy import load_policy
+from lm.policy import CausalPolicy, load_policy
 from lm.trackers import scalars
 from lm.train import train
 
@@ -109,6 +109,20 @@ def test_a_base_can_be_passed_and_is_left_alone(plain, tmp_path):
 
 def test_float64_trains_and_saves_weights_in_float64(plain):
     assert _weights(plain).dtype == torch.float64
+
+
+def test_no_scoring_of_a_step_holds_more_than_a_micro_batch(tmp_path, monkeypatch):
+    rows, score = [], CausalPolicy.score
+
+    def spied(self, samples, **options):
+        rows.append(len(samples.tokens))
+        return score(self, samples, **options)
+
+    monkeypatch.setattr(CausalPolicy, "score", spied)
+    _ = train(_config(tmp_path / "run", steps=1, micro_batch_size=8))
+    # The base's four parts of the 32 samples, the policy's, and the policy's with their graphs; the
+    # evaluations have batches of their own.
+    assert [n for n in rows if n != SELDOM.samples] == [8] * 12
 
 
 def test_several_updates_weigh_the_samples_by_what_the_policy_became(tmp_path, monkeypatch):
