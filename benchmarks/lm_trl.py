@@ -69,7 +69,6 @@ def run_trl(
 
 
 def _trainer(trainer: str, size: str, folder: Path, steps: int, timing: Any) -> Any:
-    from datasets import Dataset  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
     from benchmarks._lm_model import PROMPT, REWARDED  # noqa: PLC0415
@@ -77,7 +76,9 @@ def _trainer(trainer: str, size: str, folder: Path, steps: int, timing: Any) -> 
     def rewarded(completion_ids: list[list[int]], **_: Any) -> list[float]:
         return [float(REWARDED in row) for row in completion_ids]
 
-    trl: Any = importlib.import_module("trl")  # its names are made on demand
+    # Both come with the extra `bench` only, and trl's names are made on demand.
+    trl: Any = importlib.import_module("trl")
+    datasets: Any = importlib.import_module("datasets")
     make_config, make_trainer = {
         "grpo": (trl.GRPOConfig, trl.GRPOTrainer),
         "rloo": (trl.RLOOConfig, trl.RLOOTrainer),
@@ -109,7 +110,7 @@ def _trainer(trainer: str, size: str, folder: Path, steps: int, timing: Any) -> 
         model=str(folder),
         args=config,
         reward_funcs=rewarded,
-        train_dataset=Dataset.from_dict({"prompt": [f"t{PROMPT}"] * (steps + 1)}),
+        train_dataset=datasets.Dataset.from_dict({"prompt": [f"t{PROMPT}"] * (steps + 1)}),
         processing_class=AutoTokenizer.from_pretrained(folder),
         callbacks=[timing],
     )

@@ -210,8 +210,8 @@ def test_an_infinite_divergence_to_a_base_with_holes_is_refused_with_advice(name
         ),
         *(
             (
-                lambda precision=precision, law=law: RunConfig(
-                    target=RARE, sampling=law, precision=precision
+                lambda precision=precision, law=law: replace(
+                    RunConfig(target=RARE, sampling=law), **{"precision": precision}
                 ),
                 f"precision {precision} rounds sampler and scorer differently",
             )
