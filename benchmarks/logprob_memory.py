@@ -117,6 +117,11 @@ def _errors(folder: Path) -> dict[str, float]:
 
 
 def _peak_gib() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux's ru_maxrss starts at what the parent had in memory when it forked; this does not.
+        line = next(x for x in status.read_text(encoding="utf-8").splitlines() if "VmHWM" in x)
+        return int(line.split()[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Kilobytes, but bytes on a Mac.
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
