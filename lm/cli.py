@@ -122,7 +122,7 @@ def evaluate_command(words: Sequence[str]) -> None:
     parser.add_argument(
         "--samples",
         metavar="N",
-        type=_positive,
+        type=_at_least(1),
         default=4096,
         help="of policy and base (%(default)s)",
     )
@@ -138,7 +138,7 @@ def sample_command(words: Sequence[str]) -> None:
     parser = _parser("sample")
     parser.add_argument("model", help="run folder, model folder or hub name")
     parser.add_argument(
-        "--n", type=_positive, default=20, help="how many, for each prompt (%(default)s)"
+        "--n", type=_at_least(1), default=20, help="how many, for each prompt (%(default)s)"
     )
     _add_seed(parser, 0, "of the samples")
     parser.add_argument(
@@ -168,7 +168,7 @@ def precision_command(words: Sequence[str]) -> None:
         "model", nargs="?", help="run folder, model folder or hub name; else the default base"
     )
     parser.add_argument(
-        "--n", type=_at_least_two, default=64, help="sequences in the batch (%(default)s)"
+        "--n", type=_at_least(2), default=64, help="sequences in the batch (%(default)s)"
     )
     _add_seed(parser, 0, "of the batch")
     _add_device(parser)
@@ -302,7 +302,7 @@ def _add_device(parser: _Parser) -> None:
 
 def _add_seed(parser: _Parser, default: int, words: str) -> None:
     parser.add_argument(
-        "--seed", metavar="S", type=_natural, default=default, help=f"{words} (%(default)s)"
+        "--seed", metavar="S", type=_at_least(0), default=default, help=f"{words} (%(default)s)"
     )
 
 
@@ -315,7 +315,7 @@ def _add_length(parser: _Parser) -> None:
         *_spellings("max_new_tokens"),
         dest="max_new_tokens",
         metavar="N",
-        type=_positive,
+        type=_at_least(1),
         help="length limit; a model that fixes none itself needs it",
     )
 
@@ -341,22 +341,11 @@ def _folder(word: str) -> Path:
     return path
 
 
-def _at_least_two(word: str) -> int:
-    value = int(word)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"{value} is not a number of 2 or more")
-    return value
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(word: str) -> int:
+        value = int(word)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is not a number of {least} or more")
+        return value
 
-
-def _positive(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a number of 1 or more")
-    return value
-
-
-def _natural(word: str) -> int:
-    value = int(word)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
+    return integer
