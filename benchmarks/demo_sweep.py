@@ -22,7 +22,7 @@ from lm.config import EvaluationConfig
 from lm.demo.results import Run, read_run
 from lm.demo.study import TARGETS, DemoConfig, DemoTarget, run_config
 from lm.demo.verdicts import LARGEST_SHARE_LEFT, MOMENT_TOLERANCE
-from lm.demo.workers import Job, Progress, Workers, train_base_job, train_job
+from lm.workers import Job, Progress, Workers, train_base_job, train_job
 from lm.figures import LABELS
 from lm.files import write_atomic
 from lm.records import FOUR, best

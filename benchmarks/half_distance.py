@@ -24,7 +24,7 @@ from typing import NamedTuple
 from benchmarks.exact_speed import RESULTS
 from lm.config import EvaluationConfig, RunConfig
 from lm.demo.study import RARE, DemoConfig, run_config
-from lm.demo.workers import Job, Progress, Workers, train_base_job
+from lm.workers import Job, Progress, Workers, train_base_job
 from lm.figures import LABELS
 from lm.records import FOUR, best
 

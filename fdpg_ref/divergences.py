@@ -38,6 +38,7 @@ __all__ = [
     "FDivergence",
     "alpha_divergence",
     "dual",
+    "find_divergence",
     "from_curvature",
     "from_generator",
     "skew_jensen_shannon",
@@ -134,6 +135,38 @@ DIVERGENCES: Mapping[str, FDivergence] = MappingProxyType(
         )
     }
 )
+
+_ALPHA = "alpha_"
+
+
+def find_divergence(name: str) -> FDivergence:
+    """Return the divergence that a configuration names.
+
+    Parameters
+    ----------
+    name : str
+        A key of `DIVERGENCES`, or ``alpha_A`` with a number A, such as ``alpha_0.5``.
+
+    Returns
+    -------
+    FDivergence
+        The record of the table, or `alpha_divergence` of that number.
+
+    Raises
+    ------
+    ValueError
+        If it is neither; the names of the table are given.
+    """
+    if name in DIVERGENCES:
+        return DIVERGENCES[name]
+    try:
+        if name.startswith(_ALPHA):
+            return alpha_divergence(float(name.removeprefix(_ALPHA)))
+    except ValueError as error:
+        raise ValueError(f"divergence {name!r}: {_ALPHA} needs a finite number") from error
+    known = ", ".join(sorted(DIVERGENCES))
+    raise ValueError(f"divergence is {name!r}; there are: {known}, and {_ALPHA}A for any number A")
+
 
 _EXCHANGED = {"forward_kl": REVERSE_KL, "pearson_chi2": NEYMAN_CHI2}
 _DUALS = _EXCHANGED | {record.name: DIVERGENCES[name] for name, record in _EXCHANGED.items()}

@@ -97,16 +97,25 @@ class MicroBatches:
         return gather(self._accelerator, self.score_by(self.policy, samples))
 
     @torch.no_grad()
-    def score_by(self, policy: CausalPolicy, samples: Samples) -> Tensor:
+    def score_by(self, policy: CausalPolicy | None, samples: Samples) -> Tensor:
         """Return the log-probability of this process's samples under any policy, such as the base.
 
         Its micro-batches are the same, so that it needs no more memory than training does.
+
+        Parameters
+        ----------
+        policy
+            None stands for the law that the samples were drawn from, which they carry.
+        samples
+            Of this process.
 
         Returns
         -------
         Tensor
             Shape (n,), nats, at least float32; no gradient.
         """
+        if policy is None:
+            return samples.log_prob
         scored = []
         for rows in self._slices(samples):
             with self._amp.autocast():

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from lm.base_config import DEFAULT_CACHE, BaseConfig
 from lm.census import source_probabilities
+from lm.checks import check_vocabulary
+from lm.errors import RunError
 from lm.listed import ListedSupport
 from lm.models import atomic_folder, build_gpt2
-from lm.policy import CausalPolicy
+from lm.policy import CausalPolicy, load_policy
 from lm.vocabulary import CharVocabulary
 
 FACTS_FILE = "base.json"
@@ -70,7 +72,7 @@ def train_base(
     folder = config.folder(cache)
     if folder.exists():
         return folder
-    policy = _new_policy(config)
+    policy = _start(config)
     source = torch.from_numpy(source_probabilities(config.female_share))
     _fit(policy, source, config, progress)
     facts = base_facts(policy.frozen_copy(), config.female_share)
@@ -135,6 +137,23 @@ def read_facts(folder: Path) -> BaseFacts:
     """Read the facts that `train_base` stored beside a model."""
     content = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
     return BaseFacts(**content["facts"])
+
+
+def _start(config: BaseConfig) -> CausalPolicy:
+    """Return the policy that training begins with: random, or a model of the same sizes."""
+    if config.initial is None:
+        return _new_policy(config)
+    policy = load_policy(config.initial, max_new_tokens=config.max_new_tokens).trainable_copy()
+    found = policy.config.get_text_config()
+    sizes = (found.num_hidden_layers, found.hidden_size, found.num_attention_heads)
+    if sizes != (config.layers, config.width, config.heads):
+        raise RunError(
+            f"initial {config.initial} has {sizes[0]} layers of width {sizes[1]} and {sizes[2]} "
+            f"heads, the configuration {config.layers}, {config.width} and {config.heads}: they "
+            "must agree"
+        )
+    check_vocabulary(policy.ids.letters, Path(config.initial))
+    return policy
 
 
 def _new_policy(config: BaseConfig) -> CausalPolicy:

@@ -39,6 +39,8 @@ class BaseConfig:
     """peak of Adam's learning rate: a short linear warm-up, then a cosine to zero"""
     seed: int = 0
     """of the weights and of the batches"""
+    initial: str | None = None
+    """model folder to fine-tune, of the same sizes; by default random weights"""
 
     def __post_init__(self) -> None:
         for field in ("layers", "width", "heads", "steps", "batch_size"):
@@ -62,7 +64,9 @@ class BaseConfig:
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with the configuration, data or recipe."""
         data = resources.files("lm").joinpath("data", DATA_FILE).read_bytes()
-        recipe = json.dumps([RECIPE_VERSION, asdict(self)], sort_keys=True).encode()
+        # What is left out counts for nothing, so that a new option keeps the models of old ones.
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        recipe = json.dumps([RECIPE_VERSION, given], sort_keys=True).encode()
         return hashlib.sha256(hashlib.sha256(data).digest() + recipe).hexdigest()[:16]
 
     def folder(self, cache: Path = DEFAULT_CACHE) -> Path:

@@ -21,6 +21,7 @@ from lm.errors import RunError, RunInterrupted, UsageError
 from lm.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
 from lm.options import parse_config, shipped_recipes, to_plain
 from lm.resume import how_to_start, resume_command
+from lm.sweep.config import SweepConfig
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -113,6 +114,15 @@ def demo_command(words: Sequence[str]) -> int:
     """Run the demonstration: ``[--key value ...]``."""
     config = parse_config(DemoConfig, words, program="python -m lm demo")
     return importlib.import_module("lm.demo.command").run_demo(config)
+
+
+def sweep_command(words: Sequence[str]) -> None:
+    """Make many runs and one table of them: ``sweep.yaml [--key value ...]``."""
+    if not words:
+        raise UsageError("no sweep is given: name a YAML file (or --help)")
+    config = parse_config(SweepConfig, words, program="python -m lm sweep")
+    command = " ".join(["python -m lm sweep", *words])
+    importlib.import_module("lm.sweep.command").run_sweep(config, command=command)
 
 
 def evaluate_command(words: Sequence[str]) -> None:
@@ -231,6 +241,7 @@ COMMANDS = {
     "precision": Command("compare float32, bfloat16 and float16 with float64", precision_command),
     "selfcheck": Command("check this machine against exact values", selfcheck_command),
     "base": Command("train a base model on first names, or find it in the cache", base_command),
+    "sweep": Command("make many runs, each once, and one table of them", sweep_command),
     "demo": Command("align a small model by four divergences, with pictures", demo_command),
     "env": Command("print versions and machine, for a bug report", env_command),
 }

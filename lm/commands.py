@@ -24,7 +24,7 @@ from lm.launched import is_main
 from lm.models import ModelFolderError
 from lm.page import named
 from lm.policy import load_policy
-from lm.problem import build_problem
+from lm.problem import build_problem, measured_problem
 from lm.processes import leave_group
 from lm.progress import base_progress, run_progress
 from lm.prompts import PromptError, Prompts
@@ -96,7 +96,8 @@ def run_evaluate(options: EvaluateOptions) -> None:
     policy = load_policy(options.run / "policy", dtype=amp.weights_dtype, transform=config.law)
     drawn = config.steps * config.batch_size
     with amp.autocast():
-        problem = build_problem(config, load_base(config))
+        base = load_base(config)
+        problem = measured_problem(config, base, build_problem(config, base))
         evaluator = Evaluator(problem, evaluation, divergence=config.divergence, seed=options.seed)
         before = evaluator.measure(problem.base, step=0, samples=0).record
         after = evaluator.measure(policy, step=config.steps, samples=drawn).record

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fdpg_ref import DIVERGENCES
+from fdpg_ref import find_divergence
 from lm.base_config import BaseConfig
 from lm.lora_config import LoraConfig
 from lm.run_parts import (
@@ -64,7 +64,7 @@ class RunConfig:
     seed: int = 0
     """every random number of the run follows from it"""
     divergence: str = "jensen_shannon"
-    """the f-divergence D_f(policy, target) that is descended"""
+    """the f-divergence D_f(policy, target) that is descended: a name, or alpha_A, as alpha_0.5"""
     model: str | None = None
     """model to start from, a folder or a hub name; by default the base below, trained and cached"""
     base: BaseConfig = field(default_factory=BaseConfig)
@@ -81,6 +81,8 @@ class RunConfig:
     """draw with the transform, train the policy without it: importance weights make up for it"""
     target: TargetConfig
     """the distribution that the policy shall become"""
+    measure: TargetConfig | None = None
+    """another target to measure the policy against; by default the one it shall become"""
     steps: int = 200
     """batches; each is one optimiser step, or updates_per_batch of them"""
     batch_size: int = 256
@@ -113,13 +115,11 @@ class RunConfig:
     """auto takes a GPU when there is one"""
     tracker: Literal["none", "tensorboard"] = "none"
     """also write the records as TensorBoard events into the run folder"""
+    report: bool = True
+    """draw figures and the report at the end; python -m lm report RUN draws them later, too"""
 
     def __post_init__(self) -> None:
-        known = ", ".join(sorted(DIVERGENCES))
-        require(
-            self.divergence in DIVERGENCES,
-            f"divergence is {self.divergence!r}; there are: {known}",
-        )
+        find_divergence(self.divergence)  # raises, naming those there are
         require(
             bool(self.name) and "/" not in self.name,
             f"name is {self.name!r}: it becomes part of a folder's name, so no '/', not empty",
@@ -170,7 +170,8 @@ def resolve(config: RunConfig) -> RunConfig:
     """
     policy = config.partition.policy
     if policy == "auto":
-        exact = config.target.on_list and config.prompts.file is None
+        on_list = config.target.on_list and config.prompts.file is None
+        exact = on_list or config.target.is_normalised
         policy = "exact" if exact else "frozen"
     output = config.output or f"runs/{config.name}-{config.divergence}-seed{config.seed}"
     return replace(config, partition=replace(config.partition, policy=policy), output=output)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lm.checks import check_log_prob
 from lm.config import EvaluationConfig
 from lm.drawing import draw, rows_in_memory
+from lm.features import feature_values
 from lm.metrics import bound_warnings
 from lm.partition import SHARE_TO_WARN
 from lm.policy import CausalPolicy
@@ -19,6 +22,7 @@ from lm.quantities import (
     Evidence,
     Points,
     base_distance_entries,
+    coverage_entries,
     divergence_entries,
     diversity_entries,
     entropy_entries,
@@ -109,6 +113,7 @@ class Evaluator:
             **diversity_entries(evidence, self.config.group),
             **weight_entries(self.problem, evidence),
             **kept_mass_entries(evidence),
+            **self._coverage(evidence, reading),
         }
         warnings = bound_warnings(estimates) + _share_warnings(estimates)
         record = {
@@ -154,6 +159,18 @@ class Evaluator:
             log_kept_mass=None if kept is None else self._by_context(kept),
         )
 
+    def _coverage(self, evidence: Evidence, reading: Reading) -> Estimates:
+        config, listing = self.config, self.problem.listing
+        if config.coverage is None or listing is None:
+            return {}
+        names = listing.support.names
+        chosen = np.flatnonzero(feature_values((config.coverage,), names)[:, 0])
+        seen = Counter(reading.texts)
+        counts = torch.tensor([seen[names[row]] for row in chosen], dtype=torch.float64)
+        assert evidence.on_list is not None
+        log_policy = evidence.on_list.log_policy[torch.from_numpy(chosen)]
+        return coverage_entries(log_policy, counts, len(reading.texts), config.coverage_at)
+
     def _by_context(self, values: Tensor) -> Tensor:
         values = values.double().cpu()
         return values.reshape(len(self.contexts), self.per_context, *values.shape[1:])
@@ -170,7 +187,7 @@ class Evaluator:
         if listing is None:
             return None
         log_policy, log_base = listing.support.log_prob(policy), listing.log_base
-        log_target = self.problem.log_score(log_base, listing.reading) - self.problem.log_z
+        log_target = self.problem.list_log_score - self.problem.log_z
         return Points.mixed(log_policy, log_base, log_target, listing.reading.listed)
 
 

@@ -61,6 +61,20 @@ FEATURES: dict[str, Feature] = {
         "the text is a name on the census list", text_features.listed, lives_on_list=True
     ),
     "ends_in_i": Feature("listed name that ends in i", text_features.ends_in_i, lives_on_list=True),
+    "contains_x": Feature("listed name with an x", text_features.contains_x, lives_on_list=True),
+    "starts_with_v": Feature(
+        "listed name that starts with v", text_features.starts_with_v, lives_on_list=True
+    ),
+    "listed_length": Feature(
+        "letters of a listed name, 1 for the longest",
+        text_features.listed_length,
+        lives_on_list=True,
+    ),
+    "listed_sonority": Feature(
+        "mean sonority of a listed name's letters",
+        text_features.listed_sonority,
+        lives_on_list=True,
+    ),
     "letters": Feature("number of letters of the completion", text_features.letters),
     "characters": Feature("number of characters of the completion", text_features.characters),
     "words": Feature("number of words of the completion", text_features.words),

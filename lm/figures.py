@@ -37,6 +37,7 @@ LABELS = {
     "jeffreys": "Jeffreys",
     "le_cam": "Le Cam",
 }
+ALPHA = "alpha_"
 # Total variation and Le Cam are pure numbers; the others are written in nats.
 UNITLESS = ("total_variation", "le_cam", "squared_hellinger", "pearson_chi2", "neyman_chi2")
 STYLE: dict[Any, Any] = {
@@ -57,6 +58,13 @@ STYLE: dict[Any, Any] = {
 BAND = 2.0
 PANELS_IN_A_ROW = 3
 TARGET_COLOR = "#E6A100"
+
+
+def label_of(divergence: str) -> str:
+    """Return what pictures and tables call a divergence: its name, or alpha with its number."""
+    if divergence.startswith(ALPHA):
+        return f"alpha {divergence.removeprefix(ALPHA)}"
+    return LABELS.get(divergence, divergence)
 
 
 class Curve(NamedTuple):
@@ -246,7 +254,7 @@ def _alignment_label(quantity: str) -> str:
         name = feature_label(quantity.removeprefix("feature/"))
         return f"alignment: {name}  (expectation of the feature)"
     unit = "" if quantity in UNITLESS else "  (nats)"
-    return f"distance to the target: {LABELS.get(quantity, quantity)}{unit}"
+    return f"distance to the target: {label_of(quantity)}{unit}"
 
 
 def _samples_axis(axes: Axes) -> None:
@@ -278,7 +286,7 @@ def _divergence_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
         low = np.maximum(value - BAND * error, 0.0)
         axes.fill_between(samples, low, value + BAND * error, color=curve.color, alpha=0.2, lw=0)
     descended = len(curves) == 1 and curves[0].divergence == name
-    axes.set_title(LABELS.get(name, name) + ("  (descended)" if descended else ""))
+    axes.set_title(label_of(name) + ("  (descended)" if descended else ""))
     axes.set_ylabel("divergence" if name in UNITLESS else "divergence (nats)")
     axes.set_ylim(bottom=0.0)
 

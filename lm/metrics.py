@@ -29,6 +29,19 @@ Entry = dict[str, Number]
 Tokens = Sequence[Sequence[int]]
 BOUNDS = {"total_variation": 1.0, "jensen_shannon": math.log(2.0), "squared_hellinger": 2.0}
 BLEU_ORDER = 4
+# Nats: a float32 log-probability of a text carries about this much.
+ROUNDING = 1e-6
+# Below it a standard error from groups is itself too uncertain for a z-score.
+GROUPS_FOR_A_Z = 20
+
+
+class ListPoints(NamedTuple):
+    """Terms of a sum over the listed names, and log a, log pi and log of their mean there."""
+
+    terms: Tensor
+    log_base: Tensor
+    log_policy: Tensor
+    log_proposal: Tensor
 
 
 class SplitSum(NamedTuple):
@@ -79,8 +92,7 @@ def estimate_entry(estimate: Estimate, *, against: Estimate | float | None = Non
     if against is None:
         return entry(mean, error)
     known = Estimate(against, 0.0) if isinstance(against, (int, float)) else against
-    spread = math.hypot(error, float(known.standard_error))
-    z = (mean - float(known.mean)) / spread if spread > 0 else None
+    z = z_score(mean - float(known.mean), math.hypot(error, float(known.standard_error)))
     return entry(mean, error, z=z)
 
 
@@ -132,6 +144,7 @@ def split_sum(
     *,
     base_listed: Tensor,
     policy_listed: Tensor,
+    listed_error: float,
 ) -> SplitSum:
     """Sum a quantity over all texts: the list exactly, the rest from two samples.
 
@@ -145,6 +158,8 @@ def split_sum(
         Shape (1, n): t(x)/m(x) of n samples of the base and of n samples of the policy.
     base_listed, policy_listed
         Shape (1, n), bool: whether the sample is a listed name.
+    listed_error
+        The standard error of the listed part's estimate, exact (`listed_error`).
 
     Returns
     -------
@@ -159,13 +174,48 @@ def split_sum(
         torch.where(base_listed, base_terms, zero), torch.where(policy_listed, policy_terms, zero)
     )
     exact = float(list_terms.sum())
-    error = float(listed.standard_error)
-    z = (float(listed.mean) - exact) / error if error > 0 else math.nan
+    z = z_score(float(listed.mean) - exact, listed_error)
     return SplitSum(
         Estimate(exact + rest.mean, rest.standard_error),
         two_strata(base_terms, policy_terms),
         z,
     )
+
+
+def listed_error(points: ListPoints, n: int) -> float:
+    """Return the exact standard error of an estimate of a sum over the list, from two samples.
+
+    Samples that miss what is rare also miss its variance, so that a z-score with their own error
+    would be large just where there is least to see. On the list, the variance is a finite sum.
+
+    Parameters
+    ----------
+    points
+        Terms and probabilities of the listed names.
+    n
+        Samples of the base, and as many of the policy.
+
+    Returns
+    -------
+    float
+        sqrt((Var_a[t/m] + Var_pi[t/m])/n)/2 of the terms t on the list, 0 elsewhere.
+    """
+    # t/m in logarithms' range: m = (a + pi)/2 is not zero where a term is not.
+    terms = points.terms * torch.exp(-points.log_proposal)
+    variance = 0.0
+    for log_prob in (points.log_base, points.log_policy):
+        probability = log_prob.exp()
+        variance += float(probability @ terms.square()) - float(probability @ terms) ** 2
+    return math.sqrt(max(variance, 0.0) / n) / 2
+
+
+def z_score(difference: float, standard_error: float) -> float:
+    """Return a difference in standard errors; NaN where there is none.
+
+    Differences of log-probabilities in float32 carry rounding beside the sampling's error.
+    """
+    error = math.hypot(standard_error, ROUNDING)
+    return difference / error if standard_error > 0 else math.nan
 
 
 def effective_share(log_weights: Tensor) -> Estimate:

@@ -62,6 +62,38 @@ def parse_config(kind: type[Config], arguments: Sequence[str], *, program: str) 
         raise UsageError(_plain(str(error))) from error
 
 
+def build_config(kind: type[Config], plain: Mapping[str, Any]) -> Config:
+    """Build a configuration from nested options, as a recipe holds them.
+
+    Parameters
+    ----------
+    kind
+        The dataclass to build.
+    plain
+        Its options; what is left out has its default.
+
+    Returns
+    -------
+    Config
+        A validated instance of ``kind``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown key (the nearest valid one is named), a value of the wrong type, or a
+        combination that the configuration refuses.
+    """
+    valid = dict(option_types(kind))
+    for key in _dotted(plain):
+        _require_known(key, valid, where="among the options")
+    parser = _parser(kind, kind.__name__)
+    try:
+        made = parser.instantiate(parser.parse_object(dict(plain)))
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(_plain(str(error))) from error
+    return kind(**{name: made[name] for name in typing.get_type_hints(kind)})
+
+
 def shipped_recipes() -> str:
     """Return the paths of the recipes that come with the project, from the working directory."""
     here, folder = Path.cwd(), Path(__file__).parent / "recipes"
@@ -75,8 +107,9 @@ def option_types(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for item in dataclasses.fields(kind):
         key, hint = prefix + item.name, hints[item.name]
         yield key, hint
-        if dataclasses.is_dataclass(hint):
-            yield from option_types(typing.cast("type", hint), f"{key}.")
+        group = _dataclass_of(hint)
+        if group is not None:
+            yield from option_types(group, f"{key}.")
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -91,11 +124,18 @@ def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
     values = {}
     for name, value in plain.items():
         hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            values[name] = from_plain(typing.cast("type", hint), value)
+        group = _dataclass_of(hint)
+        if group is not None and value is not None:
+            values[name] = from_plain(group, value)
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def _dataclass_of(hint: Any) -> type[Any] | None:
+    """Return the dataclass that a type hint names, alone or as one that may be left out."""
+    named = [one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)]
+    return typing.cast("type[Any]", named[0]) if named else None
 
 
 def _parser(kind: type, program: str) -> jsonargparse.ArgumentParser:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fdpg_ref import (
-    DIVERGENCES,
     Estimate,
     PartitionState,
+    find_divergence,
     importance_log_partition,
     largest_share,
     leave_one_out_log_partition,
@@ -213,7 +213,7 @@ def proven_status(divergence: str, policy: str, baseline: str) -> Status:
     Parameters
     ----------
     divergence, policy, baseline
-        Keys of `fdpg_ref.DIVERGENCES`, of `lm.config.PartitionPolicy` and of
+        A name that `fdpg_ref.find_divergence` knows, and keys of `lm.config.PartitionPolicy` and of
         `lm.config.BaselineKind`.
 
     Returns
@@ -221,23 +221,36 @@ def proven_status(divergence: str, policy: str, baseline: str) -> Status:
     Status
         The verdict, the factor of a proportional gradient, and one sentence why.
     """
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"unknown divergence {divergence!r}")
+    alpha = alpha_of(divergence)
     if policy == "exact":
         return Status("unbiased", None, "Z is exact and the baseline is independent of the sample")
     if policy in {"frozen", "past_only"}:
-        return _status_of_independent(divergence, policy)
+        return _status_of_independent(alpha, policy)
     if policy == "leave_one_out":
-        return _status_of_leave_one_out(divergence, baseline)
-    return _status_of_same_batch(divergence, baseline)
+        return _status_of_leave_one_out(alpha, baseline)
+    return _status_of_same_batch(alpha, baseline)
 
 
-def _status_of_independent(divergence: str, policy: str) -> Status:
+def alpha_of(divergence: str) -> float | None:
+    """Return the alpha of a divergence of the alpha family, up to scale; None for any other.
+
+    Raises
+    ------
+    ValueError
+        `fdpg_ref.find_divergence` does not know the name.
+    """
+    find_divergence(divergence)
+    if divergence.startswith("alpha_"):
+        return float(divergence.removeprefix("alpha_"))
+    return ALPHA.get(divergence)
+
+
+def _status_of_independent(alpha: float | None, policy: str) -> Status:
     source = "the offline estimate" if policy == "frozen" else "the mean of past batches"
-    if divergence == "reverse_kl":
+    if alpha == 1:
         return Status("unbiased", None, f"{source} of Z shifts the signal by a constant only")
-    if divergence in ALPHA:
-        power = ALPHA[divergence] - 1.0
+    if alpha is not None:
+        power = alpha - 1.0
         return Status(
             "proportional",
             f"E[(Zhat/Z)^{power:g}]",
@@ -251,7 +264,7 @@ def _status_of_independent(divergence: str, policy: str) -> Status:
     )
 
 
-def _status_of_leave_one_out(divergence: str, baseline: str) -> Status:
+def _status_of_leave_one_out(alpha: float | None, baseline: str) -> Status:
     if baseline == "leave_one_out":
         return Status(
             "biased",
@@ -259,21 +272,21 @@ def _status_of_leave_one_out(divergence: str, baseline: str) -> Status:
             "O(1/n): the other samples' signals hold this sample through their Zhat, so the "
             "leave-one-out baseline is no longer independent of it",
         )
-    if divergence == "reverse_kl":
+    if alpha == 1:
         return Status("unbiased", None, "Zhat of the other samples shifts the signal only")
-    if divergence == "pearson_chi2":
+    if alpha == 2:
         return Status("unbiased", None, "the coefficients are linear in Zhat, and E[Zhat] = Z")
-    if divergence in ALPHA:
-        power = ALPHA[divergence] - 1.0
+    if alpha is not None:
+        power = alpha - 1.0
         factor = f"E[(Zhat/Z)^{power:g}]"
         return Status("proportional", factor, "Zhat is independent of the sample it rescales")
     return Status("biased", None, "O(1/n): this divergence is not linear in any power of Zhat")
 
 
-def _status_of_same_batch(divergence: str, baseline: str) -> Status:
-    if divergence == "reverse_kl" and baseline == "leave_one_out":
+def _status_of_same_batch(alpha: float | None, baseline: str) -> Status:
+    if alpha == 1 and baseline == "leave_one_out":
         return Status("unbiased", None, "the shared Zhat cancels in signal minus baseline")
-    if divergence == "pearson_chi2" and baseline != "leave_one_out":
+    if alpha == 2 and baseline != "leave_one_out":
         return Status("proportional", "(n-1)/n", "exact for Pearson on samples of the policy")
     return Status("biased", None, "O(1/n): Zhat holds the sample whose signal it enters")
 

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fdpg_ref import DIVERGENCES, InfiniteDivergence
+from fdpg_ref import DIVERGENCES, InfiniteDivergence, find_divergence
+from lm.amp import Amp
 from lm.checks import check_score
-from lm.config import RunConfig
+from lm.config import RunConfig, resolve
 from lm.drawing import draw
 from lm.errors import RunError
 from lm.listed import ListedSupport, find_support
 from lm.partition import SHARE_TO_WARN, Partition, PartitionEstimate, estimate_partition
-from lm.policy import CausalPolicy
+from lm.policy import CausalPolicy, load_policy
 from lm.prompt_file import read_prompts
 from lm.prompts import Prompts
 from lm.reading import Reader, Reading, prompt_key
 from lm.sampling import Samples
-from lm.targets import Target, build_target, custom_target, describe_target, require_mass
+from lm.targets import (
+    Target,
+    build_target,
+    custom_target,
+    describe_target,
+    require_mass,
+    reward_alone,
+    teacher_target,
+)
+from lm.teacher import check_teacher
 
 # Streams of random numbers, so that measuring more often never changes the training.
 TRAINING, OFFLINE, EVALUATION, EVALUATION_BASE, PROMPT_ORDER, EVALUATED_CONTEXTS = range(6)
@@ -130,6 +141,17 @@ class Problem:
         check_score(log_base, log_score, reading.texts, holes=self.base.transform.truncates)
         return log_score
 
+    @property
+    def anchor(self) -> CausalPolicy | None:
+        """The model that the target leans on; None if that is the policy itself, as it is now."""
+        return None if self.target.config.kind == "reward" else self.base
+
+    @cached_property
+    def list_log_score(self) -> Tensor:
+        """The listed names' log P, shape (names,), nats: the same at every evaluation."""
+        assert self.listing is not None
+        return self.log_score(self.listing.log_base, self.listing.reading)
+
     def warnings(self) -> list[str]:
         """Return what is wrong with the offline estimate, one sentence each."""
         if self.offline is None:
@@ -186,7 +208,7 @@ def build_problem(
         rows = base.vocabulary.encode_prompts(list(texts))
         contexts = Prompts.from_ids(rows, pad_id=base.ids.pad_id)
     support = None if texts else find_support(base)
-    if config.partition.policy == "exact" and support is None:
+    if config.partition.policy == "exact" and support is None and not config.target.is_normalised:
         raise RunError(
             "partition.policy exact sums over the listed names, but this model does not spell "
             "them: set partition.policy frozen"
@@ -198,11 +220,12 @@ def build_problem(
     listing = None if support is None else _listing(support, base, config.target.features)
     evaluated = _evaluated(config, max(1, len(texts)))
     everywhere = config.partition.policy in {"frozen", "past_only"}
+    on_list = listing is not None and config.target.on_list
     drawn = None
-    if everywhere or listing is None or not config.target.on_list:
+    if everywhere or not (on_list or config.target.is_normalised):
         wanted = torch.arange(max(1, len(texts))) if everywhere else evaluated
         drawn = _draw_base(config, base, reader, contexts, wanted)
-    target = _fit(config, listing, drawn, evaluated, texts)
+    target = _fit(config, base, listing, drawn, evaluated, prompts=texts)
     offline = None if drawn is None else _estimate(config, target, drawn, texts)
     log_z = torch.full((max(1, len(texts)),), math.nan, dtype=torch.float64)
     if target.log_z is not None:
@@ -210,6 +233,36 @@ def build_problem(
     elif offline is not None:
         log_z[offline.contexts] = offline.estimate.log_z
     return Problem(base, target, reader, listing, contexts, texts, evaluated, log_z, offline)
+
+
+def measured_problem(config: RunConfig, base: CausalPolicy, trained: Problem) -> Problem:
+    """Return the problem that a run is measured on: its own, or that of ``config.measure``.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration.
+    base
+        The frozen base model.
+    trained
+        The problem that the run descends.
+
+    Returns
+    -------
+    Problem
+        Never one without a target.
+    """
+    if config.measure is None:
+        return trained
+    # What is measured decides neither what is descended nor where its Z comes from.
+    other = replace(
+        config,
+        target=config.measure,
+        measure=None,
+        divergence="jensen_shannon",
+        partition=replace(config.partition, policy="auto"),
+    )
+    return build_problem(resolve(other), base, trained.prompt_texts or None)
 
 
 def build_partition(config: RunConfig, problem: Problem) -> Partition:
@@ -322,13 +375,19 @@ def _draw_base(
 
 def _fit(
     config: RunConfig,
+    base: CausalPolicy,
     listing: Listing | None,
     drawn: _Drawn | None,
     evaluated: Tensor,
+    *,
     prompts: tuple[str, ...],
 ) -> Target:
     if config.target.kind == "custom":
         return custom_target(config.target)
+    if config.target.kind == "teacher":
+        return teacher_target(config.target, _load_teacher(config, base))
+    if config.target.kind == "reward":
+        return reward_alone(config.target)
     if listing is not None and config.target.on_list:
         features = listing.reading.features
         atoms = torch.cat([features, features.new_zeros(1, features.shape[1])])
@@ -344,6 +403,18 @@ def _fit(
     names = [prompts[context] for context in drawn.contexts[seen].tolist()]
     rows = features.reshape(*uniform.shape, -1)[seen]
     return build_target(config.target, uniform[seen], rows, exact=False, prompts=names)
+
+
+def _load_teacher(config: RunConfig, base: CausalPolicy) -> CausalPolicy:
+    teacher = load_policy(
+        config.target.teacher or "",
+        max_new_tokens=config.max_new_tokens,
+        dtype=Amp(config.precision, str(base.device)).weights_dtype,
+        device=str(base.device),
+        transform=base.transform,
+    )
+    check_teacher(teacher, base)
+    return teacher
 
 
 def _estimate(
@@ -363,7 +434,7 @@ def _estimate(
 def _require_finite(config: RunConfig, log_score: Tensor, texts: Sequence[str]) -> None:
     """Refuse holes that only a custom target's values show, as a hard constraint's kind does."""
     holes = (log_score == -math.inf).nonzero()
-    if len(holes) == 0 or math.isfinite(DIVERGENCES[config.divergence].slope_at_infinity):
+    if len(holes) == 0 or math.isfinite(find_divergence(config.divergence).slope_at_infinity):
         return
     finite = sorted(k for k, v in DIVERGENCES.items() if math.isfinite(v.slope_at_infinity))
     raise InfiniteDivergence(

@@ -6,40 +6,46 @@ Every function returns ``{quantity: {estimator: entry}}``, the scheme that `lm.r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from fdpg_ref import (
-    DIVERGENCES,
     REVERSE_KL,
     Estimate,
     FDivergence,
     divergence_terms,
     exact_divergence,
+    find_divergence,
 )
+from lm.coverage import exact_coverage, sampled_coverage
 from lm.metrics import (
+    GROUPS_FOR_A_Z,
     Entry,
+    ListPoints,
     SplitSum,
     distinct_n,
     distinct_share,
     effective_share,
     entry,
     estimate_entry,
+    listed_error,
     over_groups,
     ratio_of_means,
     sample_mean,
     self_bleu,
     split_sum,
     two_strata,
+    z_score,
 )
 from lm.partition import estimate_partition
 from lm.problem import Listing, Problem
 
 Estimates = dict[str, dict[str, Entry]]
 OUTSIDE = "policy mass outside the target"
+EXPECTED_FOR_A_Z = 25
 CUT_OFF = "the policy keeps tokens that the base's transform cuts off"
 
 
@@ -97,19 +103,22 @@ class Evidence(NamedTuple):
 
 def feature_entries(problem: Problem, evidence: Evidence) -> Estimates:
     """Return E_pi[phi] of each feature of the target: exact where it lives on the list."""
-    exact = None
+    exact = second = None
     if evidence.on_list is not None and problem.target.config.on_list:
-        exact = evidence.on_list.log_policy.exp() @ _listing(problem).reading.features
+        values = _listing(problem).reading.features
+        exact, second = (evidence.on_list.log_policy.exp() @ x for x in (values, values.square()))
     estimates: Estimates = {}
     for column, name in enumerate(problem.target.features):
         sampled = sample_mean(evidence.features[..., column])
-        if exact is None:
+        if exact is None or second is None:
             estimates[f"feature/{name}"] = {"sampled": estimate_entry(sampled)}
         else:
             value = float(exact[column])
+            error = math.sqrt((float(second[column]) - value**2) / evidence.features.shape[1])
+            z = z_score(float(sampled.mean) - value, error)
             estimates[f"feature/{name}"] = {
                 "exact": entry(value),
-                "sampled": estimate_entry(sampled, against=value),
+                "sampled": entry(float(sampled.mean), float(sampled.standard_error), z=z),
             }
     return estimates
 
@@ -118,9 +127,9 @@ def divergence_entries(problem: Problem, evidence: Evidence, names: tuple[str, .
     """Return D_f(policy, target) for each named f; infinite ones say why."""
     config = problem.target.config
     if config.kind == "constrained" and config.on_list and problem.listing is not None:
-        return {name: _hard_entries(problem, evidence, DIVERGENCES[name]) for name in names}
+        return {name: _hard_entries(problem, evidence, find_divergence(name)) for name in names}
     return {
-        name: _split_entries(_divergence_sum(evidence, DIVERGENCES[name]), OUTSIDE)
+        name: _split_entries(_divergence_sum(evidence, find_divergence(name)), OUTSIDE)
         for name in names
     }
 
@@ -185,9 +194,10 @@ def diversity_entries(evidence: Evidence, group: int) -> Estimates:
     if evidence.on_list is not None:
         split = _distinct_sum(evidence, size)
         sampled = over_groups(evidence.sequences, size, distinct_share)
+        comparable = n // size >= GROUPS_FOR_A_Z
         estimates["distinct_share"] = {
             "list_and_remainder": estimate_entry(split.best),
-            "sampled": estimate_entry(sampled, against=split.best),
+            "sampled": estimate_entry(sampled, against=split.best if comparable else None),
         }
     for n_gram in (1, 2, 3):
         statistic = within(lambda part, n_gram=n_gram: distinct_n(part, n_gram))
@@ -214,9 +224,15 @@ def weight_entries(problem: Problem, evidence: Evidence) -> Estimates:
     # The error of a mean of logarithms, each of which errs by its Zhat's relative error.
     error = float(estimate.relative_standard_error.norm()) / len(log_weights)
     mean, z = float(estimate.log_z.mean()), None
-    if exact is not None and error > 0:
+    if exact is not None and evidence.on_list is not None:
+        # The variance of P/pi from the list: a policy that misses target mass cannot see its own.
+        second = float(_weight_second_moment(evidence).mean) - 1.0
+        z = z_score(
+            math.exp(mean - exact) - 1.0, math.sqrt(max(second, 0.0) / policy.listed.numel())
+        )
+    elif exact is not None:
         ratio = math.exp(mean - exact)
-        z = (ratio - 1.0) / (ratio * error)
+        z = z_score(ratio - 1.0, ratio * error)
     missed = int((~reached).sum())
     reason = f"without {missed} contexts: no sample has any target mass" if missed else None
     estimates["log_z"]["sampled"] = entry(mean, error, z=z, reason=reason)
@@ -234,6 +250,29 @@ def kept_mass_entries(evidence: Evidence) -> Estimates:
     return {"kept_mass": {"sampled": entry(value, value * float(per_token.standard_error))}}
 
 
+def coverage_entries(log_policy: Tensor, counts: Tensor, n: int, sizes: Sequence[int]) -> Estimates:
+    """Return the share of a set of texts that k samples show, for each k: exact and sampled.
+
+    Parameters
+    ----------
+    log_policy, counts
+        Shape (texts,): log pi of the texts of the set, and how many of n samples show each.
+    n
+        Samples.
+    sizes
+        The numbers k.
+    """
+    estimates: Estimates = {}
+    for k in sizes:
+        exact = exact_coverage(log_policy, k)
+        # Where hardly any is expected, the number seen is not normal, and neither is its error.
+        expected = n * float(log_policy.exp().sum())
+        against = exact if expected >= EXPECTED_FOR_A_Z else None
+        sampled = estimate_entry(sampled_coverage(counts, n, k), against=against)
+        estimates[f"coverage/{k}"] = {"exact": entry(exact), "sampled": sampled}
+    return estimates
+
+
 def _hard_entries(
     problem: Problem, evidence: Evidence, divergence: FDivergence
 ) -> dict[str, Entry]:
@@ -245,8 +284,11 @@ def _hard_entries(
     exact = float(exact_divergence(log_policy, log_target, divergence=divergence))
     if math.isinf(exact):
         return {"exact": entry(exact, reason="policy mass where the hard constraint has none")}
-    sampled = _divergence_sum(evidence, divergence).sampled
-    return {"exact": entry(exact), "sampled": estimate_entry(sampled, against=exact)}
+    split = _divergence_sum(evidence, divergence)
+    sampled = estimate_entry(split.sampled)
+    if math.isfinite(split.z):
+        sampled["z"] = split.z
+    return {"exact": entry(exact), "sampled": sampled}
 
 
 def _target_from_base(problem: Problem, evidence: Evidence) -> dict[str, Entry]:
@@ -276,6 +318,19 @@ def _divergence_sum(evidence: Evidence, divergence: FDivergence) -> SplitSum:
         lambda on_list: divergence.density(on_list.log_policy, on_list.log_target),
         terms,
     )
+
+
+def _weight_second_moment(evidence: Evidence) -> Estimate:
+    """Return E_pi[(p/pi)^2]: listed names exactly, the rest from samples."""
+
+    def terms(points: Points) -> Tensor:
+        return torch.exp(2 * points.log_target - points.log_policy - points.log_proposal)
+
+    return _split(
+        evidence,
+        lambda on_list: torch.exp(2 * on_list.log_target - on_list.log_policy),
+        terms,
+    ).best
 
 
 def _entropy_sum(evidence: Evidence) -> SplitSum:
@@ -333,12 +388,16 @@ def _split(
     base, policy = terms(evidence.from_base), terms(evidence.from_policy)
     if evidence.on_list is None:
         return SplitSum(None, two_strata(base, policy), math.nan)
+    points = evidence.on_list
+    on_list = list_terms(points)
+    of_list = ListPoints(on_list, points.log_base, points.log_policy, points.log_proposal)
     return split_sum(
-        list_terms(evidence.on_list),
+        on_list,
         base,
         policy,
         base_listed=evidence.from_base.listed,
         policy_listed=evidence.from_policy.listed,
+        listed_error=listed_error(of_list, base.shape[-1]),
     )
 
 

@@ -23,8 +23,9 @@ An evaluation measures the policy after ``step`` steps, on samples of its own::
                                           "standard_error": number, "z": number, "reason": str}}}}
 
 ``samples`` counts the training samples drawn so far. Quantities, in nats unless said otherwise:
-``feature/NAME`` (E_pi), each divergence D_f(policy, target) by name, ``kl_policy_base``,
-``kl_target_base``, ``entropy``, ``entropy_target``, ``entropy_per_token``, ``entropy_normalised``
+``feature/NAME`` (E_pi), ``coverage/K`` (share of the names with a feature that K samples show),
+each divergence D_f(policy, target) by name, ``kl_policy_base``, ``kl_target_base``,
+``entropy``, ``entropy_target``, ``entropy_per_token``, ``entropy_normalised``
 (1 is uniform over the vocabulary), ``length`` (tokens), ``distinct_share``, ``distinct_1`` to
 ``distinct_3`` and ``self_bleu`` (shares, over tokens, within groups of samples), ``list_mass``,
 ``ess_share`` and ``largest_share`` (shares), ``kept_mass`` (the share a truncating transform keeps,

@@ -206,7 +206,7 @@ def _read(folder: Path) -> dict[str, Any]:
 def _draw(folder: Path, run: Mapping[str, Any]) -> dict[str, Path]:
     divergence, target = run["config"]["divergence"], run["target"]
     evaluations = run["evaluations"]
-    label = figures.LABELS[divergence]
+    label = figures.label_of(divergence)
     curves = [figures.Curve(label, divergence, evaluations)]
     features = target["features"]
     axis = f"feature/{features[0]['feature']}" if features else divergence

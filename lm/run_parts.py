@@ -118,6 +118,9 @@ class OptimizerConfig:
     """decay of Adam's first and second moment"""
     eps: float = 1e-8
     """added to the root of Adam's second moment"""
+    average: float | None = None
+    """weight of the past in a running mean of the weights, which is then what is measured and
+    saved; none by default"""
     clip_norm: float | None = None
     """largest gradient norm; none by default, for clipping favours the divergences unequally"""
 
@@ -127,6 +130,11 @@ class OptimizerConfig:
         at_least("optimizer.warmup_steps", self.warmup_steps, 0)
         for beta in self.betas:
             require(0 <= beta < 1, f"optimizer.betas is {self.betas}: each must be in [0, 1)")
+        if self.average is not None:
+            require(
+                0 < self.average < 1,
+                f"optimizer.average is {self.average}: it must lie strictly between 0 and 1",
+            )
         if self.clip_norm is not None:
             positive("optimizer.clip_norm", self.clip_norm)
 
@@ -145,6 +153,10 @@ class EvaluationConfig:
     """diversity (distinct share, Distinct-n, Self-BLEU) is measured within groups of this size"""
     texts: int = 24
     """sample texts kept before and after training"""
+    coverage: str | None = None
+    """a feature: which share of the listed names that have it do so many samples show?"""
+    coverage_at: tuple[int, ...] = (1, 16, 256)
+    """numbers of samples that coverage is stated for"""
     contexts: int = 32
     """with prompts: up to so many, chosen at random once, share the samples of an evaluation"""
 
@@ -155,6 +167,13 @@ class EvaluationConfig:
         at_least("evaluation.group", self.group, 2)
         at_least("evaluation.texts", self.texts, 1)
         at_least("evaluation.contexts", self.contexts, 1)
+        for number in self.coverage_at:
+            at_least("evaluation.coverage_at", number, 1)
+        require(
+            self.coverage is None or 2 * max(self.coverage_at) <= self.samples,
+            f"evaluation.coverage_at goes to {max(self.coverage_at, default=0)}, which needs twice "
+            f"as many evaluation.samples for a standard error; there are {self.samples}",
+        )
         require(
             self.samples >= 2 * self.group,
             f"evaluation.samples is {self.samples}, which is less than two groups of "

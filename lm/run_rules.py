@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from fdpg_ref import DIVERGENCES, InfiniteDivergence
+from fdpg_ref import DIVERGENCES, InfiniteDivergence, find_divergence
+from lm.features import check_feature, lives_on_list
 from lm.validation import require
 
 if TYPE_CHECKING:
@@ -29,10 +30,24 @@ def check_combinations(config: RunConfig) -> None:
     """
     _check_folder(config)
     _check_holes(config)
+    _check_reward(config)
     _check_prompts(config)
     _check_transform(config)
     _check_estimator(config)
     _check_reuse(config)
+    _check_coverage(config)
+
+
+def _check_coverage(config: RunConfig) -> None:
+    name = config.evaluation.coverage
+    if name is None:
+        return
+    check_feature(name)
+    require(
+        lives_on_list(name) and config.prompts.file is None,
+        f"evaluation.coverage counts listed names, but {name!r} is not a feature of these, or "
+        "there are prompts: name one that lives on the list, without prompts.file",
+    )
 
 
 def _check_folder(config: RunConfig) -> None:
@@ -43,7 +58,7 @@ def _check_folder(config: RunConfig) -> None:
 
 
 def _check_holes(config: RunConfig) -> None:
-    if math.isfinite(DIVERGENCES[config.divergence].slope_at_infinity):
+    if math.isfinite(find_divergence(config.divergence).slope_at_infinity):
         return
     finite = sorted(k for k, v in DIVERGENCES.items() if math.isfinite(v.slope_at_infinity))
     if config.target.kind == "constrained":
@@ -62,6 +77,35 @@ def _check_holes(config: RunConfig) -> None:
         )
 
 
+def _check_reward(config: RunConfig) -> None:
+    """Refuse what plain reward maximisation cannot be."""
+    if config.measure is not None:
+        require(
+            config.measure.kind != "reward",
+            "measure.kind reward is no distribution, so nothing can be measured against it: name "
+            "another kind",
+        )
+    if config.target.kind != "reward":
+        return
+    require(
+        config.measure is not None,
+        "target.kind reward has no penalty and hence no target: say in measure which distribution "
+        "the policy is measured against",
+    )
+    require(
+        config.divergence == "reverse_kl",
+        "target.kind reward maximises E[reward], which is reverse KL to the policy's own tilt, "
+        f"but divergence is {config.divergence}: set divergence reverse_kl, or a target with a "
+        "penalty (target.kind reward_tilted)",
+    )
+    stale = config.updates_per_batch > 1 or config.proposal.kind != "policy" or config.off_policy
+    require(
+        not stale and config.partition.policy in {"auto", "exact"},
+        "target.kind reward is on-policy, with one update a batch and nothing to estimate: remove "
+        "updates_per_batch, proposal, off_policy and partition.policy",
+    )
+
+
 def _check_prompts(config: RunConfig) -> None:
     contexts = config.contexts
     require(
@@ -77,7 +121,7 @@ def _check_prompts(config: RunConfig) -> None:
         "prompt has a target of its own: use target.kind reward_tilted or constrained",
     )
     require(
-        config.partition.policy != "exact",
+        config.partition.policy != "exact" or config.target.is_normalised,
         "partition.policy exact sums over the listed names, which continue no prompt: with "
         "prompts.file choose partition.policy frozen, past_only or leave_one_out",
     )
@@ -113,7 +157,7 @@ def _check_transform(config: RunConfig) -> None:
 
 def _check_estimator(config: RunConfig) -> None:
     require(
-        config.partition.policy != "exact" or config.target.on_list,
+        config.partition.policy != "exact" or config.target.on_list or config.target.is_normalised,
         "partition.policy exact needs features that live on the listed names, but the target "
         f"uses {', '.join(config.target.features)}: choose partition.policy frozen",
     )

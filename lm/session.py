@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lm.amp import Amp
+from lm.average import WeightAverage
 from lm.checks import (
     EDGE_OF_THE_CUT,
     LIKELY_CAUSE,
@@ -71,6 +72,8 @@ class Session:
         Trained in place.
     weights
         Lends the policy with whole weights, to sample from and to measure.
+    average
+        The running mean of the weights that is measured, if the run asks for one.
     evaluator
         Measures every ``evaluation.every`` steps, first and last included.
     run, tracker
@@ -87,6 +90,7 @@ class Session:
     problem: Problem
     policy: CausalPolicy
     weights: WholeWeights
+    average: WeightAverage
     evaluator: Evaluator
     run: RunFolder
     tracker: Tracker
@@ -207,6 +211,7 @@ class Session:
             A process was asked to stop. The state is saved.
         """
         step, steps = record["step"], self.config.steps
+        self.average.observe()
         self._log(record)
         self._time(step, "seconds", started)
         self._report(step, record)
@@ -222,7 +227,7 @@ class Session:
         """Evaluate if it is time to, write it down, and tell the caller: on the main process."""
         config, evaluation = self.config, None
         if step % config.evaluation.every == 0 or step in {*config.evaluation.early, config.steps}:
-            with self.weights.of(self.policy) as policy:
+            with self.weights.of(self.policy) as policy, self.average.applied():
                 if self.run.main:
                     evaluation = self._measure(policy, step)
         if self.run.main and self.on_step is not None:

@@ -104,6 +104,10 @@ def refuse_sharded(config: RunConfig) -> None:
             config.proposal.kind == "kl_adaptive",
             "its proposal is a second whole copy on every process: use proposal.kind policy",
         ),
+        "optimizer.average": (
+            config.optimizer.average is not None,
+            "it is a second whole copy of the weights on every process: leave it out",
+        ),
     }
     for option, (asked, advice) in refused.items():
         if asked:

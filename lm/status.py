@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lm.config import RunConfig
-from lm.partition import ALPHA, Status, proven_status
+from lm.partition import Status, alpha_of, proven_status
 
 
 def status_of(config: RunConfig) -> Status:
@@ -64,7 +64,7 @@ def _status_under_a_cut(config: RunConfig, status: Status) -> Status:
     Where the policy's cut has left the base's, the target has mass that no sample can show.
     """
     from_policy = config.partition.policy in {"past_only", "leave_one_out", "same_batch"}
-    if from_policy and config.divergence not in ALPHA:
+    if from_policy and alpha_of(config.divergence) is None:
         return Status(
             "biased",
             None,

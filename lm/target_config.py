@@ -9,7 +9,19 @@ from typing import Literal
 from lm.features import check_feature, check_score_name, lives_on_list
 from lm.validation import positive, require
 
-TargetKind = Literal["exponential_family", "constrained", "reward_tilted", "custom"]
+TargetKind = Literal[
+    "exponential_family", "constrained", "reward_tilted", "custom", "teacher", "reward"
+]
+
+# The one option that each kind is given by.
+NEEDED: dict[str, str] = {
+    "exponential_family": "moments",
+    "constrained": "constraints",
+    "reward_tilted": "reward",
+    "custom": "score",
+    "teacher": "teacher",
+    "reward": "reward",
+}
 
 
 @dataclass(frozen=True)
@@ -17,31 +29,39 @@ class TargetConfig:
     """The distribution that the policy shall become, in terms of the base and of features."""
 
     kind: TargetKind = "exponential_family"
-    """exponential_family (moments), constrained (hard), reward_tilted (RLHF) or custom (score)"""
+    """exponential_family (moments), constrained (hard), reward_tilted (RLHF), custom (score),
+    teacher (another model), or reward alone: no penalty, so no target, measured against another"""
     moments: dict[str, float | Literal["base"]] = field(default_factory=dict)
     """exponential_family: wanted E_p of each feature; the word base keeps the base's own value"""
     constraints: tuple[str, ...] = ()
     """constrained: features that must all be non-zero; everything else gets probability 0"""
     reward: dict[str, float] = field(default_factory=dict)
-    """reward_tilted: the reward is the sum of these weights times the features"""
+    """reward_tilted, reward: the reward is the sum of these weights times the features"""
     beta: float = 0.1
     """reward_tilted: price of one nat of KL(policy, base) in units of reward"""
     score: str | None = None
     """custom: log P(x) of texts, any target: a name given by lm.features.score, or file.py:name"""
+    teacher: str | None = None
+    """teacher: the model whose distribution is the target, a folder or a hub name"""
 
     def __post_init__(self) -> None:
-        needed = {
-            "exponential_family": ("moments", self.moments),
-            "constrained": ("constraints", self.constraints),
-            "reward_tilted": ("reward", self.reward),
-            "custom": ("score", self.score or ""),
+        options = {
+            "moments": self.moments,
+            "constraints": self.constraints,
+            "reward": self.reward,
+            "score": self.score or "",
+            "teacher": self.teacher or "",
         }
-        option, value = needed[self.kind]
-        require(len(value) > 0, f"target.kind {self.kind} needs target.{option}, which is empty")
-        for kind, (other, unused) in needed.items():
+        option = NEEDED[self.kind]
+        require(
+            len(options[option]) > 0,
+            f"target.kind {self.kind} needs target.{option}, which is empty",
+        )
+        for other, unused in options.items():
+            kinds = " or ".join(kind for kind, needed in NEEDED.items() if needed == other)
             require(
-                kind == self.kind or not unused,
-                f"target.{other} belongs to target.kind {kind}, but target.kind is {self.kind}: "
+                other == option or not unused,
+                f"target.{other} belongs to target.kind {kinds}, but target.kind is {self.kind}: "
                 f"remove target.{other} or change the kind",
             )
         for name in self.features:
@@ -64,4 +84,9 @@ class TargetConfig:
     @property
     def on_list(self) -> bool:
         """Whether every feature is zero outside the listed names, which makes Z an exact sum."""
-        return self.kind != "custom" and all(map(lives_on_list, self.features))
+        return len(self.features) > 0 and all(map(lives_on_list, self.features))
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether Z is known without a sum: a model's distribution, or no target at all."""
+        return self.kind in {"teacher", "reward"}

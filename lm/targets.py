@@ -18,8 +18,10 @@ from fdpg_ref import (
     reward_tilted,
 )
 from lm.features import score_values
+from lm.policy import CausalPolicy
 from lm.reading import Reading
 from lm.target_config import TargetConfig
+from lm.teacher import teacher_log_prob
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Target:
         Exact log Z in nats, or None where it is not a sum over the list.
     fit
         Certificate of the multipliers, or None where there are none.
+    teacher
+        The model that is the target, or None for every other kind.
     """
 
     config: TargetConfig
@@ -50,6 +54,7 @@ class Target:
     moments: Tensor
     log_z: float | None
     fit: MultiplierFit | None
+    teacher: CausalPolicy | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -74,7 +79,7 @@ class Target:
         return _log_score(self.config, self.weights, log_base, features)
 
     def log_score_of(self, log_base: Tensor, reading: Reading) -> Tensor:
-        """Return log P(x) of texts: from their features, or from the user's own log P.
+        """Return log P(x) of texts: from their features, the user's own log P, or a teacher.
 
         Parameters
         ----------
@@ -93,6 +98,8 @@ class Target:
         RunError
             The user's function raises, or returns NaN or +inf; the text is named.
         """
+        if self.teacher is not None:
+            return teacher_log_prob(self.teacher, reading).to(log_base)
         if self.config.score is None:
             return self.log_score(log_base, reading.features)
         values = score_values(
@@ -156,6 +163,23 @@ def custom_target(config: TargetConfig) -> Target:
     """Return a target that is given by a function of texts: no features, nothing to fit."""
     nothing = torch.zeros(0, dtype=torch.float64)
     return Target(config, nothing, nothing, nothing, None, None)
+
+
+def teacher_target(config: TargetConfig, teacher: CausalPolicy) -> Target:
+    """Return a model's distribution as target: nothing to fit, and Z = 1."""
+    nothing = torch.zeros(0, dtype=torch.float64)
+    return Target(config, nothing, nothing, nothing, 0.0, None, teacher)
+
+
+def reward_alone(config: TargetConfig) -> Target:
+    """Return plain reward maximisation: reverse KL to the policy's own tilt, pi e^r.
+
+    The signal log pi - log(pi e^r) is -r, so its gradient is that of -E_pi[r]. Where a penalty
+    anchors the target to the base, here nothing does; the constant log Z of the tilt is left out.
+    """
+    reward = torch.tensor(list(config.reward.values()), dtype=torch.float64)
+    nothing = torch.full_like(reward, torch.nan)
+    return Target(config, reward, nothing, nothing, 0.0, None)
 
 
 def require_mass(config: TargetConfig, log_score: Tensor, prompts: Sequence[str] = ()) -> None:
@@ -263,6 +287,8 @@ def _log_score(config: TargetConfig, weights: Tensor, log_base: Tensor, features
     weights = weights.to(log_base)
     if config.kind == "exponential_family":
         return exponential_family(log_base, features, weights)
+    if config.kind == "reward":
+        return reward_tilted(log_base, (features * weights).sum(-1), beta=1.0)
     if config.kind == "reward_tilted":
         # Not a matrix product, which autocast would compute in half precision.
         return reward_tilted(log_base, (features * weights).sum(-1), beta=config.beta)

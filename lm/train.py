@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from fdpg_ref import DIVERGENCES, leave_one_out, score_coefficients, score_signal
+from fdpg_ref import find_divergence, leave_one_out, score_coefficients, score_signal
 from lm.accumulate import MicroBatches
 from lm.amp import Amp
+from lm.average import WeightAverage
 from lm.checks import check_device
 from lm.config import RunConfig
 from lm.describe import (
@@ -25,7 +26,7 @@ from lm.evaluate import Evaluator
 from lm.interrupt import interruptible
 from lm.optimize import PastBaseline, build_optimizer
 from lm.policy import CausalPolicy
-from lm.problem import build_partition, build_problem
+from lm.problem import build_partition, build_problem, measured_problem
 from lm.processes import (
     agree,
     build_accelerator,
@@ -103,10 +104,11 @@ def train(
         amp = Amp(config.precision, device)
         with amp.autocast():
             problem = build_problem(config, base)
+            measured = measured_problem(config, base, problem)
             evaluator = Evaluator(
-                problem, config.evaluation, divergence=config.divergence, seed=config.seed
+                measured, config.evaluation, divergence=config.divergence, seed=config.seed
             )
-        run.write_problem(problem)
+        run.write_problem(measured)
         kind, events = config.tracker if main else "none", run.partial / "tensorboard"
         with open_tracker(kind, events) as tracker, interruptible() as interrupt:
             session = Session(
@@ -116,6 +118,7 @@ def train(
                 problem=problem,
                 policy=policy,
                 weights=WholeWeights(policy, sharded=accelerator.is_fsdp2),
+                average=WeightAverage(policy, config.optimizer.average),
                 evaluator=evaluator,
                 run=run,
                 tracker=tracker,
@@ -123,10 +126,11 @@ def train(
                 on_step=on_step,
             )
             train_steps(session)
-        with session.weights.of(policy) as trained:
+        with session.weights.of(policy) as trained, session.average.applied():
             if main:
                 run.write_policy(trained)
-                finish_run(run.partial)
+                if config.report:
+                    finish_run(run.partial)
     return run.final
 
 
@@ -142,7 +146,11 @@ def train_steps(session: Session) -> None:
         Everything the loop works with; its policy is trained in place.
     """
     config, accelerator, amp = session.config, session.accelerator, session.amp
-    problem, policy, divergence = session.problem, session.policy, DIVERGENCES[config.divergence]
+    problem, policy, divergence = (
+        session.problem,
+        session.policy,
+        find_divergence(config.divergence),
+    )
     partition, baseline = build_partition(config, problem), PastBaseline(config.baseline)
     proposal = Proposal(config, policy, problem.prompts, accelerator, session.weights)
     policy.scorer = spread(accelerator, policy)
@@ -151,7 +159,12 @@ def train_steps(session: Session) -> None:
     )
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer, schedule = build_optimizer(config.optimizer, parameters, config.steps)
-    memories = {"partition": partition, "baseline": baseline, "proposal": proposal}
+    memories = {
+        "partition": partition,
+        "baseline": baseline,
+        "proposal": proposal,
+        "average": session.average,
+    }
     moving = Moving(policy.model, optimizer, schedule, amp, proposal.generator, memories)
     largest_norm = config.optimizer.clip_norm or math.inf
     reuse = {"record": SamplingRecord(policy.model)} if config.reuse_sampling_forward else {}
@@ -161,7 +174,7 @@ def train_steps(session: Session) -> None:
         with amp.autocast(), torch.no_grad(), fail_together(accelerator):
             samples = proposal.sample(contexts, **reuse)
             reading = problem.read(samples)
-            log_base = batches.score_by(problem.base, samples)
+            log_base = batches.score_by(problem.anchor, samples)
             log_score = problem.log_score(log_base, reading)
         record = session.new_record(step, samples, reading)
         # From here on of all processes, shape (contexts, samples of each).

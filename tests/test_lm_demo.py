@@ -21,7 +21,7 @@ from lm.base_config import BaseConfig
 from lm.config import EvaluationConfig
 from lm.demo import command, figures, page, pictures, study, tables, verdicts
 from lm.demo.results import Measured, Outcome, Run, mean_of
-from lm.demo.workers import Job, Workers
+from lm.workers import Job, Workers
 from lm.errors import RunError
 from lm.figures import COLORS, LABELS
 from lm.records import FOUR

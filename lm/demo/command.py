@@ -23,11 +23,11 @@ from lm.demo.results import Outcome, read_run
 from lm.demo.study import RARE, TARGETS, DemoConfig, hard_config, run_configs, run_folder
 from lm.demo.tables import NOTE, check_table, groups, hard_table, row_labels, target_tables
 from lm.demo.verdicts import acceptance, failed, findings
-from lm.demo.workers import Job, Workers, measure_job, train_base_job, train_job
 from lm.errors import RunError
 from lm.figures import LABELS
 from lm.files import require_new_folder, write_atomic
 from lm.records import FOUR
+from lm.workers import Job, Workers, measure_job, train_base_job, train_job
 
 PAGE, SUMMARY, MARKER = "index.html", "summary.json", "UNFINISHED.txt"
 MARKER_TEXT = (

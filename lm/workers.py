@@ -98,7 +98,7 @@ class Workers:
         if isinstance(error, BrokenProcessPool):
             raise RunError(
                 "a worker process was killed before its run was complete (out of memory?): run "
-                "the same command again, which starts over"
+                "the same command again"
             ) from error
         if error is not None:
             raise error

@@ -1,0 +1,89 @@
+"""Coverage: which share of a set of texts k samples show, exactly and from samples.
+
+For one text that a policy writes with probability pi, k samples show it with probability
+1 - (1 - pi)^k: pass@k (Chen et al. 2021, arXiv 2107.03374). Its mean over a set of texts is the
+coverage of the set at k. A policy that satisfies a rule often (pass@1) may cover few of the texts
+that satisfy it: precision against coverage (alpha-DPG, arXiv 2512.05962).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fdpg_ref import Estimate
+
+
+def exact_coverage(log_policy: Tensor, k: int) -> float:
+    """Return the expected share of texts that k samples show.
+
+    Parameters
+    ----------
+    log_policy
+        Shape (texts,), nats: log pi of every text of the set.
+    k
+        Number of samples.
+
+    Returns
+    -------
+    float
+        mean over texts of 1 - (1 - pi)^k.
+    """
+    return float(-torch.expm1(k * torch.log1p(-log_policy.exp().clamp(max=1.0))).mean())
+
+
+def sampled_coverage(counts: Tensor, n: int, k: int) -> Estimate:
+    """Estimate the same from n samples without bias, with the jackknife's standard error.
+
+    A text that c of n samples show is missing from k of them, drawn without replacement, with
+    probability C(n - c, k)/C(n, k), whose mean is (1 - pi)^k.
+
+    Parameters
+    ----------
+    counts
+        Shape (texts,), float64: how many of the n samples show each text of the set.
+    n
+        Samples, those of other texts included.
+    k
+        At most n - 1.
+
+    Returns
+    -------
+    Estimate
+        Scalars.
+
+    Raises
+    ------
+    ValueError
+        k is not below n.
+    """
+    if not k < n:
+        raise ValueError(f"coverage at {k} needs more than {k} samples, there are {n}")
+    without_other = _missed(counts, n - 1, k)
+    # Leaving out a sample of a text changes that text's term; one of no text of the set, none.
+    without_own = _missed((counts - 1).clamp(min=0.0), n - 1, k)
+    total = float(without_other.sum())
+    left_out = total - without_other + without_own
+    others = n - float(counts.sum())
+    mean = (float(counts @ left_out) + others * total) / n
+    spread = float(counts @ (left_out - mean).square()) + others * (total - mean) ** 2
+    texts = len(counts)
+    value = 1.0 - float(_missed(counts, n, k).sum()) / texts
+    error = math.sqrt((n - 1) / n * spread) / texts
+    return Estimate(torch.tensor(value), torch.tensor(error))
+
+
+def _missed(counts: Tensor, n: int, k: int) -> Tensor:
+    """Return C(n - c, k)/C(n, k) for each count c, 0 where fewer than k samples are left."""
+    left = n - counts
+    fits = left >= k
+    left = left.where(fits, float(k))
+    log_ratio = (
+        torch.lgamma(left + 1)
+        - torch.lgamma(left - k + 1)
+        - math.lgamma(n + 1)
+        + math.lgamma(n - k + 1)
+    )
+    return log_ratio.exp().where(fits, 0.0)

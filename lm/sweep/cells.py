@@ -1,0 +1,182 @@
+"""From a sweep to its cells: which runs there are, each with its whole configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from lm.base_config import BaseConfig
+from lm.config import RunConfig, resolve
+from lm.errors import UsageError
+from lm.options import build_config, to_plain
+from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
+from lm.target_config import TargetConfig
+
+# Where a run is written and what it is called change no number of it.
+NOT_THE_RUN = ("name", "output", "overwrite", "resume")
+
+
+class Labels(NamedTuple):
+    """The place of a cell in its sweep."""
+
+    task: str
+    method: str
+    size: str
+    rate: str
+    variant: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Parameters
+    ----------
+    labels
+        Its place.
+    config
+        Its resolved configuration.
+    bases
+        What must be trained before it: its base and, fine-tuned from that, its teacher.
+    """
+
+    labels: Labels
+    config: RunConfig
+    bases: tuple[BaseConfig, ...]
+
+    @property
+    def run(self) -> str:
+        """16 hexadecimal digits that are the same for two cells exactly if their runs are."""
+        plain = to_plain(self.config)
+        content = {name: value for name, value in plain.items() if name not in NOT_THE_RUN}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return " ".join(map(str, self.labels))
+
+
+def expand(sweep: SweepConfig) -> list[Cell]:
+    """Return every cell of a sweep, blocks in order, seeds outermost within a block.
+
+    Parameters
+    ----------
+    sweep
+        A valid sweep.
+
+    Returns
+    -------
+    list of Cell
+        Without repetitions.
+
+    Raises
+    ------
+    UsageError
+        A combination means nothing (the cell and the reason are named), or a rate was not chosen.
+    """
+    cells: dict[Labels, Cell] = {}
+    template = cache(partial(_template, sweep))
+    for labels in _labels(sweep):
+        if labels not in cells:
+            try:
+                cells[labels] = _cell(sweep, labels, template)
+            except (ValueError, OSError) as error:
+                raise UsageError(f"cell {' '.join(map(str, labels))}: {error}") from error
+    return list(cells.values())
+
+
+def _labels(sweep: SweepConfig) -> Iterator[Labels]:
+    for block in sweep.blocks:
+        for seed, size, task, method, rate, variant in itertools.product(
+            block.seeds, block.sizes, block.tasks, block.methods, block.rates, block.variants
+        ):
+            yield Labels(task, method, size, rate, variant, seed)
+
+
+def _cell(sweep: SweepConfig, labels: Labels, template: Callable[..., Any]) -> Cell:
+    config, bases = template(labels.task, labels.method, labels.size, labels.variant)
+    rate = _rate(sweep.rates[labels.rate], sweep.tasks[labels.task].group, labels)
+    config = replace(
+        config,
+        name="-".join(map(str, labels)).replace("=", ""),
+        seed=labels.seed,
+        optimizer=replace(config.optimizer, lr=rate),
+    )
+    return Cell(labels, resolve(config), bases)
+
+
+def _template(
+    sweep: SweepConfig, task_key: str, method_key: str, size: str, variant: str
+) -> tuple[RunConfig, tuple[BaseConfig, ...]]:
+    """Return a run but for its seed and rate, and the models that it needs."""
+    task, method = sweep.tasks[task_key], sweep.methods[method_key]
+    base = build_config(BaseConfig, sweep.sizes[size])
+    bases, target = (base,), task.target
+    if task.teacher is not None:
+        fine_tuned = {**sweep.sizes[size], **asdict(task.teacher), "initial": str(base.folder())}
+        teacher = build_config(BaseConfig, fine_tuned)
+        bases, target = (base, teacher), TargetConfig(kind="teacher", teacher=str(teacher.folder()))
+    assert target is not None  # one of the two is given
+    parts = (
+        sweep.run,
+        {"base": to_plain(base)},
+        {"divergence": method.divergence, "device": "cpu", "report": False},
+        _descended(task, method, target),
+        task.run,
+        method.run,
+        sweep.variants[variant],
+    )
+    return build_config(RunConfig, merged(*parts)), bases
+
+
+def _descended(task: TaskConfig, method: MethodConfig, target: TargetConfig) -> dict[str, Any]:
+    if method.descends == "target":
+        return {"target": to_plain(target)}
+    if not task.reward:
+        raise ValueError(f"the method descends a {method.descends}, but the task has no reward")
+    if method.descends == "reward":
+        wanted = TargetConfig(kind="reward", reward=task.reward)
+    else:
+        wanted = TargetConfig(kind="reward_tilted", reward=task.reward, beta=task.beta)
+    return {"target": to_plain(wanted), "measure": to_plain(target)}
+
+
+def _rate(rate: RateConfig, group: str, labels: Labels) -> float:
+    if rate.value is not None:
+        return rate.value
+    chosen = _chosen_rates(Path(rate.file or ""))
+    keys = (group, rate.method or labels.method, labels.size)
+    found: Any = chosen
+    for key in keys:
+        if not isinstance(found, Mapping) or key not in found:
+            raise ValueError(f"{rate.file} has no rate for {' / '.join(keys)}: choose it first")
+        found = found[key]
+    return float(found)
+
+
+@cache
+def _chosen_rates(path: Path) -> Mapping[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested options put together; of two values for one key the later one counts."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            before = result.get(key)
+            if isinstance(before, Mapping) and isinstance(value, Mapping):
+                result[key] = merged(before, value)
+            else:
+                result[key] = value
+    return result

@@ -1,0 +1,144 @@
+"""What a sweep is told: sizes, tasks, methods, rates, variants, and blocks that combine them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lm.target_config import TargetConfig
+from lm.validation import at_least, positive, require
+
+Descends = Literal["target", "penalised_reward", "reward"]
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """A model fine-tuned from the base of a run's size, whose distribution is the target."""
+
+    female_share: float = 1.0
+    """weight of the female names in what it is fine-tuned on"""
+    steps: int = 300
+    """optimiser steps of the fine-tuning"""
+    learning_rate: float = 1e-3
+    """peak of its learning rate"""
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What a policy is to become, and how people would ask for it by a reward."""
+
+    title: str
+    """for tables and pictures"""
+    group: str
+    """kind of task; tasks of a group share their tuned learning rates"""
+    target: TargetConfig | None = None
+    """the distribution that every method is measured against"""
+    teacher: TeacherModel | None = None
+    """in place of a target: a model of the same family"""
+    reward: dict[str, float] = field(default_factory=dict)
+    """weights of features, for the methods that descend a reward"""
+    beta: float = 0.1
+    """price of a nat of KL(policy, base), for penalised_reward"""
+    run: dict[str, Any] = field(default_factory=dict)
+    """options of every run on this task, as a recipe nests them"""
+
+    def __post_init__(self) -> None:
+        require(
+            (self.target is None) != (self.teacher is None),
+            f"task {self.title!r} needs either a target or a teacher",
+        )
+        positive("beta", self.beta)
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What a run descends."""
+
+    divergence: str
+    """to which f-divergence"""
+    descends: Descends = "target"
+    """the task's target, its reward with a KL penalty, or its reward alone"""
+    run: dict[str, Any] = field(default_factory=dict)
+    """options of every run by this method"""
+
+
+@dataclass(frozen=True)
+class RateConfig:
+    """A learning rate: a number, or one that was chosen by an earlier sweep."""
+
+    value: float | None = None
+    """the same for all runs"""
+    file: str | None = None
+    """YAML file of chosen rates: group, method, size"""
+    method: str | None = None
+    """take the rate that was chosen for this method, whatever the run's own"""
+
+    def __post_init__(self) -> None:
+        require(
+            (self.value is None) != (self.file is None),
+            "a rate is either a value or a file of chosen rates",
+        )
+        if self.value is not None:
+            positive("value", self.value)
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """A part of the sweep: every combination of what it names."""
+
+    tasks: tuple[str, ...]
+    """keys of tasks"""
+    methods: tuple[str, ...]
+    """keys of methods"""
+    sizes: tuple[str, ...]
+    """keys of sizes"""
+    rates: tuple[str, ...]
+    """keys of rates"""
+    seeds: tuple[int, ...]
+    """one run each"""
+    variants: tuple[str, ...] = ("default",)
+    """keys of variants"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """A sweep over tasks, methods, sizes, learning rates, variants and seeds."""
+
+    name: str
+    """of the sweep, in its table"""
+    output: str
+    """folder of the finished runs' records"""
+    table: str
+    """Parquet file of every metric of every run, written at the end"""
+    workers: int = 2
+    """processes, one thread each; the numbers do not depend on it"""
+    run: dict[str, Any] = field(default_factory=dict)
+    """options of all runs, as a recipe nests them"""
+    sizes: dict[str, dict[str, Any]]
+    """options of the base model of each size"""
+    tasks: dict[str, TaskConfig]
+    """what policies are to become"""
+    methods: dict[str, MethodConfig]
+    """what they descend"""
+    rates: dict[str, RateConfig]
+    """learning rates by name"""
+    variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"default": {}})
+    """further options of a run by name; default has none"""
+    blocks: tuple[BlockConfig, ...]
+    """which combinations are run"""
+
+    def __post_init__(self) -> None:
+        at_least("workers", self.workers, 1)
+        for name in ("name", "output", "table"):
+            require(bool(getattr(self, name)), f"{name} is empty")
+        require(len(self.blocks) > 0, "blocks is empty: a sweep runs what its blocks combine")
+        for block in self.blocks:
+            for kind in ("tasks", "methods", "sizes", "rates", "variants"):
+                known = getattr(self, kind)
+                for key in getattr(block, kind):
+                    require(
+                        key in known,
+                        f"a block names {key!r}, but {kind} has only: {', '.join(known)}",
+                    )
+            for seed in block.seeds:
+                at_least("seeds", seed, 0)
