@@ -926,6 +926,45 @@ MUTANTS = [
         "a gradient over prompts called proportional, though each prompt has its own factor",
         ("test_lm_proposal.py::test_the_status_of_a_run_knows_where_its_samples_come_from",),
     ),
+    # ------------------------------------------------------------------ toy: the study
+    Mutant(
+        "toy/study/gradients.py",
+        "norm / np.sqrt(trace / n)",
+        "norm / np.sqrt(trace * n)",
+        "signal-to-noise that falls with the batch instead of rising",
+        ("test_toy_study.py::test_gradient_and_noise_are_those_of_the_enumeration",),
+    ),
+    Mutant(
+        "toy/study/gradients.py",
+        "score_coefficients(signal, baseline=leave_one_out(signal))",
+        "score_coefficients(signal)",
+        "a sampled gradient of the study without its baseline",
+        ("test_toy_study.py::test_sampled_gradients_have_the_exact_mean_and_covariance",),
+    ),
+    Mutant(
+        "toy/study/families.py",
+        "tokens[:, :-1]",
+        "tokens[:, 1:]",
+        "a bigram that is conditioned on the next token instead of the last one",
+        ("test_toy_study.py::test_batched_families_are_those_of_the_toy",),
+    ),
+    Mutant(
+        "toy/study/rates.py",
+        "np.argmin(np.median(shares, axis=-1))",
+        "np.argmin(np.min(shares, axis=-1))",
+        "a learning rate that is chosen by the luckiest pilot problem",
+        ("test_toy_study.py::test_the_pilot_chooses_the_lowest_median",),
+    ),
+    Mutant(
+        "toy/study/run.py",
+        "_STUDY, _PILOT = 0, 1",
+        "_STUDY, _PILOT = 0, 0",
+        "learning rates tuned on the problems that they are judged on",
+        (
+            "test_toy_study_table.py::"
+            "test_a_problem_does_not_depend_on_its_batch_and_the_pilot_shares_none",
+        ),
+    ),
 ]
 
 

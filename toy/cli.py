@@ -1,4 +1,4 @@
-"""The command line: ``python -m toy`` verify, train, audit and museum.
+"""The command line: ``python -m toy`` verify, train, audit, museum and study.
 
 Exit codes: 0 done, 1 a claim or an exhibit failed, 2 bad input. Bad input is one message on
 stderr that says what to change; nothing is written then.
@@ -23,6 +23,7 @@ from toy.config import TrainConfig
 from toy.files import require_writable
 from toy.museum import command as museum
 from toy.problems import PROBLEMS
+from toy.study import command as study
 from toy.verify import run_claims
 from toy.verify.guards import PASSED, run_guards
 from toy.verify.report import print_report, write_json
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str]) -> int:
             return museum.run(options.museum)
         if options.subcommand == "audit":
             return run_audit(options.audit)
+        if options.subcommand == "study":
+            return study.run(options.study)
         return run_train(options.train)
     except (ValueError, OSError) as error:
         print(f"python -m toy {options.subcommand}: error: {error}", file=sys.stderr)
@@ -117,6 +120,9 @@ def build_parser() -> Parser:
     audit_parser = Parser(description="Say what a loss really minimises, by enumeration.")
     add_audit_arguments(audit_parser)
     commands.add_subcommand("audit", audit_parser, help="say what a loss really minimises")
+    study_parser = Parser(description="Compare all objectives on thousands of random problems.")
+    study.add_study_arguments(study_parser)
+    commands.add_subcommand("study", study_parser, help="compare all objectives on many problems")
     return parser
 
 
