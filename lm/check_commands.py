@@ -1,4 +1,4 @@
-"""What the commands `precision` and `selfcheck` do: measure, print, write."""
+"""What the commands `precision`, `selfcheck` and `unification` do: measure, print, write."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lm.base import train_base
+from lm.base_config import BaseConfig
 from lm.checks import check_device
 from lm.commands import model_folder
 from lm.environment import environment
@@ -20,9 +22,12 @@ from lm.files import write_atomic
 from lm.ladder import measure_ladder
 from lm.ladder_report import ladder_notes, ladder_rows, write_ladder
 from lm.policy import load_policy
+from lm.progress import base_progress
 from lm.selfcheck import Check, run_checks, selfcheck_record
+from lm.sweep.records import code_commit
 from lm.tables import new_table, print_table
 from lm.trials import Device
+from lm.unification import agreements
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,28 @@ def run_selfcheck(options: SelfcheckOptions) -> int:
     verdict = f"FAILED: {'; '.join(failed)}" if failed else f"all {len(checks)} checks passed"
     print(f"{verdict} ({where})")
     return int(bool(failed))
+
+
+def run_unification(seed: int, path: Path | None, command: str) -> int:
+    """Compare every pair of updates, print the table, and return 0 if all bounds hold."""
+    with base_progress() as on_base:
+        train_base(BaseConfig(), progress=on_base)
+    found = agreements(BaseConfig(), seed=seed)
+    table = new_table("norm of the difference of two gradients on the same samples, over the norm")
+    for heading in ("known as", "f-DPG", "precision", "difference", "at most", ""):
+        table.add_column(heading, justify="right" if heading == "difference" else "left")
+    for row in found:
+        figures = (f"{row.difference:.1e}", f"{row.bound:.0e}", "ok" if row.holds else "FAILED")
+        table.add_row(row.known, row.ours, row.precision, *figures)
+    print_table(table)
+    if path is not None:
+        record: dict[str, object] = {"command": command, "commit": code_commit()}
+        for precision in dict.fromkeys(row.precision for row in found):
+            own = [row for row in found if row.precision == precision]
+            record[precision] = {row.key: row.difference for row in own}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(record, indent=2) + "\n").encode("utf-8"))
+    return int(not all(row.holds for row in found))
 
 
 def _check_table(checks: Sequence[Check]) -> Table:

@@ -205,6 +205,18 @@ def selfcheck_command(words: Sequence[str]) -> int:
     return commands.run_selfcheck(commands.SelfcheckOptions(**vars(options)))
 
 
+def unification_command(words: Sequence[str]) -> int:
+    """Compare the updates of RLHF and DPG with those of f-DPG: ``[--seed S] [--json FILE]``."""
+    parser = _parser("unification")
+    _add_seed(parser, 0, "of samples and policy")
+    _add_json(parser, "also write the differences to this file")
+    parser.epilog = "The exit status is 0 if every difference keeps its bound, and 1 otherwise."
+    options = parser.parse_args(words)
+    commands = importlib.import_module("lm.check_commands")
+    command = " ".join(["python -m lm unification", *words])
+    return commands.run_unification(options.seed, options.json, command)
+
+
 def export_command(words: Sequence[str]) -> None:
     """Write a plain model folder: ``SOURCE DESTINATION [--overwrite]``."""
     parser = _parser("export")
@@ -240,6 +252,7 @@ COMMANDS = {
     "export": Command("write a run's policy as a plain Hugging Face folder", export_command),
     "precision": Command("compare float32, bfloat16 and float16 with float64", precision_command),
     "selfcheck": Command("check this machine against exact values", selfcheck_command),
+    "unification": Command("compare RLHF's and DPG's updates with f-DPG's", unification_command),
     "base": Command("train a base model on first names, or find it in the cache", base_command),
     "sweep": Command("make many runs, each once, and one table of them", sweep_command),
     "demo": Command("align a small model by four divergences, with pictures", demo_command),
@@ -277,7 +290,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<11}{command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
     example = "python -m lm train lm/recipes/rare_pointwise.yaml --divergence reverse_kl"
     yours = "lm/recipes/your_model.yaml is a template for your own model and reward"
     head = ["usage: python -m lm COMMAND ...", ""]

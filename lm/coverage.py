@@ -72,7 +72,7 @@ def sampled_coverage(counts: Tensor, n: int, k: int) -> Estimate:
     texts = len(counts)
     value = 1.0 - float(_missed(counts, n, k).sum()) / texts
     error = math.sqrt((n - 1) / n * spread) / texts
-    return Estimate(torch.tensor(value), torch.tensor(error))
+    return Estimate(*torch.tensor([value, error], dtype=torch.float64))
 
 
 def _missed(counts: Tensor, n: int, k: int) -> Tensor:

@@ -965,6 +965,87 @@ MUTANTS = [
             "test_a_problem_does_not_depend_on_its_batch_and_the_pilot_shares_none",
         ),
     ),
+    # ------------------------------------------------------------------ lm: what the study adds
+    Mutant(
+        "lm/coverage.py",
+        "_missed((counts - 1)",
+        "_missed((counts - 0)",
+        "a jackknife that leaves no sample out",
+        ("test_lm_coverage.py::test_its_standard_error_is_the_jackknifes",),
+    ),
+    Mutant(
+        "lm/coverage.py",
+        "torch.expm1(k * torch.log1p",
+        "torch.expm1(torch.log1p",
+        "coverage of one sample for that of k",
+        ("test_lm_coverage.py::test_coverage_is_the_share_of_the_set_that_k_samples_show",),
+    ),
+    Mutant(
+        "lm/metrics.py",
+        "return math.sqrt(max(variance, 0.0) / n) / 2",
+        "return math.sqrt(max(variance, 0.0) / n)",
+        "the exact error of a mean over two strata without its half",
+        (
+            "test_lm_coverage.py::"
+            "test_the_exact_error_of_a_listed_sum_is_its_standard_deviation_over_all_samples",
+        ),
+    ),
+    Mutant(
+        "lm/average.py",
+        "1.0 - self._past",
+        "self._past",
+        "a running mean that forgets what it should keep",
+        ("test_lm_average.py::test_the_average_is_a_slow_loops_and_is_only_lent",),
+    ),
+    Mutant(
+        "lm/targets.py",
+        "(features * weights).sum(-1), beta=1.0)",
+        "-(features * weights).sum(-1), beta=1.0)",
+        "plain reward maximisation that minimises",
+        ("test_lm_aims.py::test_a_reward_alone_has_the_gradient_of_its_expectation",),
+    ),
+    Mutant(
+        "lm/problem.py",
+        'return None if self.target.config.kind == "reward" else self.base',
+        "return self.base",
+        "a reward alone that is held by the base after all",
+        ("test_lm_aims.py::test_a_run_on_reward_alone_descends_minus_the_reward",),
+    ),
+    Mutant(
+        "lm/problem.py",
+        "target=config.measure,",
+        "target=config.target,",
+        "a run that is measured against what it descends, whatever was asked for",
+        ("test_lm_aims.py::test_a_run_is_measured_against_the_other_target",),
+    ),
+    Mutant(
+        "lm/teacher.py",
+        "torch.arange(tokens.shape[1]) < lengths",
+        "torch.arange(tokens.shape[1]) + 1 < lengths",
+        "a teacher that is not asked about the end token",
+        ("test_lm_aims.py::test_a_teachers_score_is_its_log_probability_of_every_sequence",),
+    ),
+    Mutant(
+        "lm/unification.py",
+        "batch.reward - BETA * (held - batch.log_base)",
+        "batch.reward - BETA * (batch.log_base - held)",
+        "a KL penalty that pays for leaving the base",
+        ("test_lm_unification.py::test_every_pair_agrees_in_both_precisions",),
+    ),
+    Mutant(
+        "lm/sweep/cells.py",
+        "rate.method or labels.method",
+        "labels.method",
+        "a common learning rate that is everybody's own",
+        ("test_lm_sweep.py::test_rates_are_numbers_or_those_chosen_for_group_method_and_size",),
+    ),
+    Mutant(
+        "lm/sweep/table.py",
+        'before < entry["step"] <= step',
+        'before <= entry["step"] <= step',
+        "a training step that is counted in two intervals",
+        ("test_lm_sweep.py::test_the_table_holds_what_the_runs_wrote",),
+    ),
 ]
 
 

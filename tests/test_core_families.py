@@ -22,6 +22,7 @@ from fdpg_ref import (
     alpha_divergence,
     dual,
     exact_divergence,
+    find_divergence,
     from_curvature,
     from_generator,
     skew_jensen_shannon,
@@ -226,3 +227,19 @@ def test_edge_constants_are_checked():
             _ = from_curvature("mine", lambda s, _: s * 0 + 1.0, **known)
     with pytest.raises(ValueError, match="mine is not convex"):
         _ = from_curvature("mine", lambda s, _: s, value_at_zero=0.0, slope_at_infinity=0.0)
+
+
+def test_a_divergence_is_found_by_its_name():
+    for name, record in DIVERGENCES.items():
+        assert find_divergence(name) is record
+    u = np.linspace(-3, 3, 13)
+    for text, alpha in [("alpha_0.25", 0.25), ("alpha_-0.5", -0.5), ("alpha_2", 2.0)]:
+        found, expected = find_divergence(text), alpha_divergence(alpha)
+        assert found.name == expected.name
+        np.testing.assert_array_equal(found.signal(u), expected.signal(u))
+
+
+@pytest.mark.parametrize("name", ["kl", "alpha", "alpha_", "alpha_x", "alpha_inf", "alpha_nan"])
+def test_an_unknown_divergence_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"{name}.*(there are: forward_kl|finite number)"):
+        _ = find_divergence(name)

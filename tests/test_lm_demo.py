@@ -21,10 +21,10 @@ from lm.base_config import BaseConfig
 from lm.config import EvaluationConfig
 from lm.demo import command, figures, page, pictures, study, tables, verdicts
 from lm.demo.results import Measured, Outcome, Run, mean_of
-from lm.workers import Job, Workers
 from lm.errors import RunError
 from lm.figures import COLORS, LABELS
 from lm.records import FOUR
+from lm.workers import Job, Workers
 
 STEPS = (0, 5, 10)
 # Divergences of the base, and the share of them that each run of the good story keeps.

@@ -134,7 +134,7 @@ def _template(
         _descended(task, method, target),
         task.run,
         method.run,
-        sweep.variants[variant],
+        sweep.variants.get(variant, {}),
     )
     return build_config(RunConfig, merged(*parts)), bases
 

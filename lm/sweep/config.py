@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lm.target_config import TargetConfig
 from lm.validation import at_least, positive, require
 
+DEFAULT = "default"
 Descends = Literal["target", "penalised_reward", "reward"]
 
 
@@ -96,7 +97,7 @@ class BlockConfig:
     """keys of rates"""
     seeds: tuple[int, ...]
     """one run each"""
-    variants: tuple[str, ...] = ("default",)
+    variants: tuple[str, ...] = (DEFAULT,)
     """keys of variants"""
 
 
@@ -122,8 +123,8 @@ class SweepConfig:
     """what they descend"""
     rates: dict[str, RateConfig]
     """learning rates by name"""
-    variants: dict[str, dict[str, Any]] = field(default_factory=lambda: {"default": {}})
-    """further options of a run by name; default has none"""
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """further options of a run by name; there is always one called default, which has none"""
     blocks: tuple[BlockConfig, ...]
     """which combinations are run"""
 
@@ -134,7 +135,7 @@ class SweepConfig:
         require(len(self.blocks) > 0, "blocks is empty: a sweep runs what its blocks combine")
         for block in self.blocks:
             for kind in ("tasks", "methods", "sizes", "rates", "variants"):
-                known = getattr(self, kind)
+                known = {**getattr(self, kind), **({DEFAULT: {}} if kind == "variants" else {})}
                 for key in getattr(block, kind):
                     require(
                         key in known,

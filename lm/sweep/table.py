@@ -101,7 +101,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping
         columns[name] = pa.array([row[name] for row in order], type=pa.int32())
     for name in NUMBERS:
         # The values are float32's own precision; more digits would be noise.
-        columns[name] = pa.array(np.array([row[name] for row in order], dtype=np.float32))
+        numbers = np.array([row[name] for row in order], dtype=np.float32)
+        columns[name] = pa.array(numbers, from_pandas=True)  # NaN becomes null: there is none
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
