@@ -1,0 +1,116 @@
+"""``python -m study``: from stored tables to rates, power, verdicts and a report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from study.power import power_markdown
+from study.rates import write_rates
+from study.report import write_report
+from study.tables import LM_COLUMNS, StudyError, Table, load_tables, read_table
+
+RATES = Path(__file__).with_name("rates.yaml")
+COMMANDS = {
+    "rates": "choose learning rates from the pilot, and write study/rates.yaml and rates.md",
+    "power": "say what differences 3, 5 and 8 seeds detect, and write power.md",
+    "report": "judge every hypothesis, and write REPORT.md, REPORT.html, figures/ and tables/",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line."""
+
+    def error(self, message: str) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Leave with status 2 and the message."""
+        raise SystemExit(_fail(message))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments
+        Those of the command line if None.
+
+    Returns
+    -------
+    int
+        0, 1 if a bound of the study is exceeded, 2 if the user can mend what went wrong.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        for name, line in COMMANDS.items():
+            print(f"python -m study {name:8} {line}")
+        return 0
+    parser = Parser(prog="python -m study", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, line in COMMANDS.items():
+        command = commands.add_parser(name, help=line, description=line)
+        command.add_argument("--results", type=Path, default=Path("results"), help="the tables")
+        command.add_argument("--output", type=Path, help="folder to write to (default: --results)")
+        if name == "rates":
+            command.add_argument("--yaml", type=Path, default=RATES, help="the chosen rates")
+    chosen = parser.parse_args(arguments)
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "rates": _rates,
+        "power": _power,
+        "report": _report,
+    }
+    try:
+        chosen.output = chosen.output or chosen.results
+        return actions[chosen.command](chosen)
+    except StudyError as error:
+        return _fail(str(error))
+
+
+def _rates(options: argparse.Namespace) -> int:
+    target = _folder(options) / "rates.md"
+    choices = write_rates(_pilot(options), options.yaml, target)
+    edges = sum(choice.at_edge for choice in choices)
+    print(f"{len(choices)} rates chosen, {edges} at the edge of what was tried")
+    print(f"wrote {options.yaml} and {target}")
+    return 0
+
+
+def _power(options: argparse.Namespace) -> int:
+    text = power_markdown(_pilot(options))
+    target = _folder(options) / "power.md"
+    target.write_text(text, encoding="utf-8")
+    print(f"wrote {target}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    tables = load_tables(options.results)
+    report = write_report(tables, _folder(options))
+    console = Console()
+    for verdict in report.verdicts:
+        console.print(f"{verdict.name:4}{verdict.study:18} {verdict.verdict}", highlight=False)
+    for line in report.failures:
+        print(f"FAILED: {line}", file=sys.stderr)
+    print(f"wrote {options.output / 'REPORT.md'}, REPORT.html, figures/ and tables/")
+    return 1 if report.failures else 0
+
+
+def _pilot(options: argparse.Namespace) -> Table:
+    return read_table(options.results / "lm_pilot.parquet", LM_COLUMNS)
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    options.output.mkdir(parents=True, exist_ok=True)
+    return options.output
+
+
+def _fail(message: str) -> int:
+    print(f"python -m study: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

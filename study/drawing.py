@@ -1,0 +1,188 @@
+"""What the pictures have in common: colours, markers, panels and legends.
+
+The colours of the four divergences are those of every picture of the project; shape says the same
+as colour, so that a picture in grey is readable too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from study.names import label_of, method_order
+
+# Okabe and Ito's palette and its neighbours: distinguishable without colour vision.
+COLORS = {
+    "forward_kl": "#0072B2",
+    "reverse_kl": "#D55E00",
+    "total_variation": "#009E73",
+    "jensen_shannon": "#A1478B",
+    "alpha_0.25": "#2B9FD9",
+    "alpha_0.5": "#56B4E9",
+    "alpha_0.75": "#E69F6E",
+    "rl_kl": "#8C564B",
+    "reward": "#7A7A7A",
+}
+OTHER_COLOR = "#9AA5B1"
+MARKERS = {
+    "forward_kl": "o",
+    "reverse_kl": "v",
+    "total_variation": "s",
+    "jensen_shannon": "D",
+    "alpha_0.25": "<",
+    "alpha_0.5": "^",
+    "alpha_0.75": ">",
+    "rl_kl": "P",
+    "reward": "X",
+}
+DPI = 130
+INK, MUTED = "#1c2430", "#5b6675"
+TARGET_COLOR = "#E6A100"
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "lines.linewidth": 1.8,
+    "figure.constrained_layout.use": True,
+}
+
+
+class Picture(NamedTuple):
+    """A drawn figure: the name of its file, what it shows, and the figure."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels, the last row filled with nothing.
+
+    Parameters
+    ----------
+    count, columns
+        How many panels, and how many side by side.
+    size
+        Of one panel, in inches.
+
+    Returns
+    -------
+    Figure, list of Axes
+        Room for a legend above is left by constrained layout.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows + 0.6))
+    grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    return figure, grid[:count]
+
+
+def color_of(method: str) -> str:
+    """Return the colour of an objective."""
+    return COLORS.get(method, OTHER_COLOR)
+
+
+def marker_of(method: str) -> str:
+    """Return the marker of an objective."""
+    return MARKERS.get(method, "h")
+
+
+def legend_of(
+    figure: Figure,
+    methods: Iterable[str],
+    extra: Sequence[Line2D] = (),
+    *,
+    title: str = "",
+    columns: int = 5,
+) -> None:
+    """Put one legend for all panels above them."""
+    handles = [
+        Line2D([], [], color=color_of(name), marker=marker_of(name), label=label_of(name))
+        for name in sorted(set(methods), key=method_order)
+    ]
+    figure.legend(
+        handles=[*handles, *extra],
+        loc="outside upper left",
+        ncols=columns,
+        title=title,
+        alignment="left",
+        title_fontproperties={"weight": "bold"},
+    )
+
+
+def base_mark() -> Line2D:
+    """Return the legend's entry of the base."""
+    return Line2D([], [], color="black", marker="s", ls="", label="base a")
+
+
+def target_mark() -> Line2D:
+    """Return the legend's entry of the target."""
+    return Line2D(
+        [], [], color=TARGET_COLOR, marker="*", ls="", ms=14, mec="black", label="target p"
+    )
+
+
+def dot(
+    axes: Axes, x: float, y: float, method: str, *, x_bar: Any = None, y_bar: Any = None
+) -> None:
+    """Draw one objective's value with its bars, given as (low, high) on either axis."""
+    axes.errorbar(
+        x,
+        y,
+        xerr=_lengths(x, x_bar),
+        yerr=_lengths(y, y_bar),
+        fmt=marker_of(method),
+        color=color_of(method),
+        markersize=8,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        elinewidth=1.6,
+        capsize=3,
+        zorder=4,
+    )
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 times the powers of ten."""
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
+    # Over many decades the powers alone fill the axis.
+    steps = (1.0, 2.0, 5.0) if high / max(low, 1e-300) < 300.0 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save(picture: Picture, folder: Path) -> Path:
+    """Write a picture as PNG and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{picture.name}.png"
+    with mpl.rc_context(STYLE):
+        # Without the version of matplotlib in it, the same tables give the same bytes.
+        picture.figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
+    return path
+
+
+def _lengths(middle: float, ends: Any) -> Any:
+    if ends is None:
+        return None
+    low, high = ends
+    return [[max(0.0, middle - low)], [max(0.0, high - middle)]]

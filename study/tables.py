@@ -1,0 +1,155 @@
+"""The stored tables: which files there are, what they hold, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# Each program keeps what it says of a table under its own key.
+METADATA_KEYS = (b"fdpg_ref", b"toy_study")
+LM_SWEEPS = ("pilot", "main", "scale", "ablations")
+LM_COLUMNS = (
+    *("task", "group", "method", "divergence", "size", "rate", "variant", "seed"),
+    *("learning_rate", "step", "samples", "quantity", "estimator", "value", "standard_error", "z"),
+)
+TOY_COLUMNS = (
+    *("problem", "objective", "phase", "rate", "inside", "kind"),
+    *("forward_kl", "reverse_kl", "total_variation", "jensen_shannon"),
+)
+
+
+# A pandas DataFrame. What pandas says of its own types makes a Series of every selection.
+Frame = Any
+
+
+class StudyError(Exception):
+    """What a user can mend: a missing table, a table that lacks a column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One stored table.
+
+    Attributes
+    ----------
+    name
+        The file's stem, such as ``lm_main``.
+    frame
+        Its rows.
+    metadata
+        What the file says of itself: sweep, command, commits, versions, seconds, tasks.
+    """
+
+    name: str
+    frame: Frame
+    metadata: Mapping[str, Any]
+
+    @property
+    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is known of each task: title, group, feature, target moments."""
+        return self.metadata.get("tasks", {})
+
+    @property
+    def commit(self) -> str:
+        """The commit, or commits, that the table was made at."""
+        found = self.metadata.get("commits") or self.metadata.get("commit") or "unknown"
+        return found if isinstance(found, str) else ", ".join(map(str, found))
+
+    def said(self, key: str) -> str:
+        """Return what the file says of itself, or that it does not."""
+        return str(self.metadata.get(key, "unknown"))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Everything that a report reads; None is "not run"."""
+
+    pilot: Table | None = None
+    main: Table | None = None
+    scale: Table | None = None
+    ablations: Table | None = None
+    toy: Table | None = None
+    unification: Mapping[str, Any] | None = None
+
+    @property
+    def stored(self) -> list[Table]:
+        """The tables that are there, in the order of the report."""
+        tables = (self.pilot, self.main, self.scale, self.ablations, self.toy)
+        return [table for table in tables if table is not None]
+
+
+def load_tables(results: Path) -> Tables:
+    """Read whatever is there.
+
+    Parameters
+    ----------
+    results
+        The folder of the tables.
+
+    Returns
+    -------
+    Tables
+        None for each file that is missing.
+
+    Raises
+    ------
+    StudyError
+        No file is there at all, or one lacks a column.
+    """
+    found = {name: _optional(results / f"lm_{name}.parquet", LM_COLUMNS) for name in LM_SWEEPS}
+    toy = _optional(results / "toy_study.parquet", TOY_COLUMNS)
+    path = results / "unification.json"
+    unification = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if toy is None and unification is None and not any(found.values()):
+        raise StudyError(
+            f"no table in {results}: run `python -m lm study` or `python -m toy study`"
+        )
+    return Tables(**found, toy=toy, unification=unification)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Table:
+    """Read one Parquet file with its metadata.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        Those that it must have.
+
+    Returns
+    -------
+    Table
+        Its rows in the order stored.
+
+    Raises
+    ------
+    StudyError
+        The file is missing or unreadable, or lacks a column.
+    """
+    if not path.is_file():
+        raise StudyError(f"{path} is not there")
+    try:
+        stored = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise StudyError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in columns if name not in stored.column_names]
+    if missing:
+        raise StudyError(f"{path} lacks the columns {', '.join(missing)}")
+    said = stored.schema.metadata or {}
+    metadata = json.loads(next((said[key] for key in METADATA_KEYS if key in said), b"{}"))
+    frame = stored.to_pandas()
+    # Stored tables may spell names as categories: plain text sorts and joins as one expects.
+    for name in frame.columns[frame.dtypes == "category"]:
+        frame[name] = frame[name].astype(str)
+    return Table(path.stem, frame, metadata)
+
+
+def _optional(path: Path, columns: Sequence[str]) -> Table | None:
+    return read_table(path, columns) if path.is_file() else None

@@ -1,0 +1,112 @@
+"""A verdict on a hypothesis: the words, the numbers behind them, and how both are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from study.text import interval
+
+HOLDS, PARTLY, DOES_NOT, NOT_JUDGED = "holds", "holds partly", "does not hold", "not judged"
+STATEMENTS = {
+    "H1": "RL with a KL penalty is reverse-KL f-DPG, and DPG is forward-KL f-DPG: the same updates",
+    "H2": "No objective is best everywhere",
+    "H3": "On rare tasks alignment costs diversity, and reverse KL is less diverse than forward KL",
+    "H4": "Jensen-Shannon is a good balance",
+    "H5": "Jensen-Shannon often beats forward KL on forward KL's own measure, by a wide margin",
+    "H6": "The differences persist with scale",
+    "H7": "With the target inside the family, reverse KL's diversity dips and recovers",
+    "H8": "The signal-to-noise ratio of the gradient explains the order",
+    "H9": "A larger batch does not save forward KL",
+    "H10": "A baseline helps, and reverse KL most",
+    "H11": "Alpha traces a frontier from coverage to precision",
+    "H12": "One common rate gives the same order as tuned rates",
+}
+
+
+class NotJudgedError(Exception):
+    """The tables lack what a rule needs; the message says what."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A measured effect: what it is, its value and the ends of its interval."""
+
+    label: str
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+
+    def __str__(self) -> str:
+        """Return label, value and interval."""
+        return f"{self.label} {interval(self.value, self.low, self.high)}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a hypothesis in one study.
+
+    Attributes
+    ----------
+    name, study, statement
+        Which hypothesis, judged where, and what it says.
+    effect, low, high
+        The first of the effects that the rule looks at.
+    verdict
+        One of holds, holds partly, does not hold, not judged.
+    sentence
+        The numbers behind it, or the reason why it is not judged.
+    """
+
+    name: str
+    study: str
+    statement: str
+    effect: float
+    low: float
+    high: float
+    verdict: str
+    sentence: str
+
+
+def not_judged(name: str, study: str, reason: str) -> Verdict:
+    """Return the verdict that says why there is none."""
+    nan = float("nan")
+    return Verdict(name, study, STATEMENTS[name], nan, nan, nan, NOT_JUDGED, f"{reason}.")
+
+
+def decide(
+    name: str,
+    study: str,
+    effects: Sequence[Effect],
+    *,
+    holds: bool,
+    partly: bool,
+    more: str = "",
+) -> Verdict:
+    """Return the verdict of a rule that gives the first two words; all else does not hold.
+
+    Parameters
+    ----------
+    name, study
+        Which hypothesis, judged where.
+    effects
+        What the rule looked at, the one of the table first.
+    holds, partly
+        What the rule says.
+    more
+        Further numbers, as whole sentences.
+
+    Raises
+    ------
+    NotJudgedError
+        An effect is undefined, so that no comparison with it means anything.
+    """
+    if any(math.isnan(effect.value) for effect in effects):
+        raise NotJudgedError("the effect is undefined: all objectives tie, or too few were run")
+    word = HOLDS if holds else PARTLY if partly else DOES_NOT
+    first = effects[0]
+    sentence = f"{'; '.join(map(str, effects))}. {more}".strip()
+    statement = STATEMENTS[name]
+    sentence = sentence[0].upper() + sentence[1:]
+    return Verdict(name, study, statement, first.value, first.low, first.high, word, sentence)
