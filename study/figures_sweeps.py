@@ -158,6 +158,7 @@ def rates_figure(pilot: Runs) -> Picture | None:
                 axes.plot(means.index, means, style, color=color, marker=marker, ms=6)
             log_axis(axes, "x")
             log_axis(axes, "y")
+            axes.set_xticks(sorted(part["learning_rate"].unique()))
             axes.set_xlabel("learning rate of Adam")
             axes.set_ylabel("own measure at the end")
             axes.set_title(GROUP_LABELS.get(str(group), str(group)))

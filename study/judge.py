@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,20 +36,22 @@ TOY_RARE = "soft_rare"
 LARGE_BATCH, NO_BASELINE = "batch_1024", "no_baseline"
 
 
-def judge(tables: Tables) -> list[Verdict]:
+def judge(tables: Tables, sweeps: Mapping[str, Runs] | None = None) -> list[Verdict]:
     """Judge every hypothesis in every study that it is about.
 
     Parameters
     ----------
     tables
         What is stored.
+    sweeps
+        Its sweeps of transformers, if `study.selections.study_tables` has read them already.
 
     Returns
     -------
     list of Verdict
         In the order of docs/hypotheses.md; where a table is missing the verdict says so.
     """
-    sweeps = study_tables(tables)
+    sweeps = study_tables(tables) if sweeps is None else sweeps
     main, scale, ablations = (sweeps.get(name) for name in ("main", "scale", "ablations"))
     toy = tables.toy.frame if tables.toy else None
     cases: list[tuple[str, str, Any, Callable[[Any, str], Verdict]]] = [

@@ -14,12 +14,15 @@ import pandas as pd
 
 from study import sections as parts
 from study import summaries
+from study.agreement import agreement_failures, agreement_section, agreement_table
+from study.blocks import Section
+from study.cubes import Runs
 from study.drawing import Picture, save
 from study.figures import draw_all
 from study.judge import judge
-from study.sections import Section
+from study.provenance import limitations, method_section, provenance_grid
 from study.selections import study_tables
-from study.tables import Frame, Tables
+from study.tables import Frame, Table, Tables
 from study.text import Grid, html_table, markdown_table
 from study.verdicts import NotJudgedError, Verdict
 
@@ -88,27 +91,29 @@ def write_report(tables: Tables, folder: Path) -> Report:
     Report
         The same tables give the same REPORT.md and the same CSV files, byte by byte.
     """
-    verdicts = judge(tables)
-    numbers = collect(tables, verdicts)
-    pictures = draw_all(tables, study_tables(tables), numbers["regret"])
+    sweeps = study_tables(tables)
+    verdicts = judge(tables, sweeps)
+    numbers = collect(tables, sweeps, verdicts)
+    pictures = draw_all(tables, sweeps, numbers["regret"])
     paths = {picture.name: save(picture, folder / "figures") for picture in pictures}
     _write_tables(numbers, folder / "tables")
-    content = compose(tables, verdicts, numbers, pictures)
+    content = compose(tables, sweeps, verdicts, numbers, pictures)
     intro = introduction(tables)
     (folder / "REPORT.md").write_text(markdown(intro, content), encoding="utf-8")
     (folder / "REPORT.html").write_text(page(intro, content, paths), encoding="utf-8")
-    return Report(verdicts, pictures, parts.agreement_failures(numbers["agreement"]))
+    return Report(verdicts, pictures, agreement_failures(numbers["agreement"]))
 
 
-def collect(tables: Tables, verdicts: Sequence[Verdict]) -> dict[str, Frame]:
+def collect(
+    tables: Tables, sweeps: Mapping[str, Runs], verdicts: Sequence[Verdict]
+) -> dict[str, Frame]:
     """Return every table of numbers that the stored tables allow, by the name of its file."""
-    sweeps = study_tables(tables)
     main, scale, ablations = (sweeps.get(name) for name in ("main", "scale", "ablations"))
     found = {
         "verdicts": pd.DataFrame([vars(one) for one in verdicts]),
         "regret": summaries.regret_table(tables, main),
         "stability": summaries.stability_table(main, scale),
-        "agreement": parts.agreement_table(tables),
+        "agreement": agreement_table(tables),
     }
     if main is not None:
         found |= {"main": summaries.main_table(main), "base": summaries.base_table(main)}
@@ -125,6 +130,7 @@ def collect(tables: Tables, verdicts: Sequence[Verdict]) -> dict[str, Frame]:
 
 def compose(
     tables: Tables,
+    sweeps: Mapping[str, Runs],
     verdicts: Sequence[Verdict],
     numbers: Mapping[str, Frame],
     pictures: Sequence[Picture],
@@ -136,7 +142,7 @@ def compose(
     }
     content = [Section("Verdicts", [parts.verdict_grid(verdicts)])]
     content += parts.hypothesis_sections(verdicts, placed)
-    main = study_tables(tables).get("main")
+    main = sweeps.get("main")
     if main is not None:
         content += parts.task_sections(main, numbers["main"], numbers["base"])
     grids: list[str | Grid | Picture] = []
@@ -148,11 +154,11 @@ def compose(
         grids.append(parts.ablation_grid(numbers["ablations"]))
     content += [Section("Regret, rank stability, ablations", grids)] if grids else []
     if len(numbers["agreement"]):
-        content.append(parts.agreement_section(numbers["agreement"]))
+        content.append(agreement_section(numbers["agreement"]))
     seeds = sorted({table.frame["seed"].nunique() for table in _swept(tables)})
-    content.append(parts.method_section(seeds))
-    content.append(Section("Provenance", [parts.provenance_grid(tables)]))
-    content.append(Section("Limitations", parts.limitations(tables)))
+    content.append(method_section(seeds))
+    content.append(Section("Provenance", [provenance_grid(tables)]))
+    content.append(Section("Limitations", limitations(tables)))
     return content
 
 
@@ -193,7 +199,7 @@ def page(intro: str, content: Sequence[Section], paths: Mapping[str, Path]) -> s
     )
 
 
-def _swept(tables: Tables) -> list[parts.Table]:
+def _swept(tables: Tables) -> list[Table]:
     swept = (tables.main, tables.scale, tables.ablations)
     return [table for table in swept if table is not None]
 

@@ -32,6 +32,8 @@ TO_HALF = "samples_to_half"
 RECORDS = ("gradient_norm", "gradient_norm_above_1", "gradient_signal_to_noise")
 # In the order of the report's table.
 QUALITY = (*MEASURES, "alignment", "kl_policy_base", "entropy", "distinct_share", "self_bleu")
+# What the base's rows know of the target.
+OF_TARGET = ("entropy_target", "kl_target_base")
 PROCESS = (TO_HALF, *RECORDS)
 PHASES = ("optimum", "exact", "sampled")
 
@@ -96,7 +98,7 @@ def base_table(runs: Runs) -> Frame:
     rows = runs.starts[runs.starts["size"] == usual_size(runs.starts)]
     # Every run of a seed begins at the same base.
     rows = with_alignment(rows.drop_duplicates(["task", "seed"]), runs)
-    return _over_seeds(rows, ["task"], QUALITY)
+    return _over_seeds(rows, ["task"], (*QUALITY, *OF_TARGET))
 
 
 def scale_table(runs: Runs) -> Frame:

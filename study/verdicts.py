@@ -51,8 +51,8 @@ class Verdict:
     ----------
     name, study, statement
         Which hypothesis, judged where, and what it says.
-    effect, low, high
-        The first of the effects that the rule looks at.
+    measured, effect, low, high
+        The first of the effects that the rule looks at: what it is, its value and its interval.
     verdict
         One of holds, holds partly, does not hold, not judged.
     sentence
@@ -62,6 +62,7 @@ class Verdict:
     name: str
     study: str
     statement: str
+    measured: str
     effect: float
     low: float
     high: float
@@ -72,7 +73,7 @@ class Verdict:
 def not_judged(name: str, study: str, reason: str) -> Verdict:
     """Return the verdict that says why there is none."""
     nan = float("nan")
-    return Verdict(name, study, STATEMENTS[name], nan, nan, nan, NOT_JUDGED, f"{reason}.")
+    return Verdict(name, study, STATEMENTS[name], "", nan, nan, nan, NOT_JUDGED, f"{reason}.")
 
 
 def decide(
@@ -109,4 +110,6 @@ def decide(
     sentence = f"{'; '.join(map(str, effects))}. {more}".strip()
     statement = STATEMENTS[name]
     sentence = sentence[0].upper() + sentence[1:]
-    return Verdict(name, study, statement, first.value, first.low, first.high, word, sentence)
+    return Verdict(
+        name, study, statement, first.label, first.value, first.low, first.high, word, sentence
+    )

@@ -22,12 +22,12 @@ from study_tables import (
 )
 
 from study.__main__ import main
+from study.agreement import agreement_failures, agreement_table
 from study.cubes import best_values, chosen, completed, cube_of, runs_of, toy_cube
 from study.drawing import COLORS
 from study.judge import judge
 from study.names import FIVE, MEASURES
 from study.report import collect, compose, introduction, markdown, write_report
-from study.sections import agreement_failures, agreement_table
 from study.selections import main_cube, study_tables
 from study.summaries import (
     ablation_table,
@@ -240,8 +240,9 @@ def test_a_small_main_study_says_what_it_lacks():
     assert reasons["H5", "lm, common rate"] == "No run at the common rate."
     assert "teacher" in reasons["H7", "lm"]
     assert reasons["H9", "ablations"] == "Not run."
-    numbers = collect(tables, verdicts)
-    assert "## Limitations" in markdown("", compose(tables, verdicts, numbers, ()))
+    sweeps = study_tables(tables)
+    numbers = collect(tables, sweeps, verdicts)
+    assert "## Limitations" in markdown("", compose(tables, sweeps, verdicts, numbers, ()))
 
 
 def test_sampled_values_that_disagree_fail_the_study(folder, tmp_path, capsys):
@@ -286,11 +287,12 @@ def test_the_report_is_whole_and_deterministic(folder, tables, verdicts, tmp_pat
     assert page.count("data:image/png;base64,") == len(pictures)
     assert 'src="http' not in page
     assert re.search(r"\bnan\b", text, flags=re.IGNORECASE) is None
-    numbers = collect(load_tables(folder), verdicts)
+    again = load_tables(folder)
+    numbers = collect(again, study_tables(again), verdicts)
     for name, table in numbers.items():
         stored = (tmp_path / "tables" / f"{name}.csv").read_text(encoding="utf-8")
         assert table.to_csv(index=False, float_format="%.8g", lineterminator="\n") == stored
-    content = compose(tables, verdicts, numbers, report.pictures)
+    content = compose(again, study_tables(again), verdicts, numbers, report.pictures)
     assert markdown(introduction(tables), content) == text
     for one in verdicts:
         assert f"{one.study}: **{one.verdict}**. {one.sentence}" in text
