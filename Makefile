@@ -11,7 +11,10 @@ export OMP_WAIT_POLICY := PASSIVE
 # Nothing here is ever fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow check mutants notebooks bench clean
+.PHONY: demo test test-slow check mutants notebooks bench reproduce reproduce-fast report clean
+
+# Of the small study that CI makes; the full one writes to results/, which is under version control.
+FAST := runs/study-fast
 
 demo: $(STAMP)
 	$(BIN)/python -m toy verify
@@ -36,6 +39,30 @@ notebooks: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks accuracy nearly_equal exact_speed
+
+# The whole study, about 100 minutes on two cores. Every finished run is kept, so that it may be
+# stopped at any time and goes on with the same command.
+reproduce: $(STAMP)
+	$(BIN)/python -m toy study --output results/toy_study.parquet
+	$(BIN)/python -m lm unification --json results/unification.json
+	$(BIN)/python -m lm sweep study/pilot.yaml
+	$(BIN)/python -m study rates
+	$(BIN)/python -m study power
+	$(BIN)/python -m lm sweep study/main.yaml
+	$(BIN)/python -m lm sweep study/scale.yaml
+	$(BIN)/python -m lm sweep study/ablations.yaml
+	$(BIN)/python -m study report
+
+reproduce-fast: $(STAMP)
+	mkdir -p $(FAST)
+	$(BIN)/python -m toy study --problems 150 --output $(FAST)/toy_study.parquet
+	$(BIN)/python -m lm unification --json $(FAST)/unification.json
+	$(BIN)/python -m lm sweep study/fast.yaml
+	$(BIN)/python -m study report --results $(FAST) --output $(FAST)
+
+# The report again, from the stored tables.
+report: $(STAMP)
+	$(BIN)/python -m study report
 
 clean:
 	rm -rf $(VENV) build *.egg-info
