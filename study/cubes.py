@@ -111,6 +111,8 @@ def best_values(frame: Frame) -> Frame:
         One row a run, step and quantity. Entropy prefers prefixes to the list, as most of its
         variance comes from unlisted texts.
     """
+    # Rows of another kind are no estimates: the target's own moments.
+    frame = frame[frame["estimator"].isin(ESTIMATORS)]
     order = frame["estimator"].map({name: place for place, name in enumerate(ESTIMATORS)})
     better = (frame["quantity"] == "entropy") & (frame["estimator"] == "rao_blackwell")
     order = order.where(~better, -1)
@@ -250,10 +252,11 @@ def toy_cube(
 
 
 def target_of(tasks: Mapping[str, Mapping[str, Any]], task: str) -> tuple[str, float]:
-    """Return the name of a task's first feature, and its expectation under the target."""
+    """Return a task's first feature, empty if it has none, and its mean under the target."""
     known = tasks.get(task, {})
-    feature = known.get("feature") or ""
-    return feature, float(known.get("target_moments", {}).get(feature, "nan"))
+    moments = known.get("target_moments", {})
+    feature = known.get("feature") or next(iter(moments), "")
+    return feature, float(moments.get(feature, "nan"))
 
 
 def _runs(steps: Frame, tasks: Mapping[str, Mapping[str, Any]]) -> Runs:

@@ -152,7 +152,9 @@ def persists(small: Cube, large: Cube, study: str) -> Verdict:
     )
 
 
-def dips(dip: np.ndarray, recovery: np.ndarray, study: str) -> Verdict:
+def dips(
+    dip: np.ndarray, recovery: np.ndarray, study: str, *, below_start: np.ndarray | None = None
+) -> Verdict:
     """H7: reverse KL's entropy falls below the target's by the bound, and comes back by it.
 
     Parameters
@@ -161,12 +163,18 @@ def dips(dip: np.ndarray, recovery: np.ndarray, study: str) -> Verdict:
         (units, seeds): target's entropy less the least of the run; end's less the least.
     study
         Which study.
+    below_start
+        The start's entropy less the least, where it is known: reported and not judged, since a
+        start below the target looks like a dip.
     """
     _need_cells(dip, recovery)
     first, second = mean_interval(dip), mean_interval(recovery)
     effects = [Effect("dip (nats)", *first), Effect("recovery (nats)", *second)]
     above = [_above(first.low, DIP), _above(second.low, DIP)]
-    return decide("H7", study, effects, holds=all(above), partly=any(above))
+    more = ""
+    if below_start is not None:
+        more = f"{Effect('Least below the start by (nats)', *mean_interval(below_start))}."
+    return decide("H7", study, effects, holds=all(above), partly=any(above), more=more)
 
 
 def noise_explains(ratio: np.ndarray, regret: np.ndarray, study: str) -> Verdict:

@@ -143,13 +143,20 @@ def _dips(runs: Runs, study: str) -> Verdict:
     need_columns(rows, "entropy", "entropy_target")
     groups = rows.groupby(["task", "seed", "method"], sort=True)
     found = groups.agg(
-        least=("entropy", "min"), end=("entropy", "last"), target=("entropy_target", "last")
+        start=("entropy", "first"),
+        least=("entropy", "min"),
+        end=("entropy", "last"),
+        target=("entropy_target", "last"),
     )
     found = found.assign(
-        dip=found["target"] - found["least"], recovery=found["end"] - found["least"]
+        dip=found["target"] - found["least"],
+        recovery=found["end"] - found["least"],
+        below_start=found["start"] - found["least"],
     )
-    values = cube_of(found.reset_index(), ("reverse_kl",), ("dip", "recovery")).values[:, :, 0]
-    return rules.dips(values[..., 0], values[..., 1], study)
+    measures = ("dip", "recovery", "below_start")
+    values = cube_of(found.reset_index(), ("reverse_kl",), measures).values[:, :, 0]
+    dip, recovery, below_start = (values[..., place] for place in range(3))
+    return rules.dips(dip, recovery, study, below_start=below_start)
 
 
 def _dips_toy(frame: Frame, study: str) -> Verdict:
@@ -206,7 +213,10 @@ def _frontier(runs: Runs, study: str) -> Verdict:
 
 
 def _common_rate(runs: Runs, study: str) -> Verdict:
-    return rules.common_rate_agrees(main_cube(runs), main_cube(runs, COMMON), study)
+    tuned, common = main_cube(runs), main_cube(runs, COMMON)
+    if np.array_equal(tuned.values, common.values, equal_nan=True):
+        raise NotJudgedError("the common rate is the tuned rate of everybody: the same runs")
+    return rules.common_rate_agrees(tuned, common, study)
 
 
 def _group(rows: Frame, task: str) -> str:

@@ -38,6 +38,7 @@ def provenance_grid(tables: Tables) -> Grid:
                 f"{table.name}.parquet",
                 f"{len(table.frame):,}",
                 str(_runs_in(table)),
+                str(len(table.failed)),
                 table.said("command"),
                 table.commit,
                 table.said("started"),
@@ -48,9 +49,9 @@ def provenance_grid(tables: Tables) -> Grid:
         )
     if tables.unification is not None:
         said = [str(tables.unification.get(key, NONE)) for key in ("command", "commit")]
-        rows.append(("unification.json", NONE, NONE, *said, NONE, NONE, NONE, NONE))
+        rows.append(("unification.json", NONE, NONE, NONE, *said, NONE, NONE, NONE, NONE))
     heads = (
-        *("table", "rows", "runs", "command", "commit", "started"),
+        *("table", "rows", "runs", "failed", "command", "commit", "started"),
         *("wall time", "CPU time", "versions"),
     )
     return Grid("", heads, tuple(rows))
@@ -81,6 +82,11 @@ def limitations(tables: Tables) -> list[str]:
             "The transformers are small and their texts are names: nothing here was run on a "
             "large language model."
         )
+    found += [
+        f"{table.name}: the run {cell} failed ({reason}) and is missing from every mean."
+        for table in tables.stored
+        for cell, reason in table.failed.items()
+    ]
     missing = [
         name
         for name in ("pilot", "main", "scale", "ablations", "toy", "unification")

@@ -6,7 +6,8 @@ geometric mean over pilot tasks and seeds. Runs of the pilot are used for nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from study.text import NONE, markdown_table, number
 # Whose rate the objectives without a measure of their own take.
 LENDER = "reverse_kl"
 COMMAND = "python -m study rates"
+RateKey = tuple[str, str, str, float]
 
 
 class Tried(NamedTuple):
@@ -33,7 +35,7 @@ class Tried(NamedTuple):
     rate
         The learning rate.
     score
-        Infinite where a run diverged, and where the rates share no run.
+        Infinite where a run failed or diverged, and where the rates share no run.
     runs
         How many the score is over: those that every rate of the group has.
     """
@@ -53,13 +55,15 @@ class Choice(NamedTuple):
     at_edge: bool
 
 
-def tried_rates(ends: Frame) -> list[Tried]:
+def tried_rates(ends: Frame, failed: Collection[RateKey] = ()) -> list[Tried]:
     """Score every rate of the pilot.
 
     Parameters
     ----------
     ends
         Last rows of the pilot's runs.
+    failed
+        Where a run failed: see `failed_rates`.
 
     Returns
     -------
@@ -74,8 +78,35 @@ def tried_rates(ends: Frame) -> list[Tried]:
         present = part.pivot(index=["task", "seed"], columns="learning_rate", values="step")
         shared = table[present.notna().all(axis=1)]
         for rate, values in shared.items():
-            found.append(Tried(group, method, size, float(rate), _score(values), len(values)))
+            key = group, method, size, float(rate)
+            score = float("inf") if key in failed else _score(values)
+            found.append(Tried(*key, score, len(values)))
     return sorted(found, key=_order)
+
+
+def failed_rates(pilot: Table, ends: Frame) -> set[RateKey]:
+    """Return the group, method, size and rate of the pilot's runs that failed.
+
+    Parameters
+    ----------
+    pilot
+        Says which cells failed, by names that begin with task, method, size and rate.
+    ends
+        Last rows of the runs that did not: a rate at which all failed is none that was tried.
+
+    Returns
+    -------
+    set of (group, method, size, rate)
+        A rate that fails on one seed would win on the others.
+    """
+    found = set()
+    keys = ends[["group", "method", "size", "rate", "learning_rate"]].drop_duplicates()
+    for group, method, size, label, rate in keys.itertuples(index=False):
+        tasks = [name for name, task in pilot.tasks.items() if task.get("group") == group]
+        starts = tuple(f"{task} {method} {size} {label} " for task in tasks)
+        if any(cell.startswith(starts) for cell in pilot.failed):
+            found.add((group, method, size, float(rate)))
+    return found
 
 
 def choose(tried: Sequence[Tried]) -> list[Choice]:
@@ -135,7 +166,8 @@ def write_rates(pilot: Table, yaml_path: Path, markdown_path: Path) -> list[Choi
     list of Choice
         What was chosen.
     """
-    tried = tried_rates(runs_of(pilot).ends)
+    ends = runs_of(pilot).ends
+    tried = tried_rates(ends, failed_rates(pilot, ends))
     choices = choose(tried)
     yaml_path.write_text(rates_yaml(pilot, choices), encoding="utf-8")
     markdown_path.write_text(rates_markdown(pilot, tried, choices), encoding="utf-8")
@@ -144,11 +176,12 @@ def write_rates(pilot: Table, yaml_path: Path, markdown_path: Path) -> list[Choi
 
 def rates_yaml(pilot: Table, choices: Sequence[Choice]) -> str:
     """Return the rates as YAML, with where they come from at the top."""
-    header = (
-        f"# Written by `{COMMAND}` from {pilot.name}.parquet, which `{pilot.said('command')}` "
-        f"wrote\n# at commit {pilot.commit}. The rate that ends lowest on the own "
-        f"measure; {_borrowers()}\n# have none here and take {label_of(LENDER)}'s.\n"
+    words = (
+        f"Written by `{COMMAND}` from {pilot.name}.parquet, which `{pilot.said('command')}` wrote "
+        f"(commits {pilot.commit}). The rate that ends lowest on the own measure; {_borrowers()} "
+        f"have none here and take {label_of(LENDER)}'s."
     )
+    header = textwrap.fill(words, 98, initial_indent="# ", subsequent_indent="# ") + "\n"
     return header + yaml.safe_dump(nested_rates(choices), sort_keys=False)
 
 
@@ -163,9 +196,9 @@ def rates_markdown(pilot: Table, tried: Sequence[Tried], choices: Sequence[Choic
         f"`{COMMAND}`, from {pilot.name}.parquet (`{pilot.said('command')}`, commit "
         f"{pilot.commit}). Geometric mean, over pilot tasks and seeds, of the own "
         "measure at the end, over the runs that every rate has; the least is chosen and stands in "
-        f"bold. A dash: not tried; ∞: a run diverged. {_borrowers()} have no measure of their "
-        f"own here and take {label_of(LENDER)}'s rate. At an edge of what was tried: {edges} of "
-        f"{len(choices)}.\n\n" + markdown_table(heads, rows)
+        f"bold. A dash: not tried; ∞: a run failed or diverged. {_borrowers()} have no measure of "
+        f"their own here and take {label_of(LENDER)}'s rate. At an edge of what was tried: "
+        f"{edges} of {len(choices)}.\n\n" + markdown_table(heads, rows)
     )
 
 

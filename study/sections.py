@@ -122,7 +122,7 @@ def _task_grids(runs: Runs, main: Frame, base: Frame, task: str) -> list[Grid]:
     target = tuple(number(known.get(name, 0.0 if name in MEASURES else np.nan)) for name in QUALITY)
     grids = [
         Grid(
-            f"At the end, tuned rate: mean ± standard deviation over {seeds} seeds; φ is "
+            f"At the end, tuned rate: mean ± standard deviation over the seeds ({seeds}); φ is "
             f"{feature or 'not known'}.",
             ("", *(HEADS[name] for name in QUALITY)),
             (("base a", *_cells(first, QUALITY)), ("target p", *target), *ends),

@@ -61,6 +61,11 @@ class Table:
         found = self.metadata.get("commits") or self.metadata.get("commit") or "unknown"
         return found if isinstance(found, str) else ", ".join(map(str, found))
 
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """The cells that have no rows because their run failed, and why."""
+        return self.metadata.get("failed", {})
+
     def said(self, key: str) -> str:
         """Return what the file says of itself, or that it does not."""
         return str(self.metadata.get(key, "unknown"))
@@ -148,6 +153,11 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     # Stored tables may spell names as categories: plain text sorts and joins as one expects.
     for name in frame.columns[frame.dtypes == "category"]:
         frame[name] = frame[name].astype(str)
+    for name in frame.columns[frame.dtypes == "float32"]:
+        frame[name] = frame[name].astype(float)
+    if "learning_rate" in frame:
+        # As it was set: stored in single precision, 3e-4 has a tail that is nobody's.
+        frame["learning_rate"] = frame["learning_rate"].map(lambda rate: float(f"{rate:.6g}"))
     return Table(path.stem, frame, metadata)
 
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 NONE = "–"
+ROUNDING = 1e-9
 
 
 class Grid(NamedTuple):
@@ -38,7 +39,7 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
         return number(value, digits)
     width = high - low
     # Narrower than rounding: the interval is a point.
-    if not math.isfinite(width) or width <= 1e-9 * abs(value) or not math.isfinite(value):
+    if not math.isfinite(width) or width <= ROUNDING * abs(value) or not math.isfinite(value):
         return f"{number(value, digits)} {bracket(low, high, digits)}"
     decimals = min(6, max(0, 1 - math.floor(math.log10(width))))
     if abs(value) < 10.0**-decimals or abs(value) >= 1e6:
@@ -47,8 +48,10 @@ def interval(value: float, low: float, high: float, digits: int = 3) -> str:
 
 
 def plus_minus(value: float, spread: float) -> str:
-    """Return a value and its spread, with two digits of the spread."""
-    if not math.isfinite(value) or math.isnan(spread) or spread <= 1e-9 * abs(value):
+    """Return a value and its spread, with two digits of the spread; rounding errors are zero."""
+    if abs(value) < ROUNDING:
+        return "0"
+    if not math.isfinite(value) or math.isnan(spread) or spread <= ROUNDING * abs(value):
         return number(value)
     decimals = 1 - math.floor(math.log10(spread))
     if decimals > 6:

@@ -81,7 +81,6 @@ def write_lm(path: Path, frame: pd.DataFrame, **metadata: Any) -> None:
         name: {
             "title": title,
             "group": group,
-            "feature": f"{name} feature",
             "target_moments": {f"{name} feature": moment},
         }
         for name, (group, title, moment) in TASKS.items()
@@ -101,7 +100,7 @@ def write(path: Path, frame: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
 
 PROVENANCE = {
     "command": "python -m lm study made_up.yaml",
-    "commit": "0123456789abcdef",
+    "commits": ["0123456789abcdef"],
     "versions": {"python": "3.11", "torch": "2.7"},
     "wall_seconds": 100.0,
     "cpu_seconds": 180.0,
@@ -232,7 +231,18 @@ def _rows_of(run: Run, drops: Mapping[str, float]) -> list[dict[str, Any]]:
         "commit": "0123456789abcdef",
         **run._asdict(),
     }
-    rows = []
+    rows = [
+        {
+            **fixed,
+            "step": 0,
+            "samples": 0,
+            "quantity": f"feature/{run.task} feature",
+            "estimator": "target",
+            "value": moment,
+            "standard_error": np.nan,
+            "z": np.nan,
+        }
+    ]
     for step in STEPS:
         part = step / STEPS[-1]
         change = part * (drops[run.method] - rate + variant + noise + shared)

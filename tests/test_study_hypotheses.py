@@ -194,6 +194,14 @@ def test_h7(rng, dip, recovery, verdict):
     assert rules.dips(dip + noise[0], recovery + noise[1], "lm").verdict == verdict
 
 
+def test_h7_reports_a_start_below_the_target():
+    """A run that only rises has no dip below its start: it is said, though not judged."""
+    flat = np.full((1, 3), 0.7)
+    found = rules.dips(flat, flat, "lm", below_start=np.zeros((1, 3)))
+    assert found.verdict == HOLDS
+    assert found.sentence.endswith("Least below the start by (nats) 0 [0, 0].")
+
+
 def test_h8(rng):
     ratio = rng.normal(size=(60, 8))
     unrelated = rng.normal(size=(60, 8))

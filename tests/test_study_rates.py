@@ -11,7 +11,7 @@ from study_tables import PROVENANCE, Run, lm_rows, main_runs, write_lm
 
 from study.cubes import OWN, Cube, runs_of
 from study.power import detectable, power_markdown, spreads
-from study.rates import choose, nested_rates, rates_markdown, tried_rates, write_rates
+from study.rates import choose, failed_rates, nested_rates, rates_markdown, tried_rates, write_rates
 from study.tables import LM_COLUMNS, StudyError, Table, read_table
 
 RATES = (1e-4, 3e-4, 1e-3)
@@ -93,6 +93,19 @@ def test_rates_are_compared_on_the_runs_that_all_of_them_have(pilot):
     assert choices["rare_soft", "forward_kl", "2x64"].runs == 4
 
 
+def test_a_rate_at_which_a_run_failed_is_not_chosen(pilot):
+    """The runs that are left at that rate would win."""
+    cell = "contains_x forward_kl 2x64 lr=0.0003 default 102"
+    tasks = {"contains_x": {"group": "rare_soft"}, "ends_in_i": {"group": "rare_soft"}}
+    table = Table(pilot.name, pilot.frame, {"tasks": tasks, "failed": {cell: "a reason"}})
+    ends = runs_of(table).ends
+    failed = failed_rates(table, ends)
+    assert failed == {("rare_soft", "forward_kl", "2x64", 3e-4)}
+    rates = nested_rates(choose(tried_rates(ends, failed)))
+    assert rates["rare_soft"]["forward_kl"]["2x64"] != 3e-4
+    assert rates["rare_soft"]["reverse_kl"]["2x64"] == 3e-4
+
+
 def test_nothing_finite_is_named(pilot):
     pilot.frame.loc[pilot.frame["quantity"] == "forward_kl", "value"] = np.inf
     with pytest.raises(StudyError, match="distributional, forward_kl, 2x64"):
@@ -113,7 +126,7 @@ def test_the_files_say_where_they_come_from(pilot, tmp_path):
     _ = write_rates(pilot, target, table)
     text = target.read_text(encoding="utf-8")
     assert text.startswith("# Written by `python -m study rates`")
-    assert PROVENANCE["commit"] in text
+    assert PROVENANCE["commits"][0] in text
     assert yaml.safe_load(text)["distributional"]["forward_kl"] == {"2x64": 3e-4}
     shown = table.read_text(encoding="utf-8")
     assert shown.count("**") == 2 * len(choose(tried_rates(runs_of(pilot).ends)))
@@ -161,6 +174,8 @@ def test_a_stored_table_is_read_back(tmp_path):
     assert table.said("command") == PROVENANCE["command"]
     assert table.tasks["ends_in_i"]["group"] == "rare_soft"
     assert set(table.frame["task"]) == {"ends_in_i"}
+    assert set(table.frame["learning_rate"]) == {3e-4}
+    assert table.frame["value"].dtype == np.float64
     write_lm(path, frame.drop(columns=["z"]))
     with pytest.raises(StudyError, match="lacks the columns z"):
         _ = read_table(path, LM_COLUMNS)

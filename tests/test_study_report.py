@@ -46,7 +46,6 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = {
     "ends_in_i": {
         "title": "Soft: ends in i",
-        "feature": "ends_in_i feature",
         "target_moments": {"ends_in_i feature": 0.95},
     }
 }
@@ -243,6 +242,14 @@ def test_a_small_main_study_says_what_it_lacks():
     sweeps = study_tables(tables)
     numbers = collect(tables, sweeps, verdicts)
     assert "## Limitations" in markdown("", compose(tables, sweeps, verdicts, numbers, ()))
+
+
+def test_two_names_of_one_rate_are_not_compared():
+    runs = main_runs(("ends_in_i", "female"), FIVE)
+    again = [run._replace(rate="common") for run in runs]
+    verdicts = judge(Tables(main=small_table(runs + again)))
+    found = next(one for one in verdicts if one.name == "H12")
+    assert (found.verdict, "the same runs" in found.sentence) == (NOT_JUDGED, True)
 
 
 def test_sampled_values_that_disagree_fail_the_study(folder, tmp_path, capsys):
