@@ -6,30 +6,43 @@ import pandas as pd
 from scipy.stats import norm
 
 from study.blocks import Section
+from study.cubes import RUN_KEYS
 from study.names import label_of
 from study.tables import Frame, Tables
 from study.text import Grid, number
 
 Z_BOUND, Z_NOTABLE = 5.0, 2.0
+EXACT, ESTIMATE = "an exact value", "a better estimate"
 
 
 def agreement_table(tables: Tables) -> Frame:
-    """Return how the z of sampled against exact values are spread, by stored table."""
+    """Return how z-scores are spread, by stored table and by what was compared with.
+
+    Parameters
+    ----------
+    tables
+        What is stored.
+
+    Returns
+    -------
+    DataFrame
+        Against exact values, which must agree; and against better estimates. The latter are samples
+        too: where a policy has collapsed, and no sample shows what is left of the rest, both
+        standard errors are too small, and a large z says so.
+    """
     rows = []
     for table in tables.stored:
         if "z" not in table.frame:
             continue
-        frame = table.frame
-        # A run that serves as tuned and as common is one run.
-        keys = [name for name in ("run", "step", "quantity", "estimator") if name in frame]
-        frame = frame.drop_duplicates(keys) if "run" in keys else frame
-        z = frame["z"].dropna().abs()
-        if len(z):
-            worst = frame.loc[z.idxmax()]
+        frame = _compared(table.frame)
+        for against, part in frame.groupby("against", sort=True):
+            size = part["z"].abs()
+            worst = part.loc[size.idxmax()]
             where = f"{worst['quantity']}: {worst['task']}, {label_of(worst['method'])}"
-            above = int((z > Z_NOTABLE).sum())
-            rows.append((table.name, len(z), float(z.max()), where, above, above / len(z)))
-    columns = ["table", "count", "largest", "where", "above_2", "share_above_2"]
+            above = int((size > Z_NOTABLE).sum())
+            found = len(part), float(size.max()), where, above, above / len(part)
+            rows.append((table.name, against, *found))
+    columns = ["table", "against", "comparisons", "largest", "where", "above_2", "share_above_2"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -39,7 +52,8 @@ def agreement_section(table: Frame) -> Section:
     rows = tuple(
         (
             row.table,
-            str(row.count),
+            row.against,
+            f"{row.comparisons:,}",
             number(row.largest),
             row.where,
             str(row.above_2),
@@ -47,20 +61,38 @@ def agreement_section(table: Frame) -> Section:
         )
         for row in table.itertuples()
     )
-    heads = ("table", "comparisons", "largest |z|", "at", "above 2", "share above 2")
-    words = (
-        f"Sampled estimates against exact values of the same quantity, in standard errors. "
+    heads = ("table", "against", "comparisons", "largest |z|", "at", "above 2", "share above 2")
+    blocks = (
+        "Sampled estimates against exact values of the same quantity, in standard errors. "
         f"{100 * expected:.1f} % above {Z_NOTABLE:g} are expected of normal errors; several "
-        f"quantities are estimated from the same samples, so they are not independent. Below "
-        f"{Z_BOUND:g} must hold: {'; '.join(agreement_failures(table)) or 'it does'}."
+        "quantities are estimated from the same samples, so they are not independent. Against "
+        f"exact values |z| below {Z_BOUND:g} must hold: "
+        f"{'; '.join(agreement_failures(table)) or 'it does'}.",
+        f"Against {ESTIMATE}, which is a sample itself, no bound is set: where a policy has "
+        "collapsed no sample may show the rest, and both standard errors are then too small.",
+        Grid("", heads, rows),
     )
-    return Section("Agreement of exact and sampled values", [words, Grid("", heads, rows)])
+    return Section("Agreement of exact and sampled values", blocks)
 
 
 def agreement_failures(table: Frame) -> list[str]:
-    """Return one sentence a table whose largest |z| exceeds the bound."""
+    """Return one sentence a table whose largest |z| against exact values exceeds the bound."""
     return [
-        f"{row.table} has |z| = {number(row.largest)}, which must be below {Z_BOUND:g}"
-        for row in table.itertuples()
+        f"{row.table} has |z| = {number(row.largest)} ({row.where}), which must be below "
+        f"{Z_BOUND:g}"
+        for row in table[table["against"] == EXACT].itertuples()
         if not row.largest < Z_BOUND
     ]
+
+
+def _compared(frame: Frame) -> Frame:
+    """Return the rows with a z, each run once, and what their z compares them with."""
+    keys = ["run"] if "run" in frame else RUN_KEYS
+    # A run that serves as tuned and as common is one run.
+    once = frame.drop_duplicates([*keys, "step", "quantity", "estimator"])
+    exact = once[once["estimator"] == "exact"]
+    places = [*keys, "step", "quantity"]
+    known = pd.MultiIndex.from_frame(exact[places])
+    rows = once[once["z"].notna()]
+    sure = pd.MultiIndex.from_frame(rows[places]).isin(known)
+    return rows.assign(against=[EXACT if one else ESTIMATE for one in sure])

@@ -143,30 +143,31 @@ def ablation_figure(runs: Runs) -> Picture | None:
 
 
 def rates_figure(pilot: Runs) -> Picture | None:
-    """Draw the own measure at the end against the learning rate, one panel a kind of task."""
+    """Draw the own measure at the end against the learning rate, by kind of task and size."""
     rows = pilot.ends[pilot.ends[OWN].gt(0) & np.isfinite(pilot.ends[OWN])]
-    groups = list(rows.groupby("group", sort=True))
-    if not groups:
+    pairs = rows[["group", "size"]].drop_duplicates().itertuples(index=False)
+    panels_of = sorted(map(tuple, pairs), key=lambda pair: (pair[0], size_order(pair[1])))
+    if not panels_of:
         return None
     with mpl.rc_context(STYLE):
-        figure, grid = panels(len(groups), 3, (4.4, 3.4))
-        for axes, (group, part) in zip(grid, groups, strict=True):
-            for (method, size), line in part.groupby(["method", "size"], sort=True):
+        figure, grid = panels(len(panels_of), 3, (4.4, 3.2))
+        for axes, (group, size) in zip(grid, panels_of, strict=True):
+            part = rows[(rows["group"] == group) & (rows["size"] == size)]
+            for method, line in part.groupby("method", sort=True):
                 means = np.exp(np.log(line[OWN]).groupby(line["learning_rate"]).mean())
-                style = "-" if size == pilot.ends["size"].iloc[0] else ":"
-                color, marker = color_of(method), marker_of(method)
-                axes.plot(means.index, means, style, color=color, marker=marker, ms=6)
+                color, marker = color_of(str(method)), marker_of(str(method))
+                axes.plot(means.index, means, color=color, marker=marker, ms=6)
             log_axis(axes, "x")
             log_axis(axes, "y")
             axes.set_xticks(sorted(part["learning_rate"].unique()))
             axes.set_xlabel("learning rate of Adam")
             axes.set_ylabel("own measure at the end")
-            axes.set_title(GROUP_LABELS.get(str(group), str(group)))
+            axes.set_title(f"{GROUP_LABELS.get(group, group)}, {size}")
         legend_of(figure, rows["method"])
     return Picture(
         "rates",
         "The pilot: geometric mean, over tasks and seeds, of the measure that a run descends "
-        "itself, against the learning rate. The lowest point of a line is the tuned rate.",
+        "itself, against the learning rate, for each kind of task and size (layers x width).",
         figure,
     )
 

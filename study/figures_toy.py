@@ -49,7 +49,7 @@ def wins_figure(frame: Frame) -> Picture | None:
             axes.set_xlabel("measure")
             axes.set_ylabel("share of problems won")
             problems = table.loc[table["phase"] == phase, "problems"].max()
-            axes.set_title(f"{PHASE_TITLES[phase]}, {problems:,} problems")
+            axes.set_title(f"{PHASE_TITLES[phase]}\n({problems:,} problems)")
         handles = [Patch(color=color_of(name), label=label_of(name)) for name in FIVE]
         figure.legend(handles=handles, loc="outside upper left", ncols=5)
     return Picture(
