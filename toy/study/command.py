@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from toy.files import require_writable
 from toy.study.config import StudyConfig
+from toy.study.provenance import Stopwatch
 from toy.study.report import print_report
 from toy.study.run import run_study
 from toy.study.table import metadata, to_frame, write_table
@@ -53,6 +54,7 @@ def run(options: Namespace) -> int:
     path = None if options.output is None else Path(options.output)
     if path is not None:
         require_writable(path, suffix=".parquet")
+    watch = Stopwatch()
     with _progress() as progress:
         task = progress.add_task("study", total=1.0)
         results = run_study(
@@ -64,7 +66,8 @@ def run(options: Namespace) -> int:
     if path is not None:
         # Workers and the name of the file are left out: the content does not depend on them.
         command = f"python -m toy study --problems {config.problems} --seed {config.seed}"
-        write_table(frame, metadata(results, asdict(config), command), path)
+        about = metadata(results, asdict(config), command) | watch.facts()
+        write_table(frame, about, path)
         console.print(f"table: {path}", soft_wrap=True, highlight=False)
     return 0
 
