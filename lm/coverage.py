@@ -75,6 +75,32 @@ def sampled_coverage(counts: Tensor, n: int, k: int) -> Estimate:
     return Estimate(*torch.tensor([value, error], dtype=torch.float64))
 
 
+def largest_error(coverage: float, texts: int, n: int, k: int) -> float:
+    """Return a bound on the standard error of `sampled_coverage` that needs no sample.
+
+    The jackknife cannot know of texts that no sample shows: where a policy has all but forgotten
+    them, it sees no error at all. With C the coverage and M texts, the number that k samples show
+    has at most the variance M C (1 - C), as the counts of different texts are negatively
+    associated (Joag-Dev and Proschan 1983); and a U-statistic of order k has at most the share k/n
+    of the variance of its kernel (Hoeffding 1948).
+
+    Parameters
+    ----------
+    coverage
+        C, exact.
+    texts
+        M.
+    n, k
+        As in `sampled_coverage`.
+
+    Returns
+    -------
+    float
+        sqrt(k/n C (1 - C)/M).
+    """
+    return math.sqrt(k / n * coverage * (1.0 - coverage) / texts)
+
+
 def _missed(counts: Tensor, n: int, k: int) -> Tensor:
     """Return C(n - c, k)/C(n, k) for each count c, 0 where fewer than k samples are left."""
     left = n - counts

@@ -31,17 +31,10 @@ BOUNDS = {"total_variation": 1.0, "jensen_shannon": math.log(2.0), "squared_hell
 BLEU_ORDER = 4
 # Nats: a float32 log-probability of a text carries about this much.
 ROUNDING = 1e-6
+# Of third absolute moments to variance: 25 ones expected of a share.
+LARGEST_RATIO = 0.2
 # Below it a standard error from groups is itself too uncertain for a z-score.
 GROUPS_FOR_A_Z = 20
-
-
-class ListPoints(NamedTuple):
-    """Terms of a sum over the listed names, and log a, log pi and log of their mean there."""
-
-    terms: Tensor
-    log_base: Tensor
-    log_policy: Tensor
-    log_proposal: Tensor
 
 
 class SplitSum(NamedTuple):
@@ -159,7 +152,7 @@ def split_sum(
     base_listed, policy_listed
         Shape (1, n), bool: whether the sample is a listed name.
     listed_error
-        The standard error of the listed part's estimate, exact (`listed_error`).
+        The standard error of the listed part's estimate (`exact_error`).
 
     Returns
     -------
@@ -182,31 +175,38 @@ def split_sum(
     )
 
 
-def listed_error(points: ListPoints, n: int) -> float:
-    """Return the exact standard error of an estimate of a sum over the list, from two samples.
+def exact_error(terms: Tensor, log_probs: Sequence[Tensor], n: int) -> float:
+    """Return the exact standard error of an estimate of a sum over the list, or NaN.
 
     Samples that miss what is rare also miss its variance, so that a z-score with their own error
     would be large just where there is least to see. On the list, the variance is a finite sum.
+    Where few samples carry the estimate it is not normal, whatever its variance; there is no error
+    then. For a share of 0 or 1 the rule is that some 25 ones are expected (Lyapunov's ratio, which
+    bounds the distance from the normal law, is one over the root of that number).
 
     Parameters
     ----------
-    points
-        Terms and probabilities of the listed names.
+    terms
+        Shape (names,): what a listed name adds if it is drawn; other texts add nothing.
+    log_probs
+        Of each law that n samples are drawn from, shape (names,), nats; the estimate is the mean
+        over the laws of their samples' means.
     n
-        Samples of the base, and as many of the policy.
+        Samples of each.
 
     Returns
     -------
     float
-        sqrt((Var_a[t/m] + Var_pi[t/m])/n)/2 of the terms t on the list, 0 elsewhere.
+        sqrt(sum over the laws of Var[term]/n) over their number.
     """
-    # t/m in logarithms' range: m = (a + pi)/2 is not zero where a term is not.
-    terms = points.terms * torch.exp(-points.log_proposal)
-    variance = 0.0
-    for log_prob in (points.log_base, points.log_policy):
+    variance = third = 0.0
+    for log_prob in log_probs:
         probability = log_prob.exp()
         variance += float(probability @ terms.square()) - float(probability @ terms) ** 2
-    return math.sqrt(max(variance, 0.0) / n) / 2
+        third += float(probability @ terms.abs() ** 3)
+    if variance <= 0.0 or third > LARGEST_RATIO * math.sqrt(n) * variance**1.5:
+        return math.nan
+    return math.sqrt(variance / n) / len(log_probs)
 
 
 def z_score(difference: float, standard_error: float) -> float:

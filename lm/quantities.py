@@ -20,18 +20,17 @@ from fdpg_ref import (
     exact_divergence,
     find_divergence,
 )
-from lm.coverage import exact_coverage, sampled_coverage
+from lm.coverage import exact_coverage, largest_error, sampled_coverage
 from lm.metrics import (
     GROUPS_FOR_A_Z,
     Entry,
-    ListPoints,
     SplitSum,
     distinct_n,
     distinct_share,
     effective_share,
     entry,
     estimate_entry,
-    listed_error,
+    exact_error,
     over_groups,
     ratio_of_means,
     sample_mean,
@@ -103,23 +102,21 @@ class Evidence(NamedTuple):
 
 def feature_entries(problem: Problem, evidence: Evidence) -> Estimates:
     """Return E_pi[phi] of each feature of the target: exact where it lives on the list."""
-    exact = second = None
-    if evidence.on_list is not None and problem.target.config.on_list:
-        values = _listing(problem).reading.features
-        exact, second = (evidence.on_list.log_policy.exp() @ x for x in (values, values.square()))
+    on_list = evidence.on_list if problem.target.config.on_list else None
     estimates: Estimates = {}
     for column, name in enumerate(problem.target.features):
         sampled = sample_mean(evidence.features[..., column])
-        if exact is None or second is None:
+        if on_list is None:
             estimates[f"feature/{name}"] = {"sampled": estimate_entry(sampled)}
-        else:
-            value = float(exact[column])
-            error = math.sqrt((float(second[column]) - value**2) / evidence.features.shape[1])
-            z = z_score(float(sampled.mean) - value, error)
-            estimates[f"feature/{name}"] = {
-                "exact": entry(value),
-                "sampled": entry(float(sampled.mean), float(sampled.standard_error), z=z),
-            }
+            continue
+        values = _listing(problem).reading.features[:, column]
+        exact = float(on_list.log_policy.exp() @ values)
+        error = exact_error(values, [on_list.log_policy], evidence.features.shape[1])
+        z = z_score(float(sampled.mean) - exact, error)
+        estimates[f"feature/{name}"] = {
+            "exact": entry(exact),
+            "sampled": entry(float(sampled.mean), float(sampled.standard_error), z=z),
+        }
     return estimates
 
 
@@ -225,11 +222,7 @@ def weight_entries(problem: Problem, evidence: Evidence) -> Estimates:
     error = float(estimate.relative_standard_error.norm()) / len(log_weights)
     mean, z = float(estimate.log_z.mean()), None
     if exact is not None and evidence.on_list is not None:
-        # The variance of P/pi from the list: a policy that misses target mass cannot see its own.
-        second = float(_weight_second_moment(evidence).mean) - 1.0
-        z = z_score(
-            math.exp(mean - exact) - 1.0, math.sqrt(max(second, 0.0) / policy.listed.numel())
-        )
+        z = z_score(math.exp(mean - exact) - 1.0, _error_of_z(evidence))
     elif exact is not None:
         ratio = math.exp(mean - exact)
         z = z_score(ratio - 1.0, ratio * error)
@@ -265,11 +258,13 @@ def coverage_entries(log_policy: Tensor, counts: Tensor, n: int, sizes: Sequence
     estimates: Estimates = {}
     for k in sizes:
         exact = exact_coverage(log_policy, k)
-        # Where hardly any is expected, the number seen is not normal, and neither is its error.
-        expected = n * float(log_policy.exp().sum())
-        against = exact if expected >= EXPECTED_FOR_A_Z else None
-        sampled = estimate_entry(sampled_coverage(counts, n, k), against=against)
-        estimates[f"coverage/{k}"] = {"exact": entry(exact), "sampled": sampled}
+        sampled = sampled_coverage(counts, n, k)
+        # Where hardly any is expected, the number seen is not normal.
+        seen = n * float(log_policy.exp().sum()) >= EXPECTED_FOR_A_Z
+        error = largest_error(exact, len(counts), n, k) if seen else math.nan
+        z = z_score(float(sampled.mean) - exact, error)
+        own = entry(float(sampled.mean), float(sampled.standard_error), z=z)
+        estimates[f"coverage/{k}"] = {"exact": entry(exact), "sampled": own}
     return estimates
 
 
@@ -320,17 +315,27 @@ def _divergence_sum(evidence: Evidence, divergence: FDivergence) -> SplitSum:
     )
 
 
-def _weight_second_moment(evidence: Evidence) -> Estimate:
-    """Return E_pi[(p/pi)^2]: listed names exactly, the rest from samples."""
+def _error_of_z(evidence: Evidence) -> float:
+    """Return the standard error of Zhat/Z from the policy's samples; NaN where it is not normal.
+
+    The variance of p/pi is an exact sum over the listed names, plus an estimate of the rest: a
+    policy that misses target mass cannot see the variance of its own weights.
+    """
 
     def terms(points: Points) -> Tensor:
         return torch.exp(2 * points.log_target - points.log_policy - points.log_proposal)
 
-    return _split(
+    assert evidence.on_list is not None
+    on_list, n = evidence.on_list, evidence.from_policy.listed.numel()
+    weights = torch.exp(on_list.log_target - on_list.log_policy)
+    if math.isnan(exact_error(weights, [on_list.log_policy], n)):
+        return math.nan
+    second = _split(
         evidence,
         lambda on_list: torch.exp(2 * on_list.log_target - on_list.log_policy),
         terms,
     ).best
+    return math.sqrt(max(float(second.mean) - 1.0, 0.0) / n)
 
 
 def _entropy_sum(evidence: Evidence) -> SplitSum:
@@ -390,14 +395,15 @@ def _split(
         return SplitSum(None, two_strata(base, policy), math.nan)
     points = evidence.on_list
     on_list = list_terms(points)
-    of_list = ListPoints(on_list, points.log_base, points.log_policy, points.log_proposal)
+    # (a + pi)/2 is not zero where a term is not, so this needs no care.
+    drawn = on_list * torch.exp(-points.log_proposal)
     return split_sum(
         on_list,
         base,
         policy,
         base_listed=evidence.from_base.listed,
         policy_listed=evidence.from_policy.listed,
-        listed_error=listed_error(of_list, base.shape[-1]),
+        listed_error=exact_error(drawn, [points.log_base, points.log_policy], base.shape[-1]),
     )
 
 

@@ -982,8 +982,8 @@ MUTANTS = [
     ),
     Mutant(
         "lm/metrics.py",
-        "return math.sqrt(max(variance, 0.0) / n) / 2",
-        "return math.sqrt(max(variance, 0.0) / n)",
+        "return math.sqrt(variance / n) / len(log_probs)",
+        "return math.sqrt(variance / n)",
         "the exact error of a mean over two strata without its half",
         (
             "test_lm_coverage.py::"

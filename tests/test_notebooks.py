@@ -24,6 +24,8 @@ SECOND = "02_rlhf_gdc_and_dpg_are_one_gradient"
 THIRD = "03_variance_baselines_and_the_partition_function"
 FOURTH = "04_what_does_my_kl_penalty_minimise"
 FIFTH = "05_from_the_coin_to_the_transformer"
+SIXTH = "06_alignment_against_diversity"
+SEVENTH = "07_does_it_persist_with_scale"
 
 # A whole answer, or what to replace in the solution by what.
 WRONG_ANSWERS = {
@@ -142,6 +144,69 @@ WRONG_ANSWERS = {
                 "baseline=leave_one_out(signal)",
                 "baseline=torch.cat([leave_one_out(part) for part in signal.split(size)])",
             ),
+        },
+    },
+    SIXTH: {
+        "exercise-1": {
+            "the least of a row": ("axis=-2", "axis=-1"),
+            "nothing is known, so nothing is lost": ("0.0), np.nan)", "0.0), 0.0)"),
+            "no logarithm": ("np.log(measures)", "measures"),
+        },
+        "exercise-2": {
+            "each objective its own tasks": (
+                "def paired_bootstrap(first, second, *, draws, rng):\n"
+                "    tasks, seeds = first.shape\n"
+                "    def means(values):\n"
+                "        task = rng.integers(tasks, size=(draws, tasks, 1))\n"
+                "        seed = rng.integers(seeds, size=(draws, tasks, seeds))\n"
+                "        return values[task, seed].mean(axis=(1, 2))\n"
+                "    return means(first) - means(second)"
+            ),
+            "seeds only": (
+                "rng.integers(tasks, size=(draws, tasks, 1))",
+                "np.arange(tasks)[None, :, None]",
+            ),
+            "tasks only": (
+                "rng.integers(seeds, size=(draws, tasks, seeds))",
+                "np.arange(seeds)[None, None, :]",
+            ),
+            "the other way round": ("first - second", "second - first"),
+        },
+        "exercise-3": {
+            "the plug-in": (
+                "def coverage_at(counts, n, k):\n    return np.mean(1 - (1 - counts / n) ** k)"
+            ),
+            "subsets of nothing else": ("n - int(c)", "int(c)"),
+            "a sum": ("np.mean(missed)", "np.sum(missed)"),
+        },
+    },
+    SEVENTH: {
+        "exercise-1": {
+            "only what is asked for": (", (1 - wanted, 1 - base_rate))", ",)"),
+            "the other KL": ("mine * np.log(mine / base)", "base * np.log(base / mine)"),
+        },
+        "exercise-2": {
+            "all in one column": (
+                "def order_between(small, large):\n"
+                "    return spearman(small.mean(axis=1).ravel(), large.mean(axis=1).ravel())"
+            ),
+            "each seed by itself": (
+                "def order_between(small, large):\n"
+                "    one, other = (np.moveaxis(part, 2, -1) for part in (small, large))\n"
+                "    return mean(spearman(one, other), axis=(0, 1, 2))"
+            ),
+            "over the measures": (
+                "np.moveaxis(part.mean(axis=1), 1, -1)",
+                "part.mean(axis=1)",
+            ),
+        },
+        "exercise-3": {
+            "places, not ranks": (".argsort(axis=1).argsort(axis=1)", ".argsort(axis=1)"),
+            "the raters are ranked": (
+                ".argsort(axis=1).argsort(axis=1)",
+                ".argsort(axis=0).argsort(axis=0)",
+            ),
+            "raters not squared": ("raters**2", "raters"),
         },
     },
 }
