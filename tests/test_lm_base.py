@@ -133,6 +133,7 @@ def test_every_field_changes_the_fingerprint():
         BaseConfig(batch_size=1),
         BaseConfig(learning_rate=1e-3),
         BaseConfig(seed=1),
+        BaseConfig(initial="a-folder"),
     ]
     assert len(changed) == len(dataclasses.fields(BaseConfig))
     assert len({config.fingerprint() for config in [BaseConfig(), *changed]}) == 10
