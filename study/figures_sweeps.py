@@ -6,8 +6,18 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from study.cubes import OWN, Runs
-from study.drawing import STYLE, Picture, color_of, dot, legend_of, log_axis, marker_of, panels
+from study.cubes import OWN, Runs, target_of
+from study.drawing import (
+    STYLE,
+    TARGET_COLOR,
+    Picture,
+    color_of,
+    dot,
+    legend_of,
+    log_axis,
+    marker_of,
+    panels,
+)
 from study.figures_main import title_of
 from study.names import (
     ALPHAS,
@@ -101,7 +111,11 @@ def frontier_figure(runs: Runs) -> Picture:
                     textcoords="offset points",
                 )
             axes.set_xlabel("coverage: share of the names seen among 256 samples")
-            axes.set_ylabel("share of the names seen in 1 sample\n(in proportion to pass@1)")
+            feature, wanted = target_of(runs.tasks, task)
+            axes.set_ylabel(f"pass@1: share of samples with {feature}")
+            if np.isfinite(wanted):
+                axes.axhline(wanted, color=TARGET_COLOR, ls="--", label="target p")
+                axes.legend(loc="lower left")
             axes.set_title(title_of(runs.tasks, task))
             axes.margins(0.15)
     return Picture(

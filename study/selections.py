@@ -24,7 +24,8 @@ from study.names import ALPHAS, MIDDLE, TUNED
 from study.tables import Frame, Tables
 from study.verdicts import NotJudgedError
 
-PASS, COVERED = "coverage/1", "coverage/256"
+# One sample passes with the probability that the task's feature holds.
+PASS, COVERED = "alignment", "coverage/256"
 
 
 def main_cube(runs: Runs, rate: str = TUNED) -> Cube:
@@ -68,6 +69,7 @@ def alpha_cube(runs: Runs) -> Cube:
     rows: Frame = pd.concat([tuned, middle]).drop_duplicates(["task", "method", "size", "seed"])
     whole = rows.groupby("task")["method"].agg(lambda names: set(ALPHAS) <= set(names))
     rows = some(rows[rows["task"].isin(whole.index[whole])], "the five alphas on one task")
+    rows = with_alignment(rows.reset_index(drop=True), runs)
     need_columns(rows, PASS, COVERED)
     return cube_of(rows[rows["size"] == usual_size(rows)], tuple(ALPHAS), (PASS, COVERED))
 
