@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -55,7 +55,7 @@ def run_sweep(sweep: SweepConfig, *, command: str, console: Console | None = Non
     console = Console() if console is None else console
     require_pyarrow()
     cells, folder, commit = expand(sweep), Path(sweep.output), code_commit()
-    started, begun = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), time.perf_counter()
+    begun = time.perf_counter()
     runs = {cell.run: cell for cell in cells}
     left = [cell for run, cell in runs.items() if not record_path(folder, run).exists()]
     console.print(
@@ -64,11 +64,12 @@ def run_sweep(sweep: SweepConfig, *, command: str, console: Console | None = Non
     )
     if left:
         _run(left, folder, commit, sweep.workers, console)
-    wall = time.perf_counter() - begun
-    path, failed = _write(sweep, cells, {"command": command, "started": started, "wall": wall})
+    path, failed = _write(sweep, cells, command)
     for name, reason in failed.items():
         console.print(Text(f"failed: {name}: {reason}", style="bold red"))
-    console.print(f"{wall:.0f} seconds; table:", style="dim", highlight=False)
+    console.print(
+        f"{time.perf_counter() - begun:.0f} seconds; table:", style="dim", highlight=False
+    )
     console.print(Text(str(path)), soft_wrap=True)
     return path
 
@@ -141,9 +142,7 @@ def _bar(cells: Sequence[Cell], console: Console) -> Iterator[Any]:
         yield on_message
 
 
-def _write(
-    sweep: SweepConfig, cells: Sequence[Cell], run: dict[str, Any]
-) -> tuple[Path, dict[str, str]]:
+def _write(sweep: SweepConfig, cells: Sequence[Cell], command: str) -> tuple[Path, dict[str, str]]:
     folder, rows = Path(sweep.output), []
     failed: dict[str, str] = {}
     runs: dict[str, dict[str, Any]] = {}
@@ -160,10 +159,10 @@ def _write(
         raise RunError(f"every run failed, the first one: {next(iter(failed.values()))}")
     facts = {
         "sweep": sweep.name,
-        "command": run["command"],
-        "started": run["started"],
-        "wall_seconds": round(run["wall"], 1),
-        "run_wall_seconds": round(sum(r["wall_seconds"] for r in runs.values()), 1),
+        "command": command,
+        "started": _first_start(folder, runs),
+        # Of all sittings together, and of the workers at once.
+        "wall_seconds": round(sum(r["wall_seconds"] for r in runs.values()) / sweep.workers, 1),
         "cpu_seconds": round(sum(r["cpu_seconds"] for r in runs.values()), 1),
         "commits": sorted({record["commit"] for record in runs.values()}),
         "cells": len(cells),
@@ -175,3 +174,12 @@ def _write(
     path = Path(sweep.table)
     write_table(path, rows, json.loads(json.dumps(facts)))
     return path, failed
+
+
+def _first_start(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return when the first of the runs began."""
+    first = min(
+        record_path(folder, run).stat().st_mtime - record["wall_seconds"]
+        for run, record in runs.items()
+    )
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(first))
