@@ -42,7 +42,7 @@ def test_one_step_of_descent_ends_at_the_same_weights(seed):
             policy, batch = make_batch(base, seed=seed)
             start = [p.detach().clone() for p in policy.model.parameters()]
             optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
-            loss(batch).backward()
+            torch.autograd.backward(loss(batch))
             _ = optimizer.step()
             moved = zip(policy.model.parameters(), start, strict=True)
             ends.append(torch.cat([(p.detach() - s).flatten() for p, s in moved]))
