@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,17 +17,19 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from lm_runs import scratch
+from rich.console import Console
 
 from lm.cli import main
 from lm.errors import RunError
 from lm.options import build_config
 from lm.records import read_records
 from lm.sweep.cells import expand, merged
-from lm.sweep.command import cost, run_sweep
+from lm.sweep.command import _bar, cost, run_sweep
 from lm.sweep.config import SweepConfig
 from lm.sweep.records import cell_job, read_record, record_path
 from lm.sweep.table import METADATA_KEY
 from lm.train import train
+from lm.workers import Progress
 
 ROOT = Path(__file__).parents[1]
 
@@ -297,3 +300,14 @@ def test_the_cost_of_a_cell_grows_with_its_model_and_its_steps(tmp_path):
     costs = {(c.labels.size, c.labels.variant): cost(c) for c in expand(sweep)}
     assert costs["1x16", "default"] < costs["2x16", "default"] < costs["2x16", "long"]
     assert record_path(Path("a"), "b") == Path("a/cells/b.json")
+
+
+def test_a_quiet_sweep_says_how_far_it_is_once_something_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm.sweep.command.QUIET_SECONDS", -1.0)
+    cells = expand(_sweep(tmp_path))
+    out = io.StringIO()
+    with _bar(cells, Console(file=out, width=100)) as on_message:
+        on_message(Progress(cells[0].run, 0, 3))
+        assert out.getvalue() == ""
+        on_message(Progress(cells[0].run, 3, 3))
+    assert out.getvalue().startswith("1 of 4 runs, about 0 minutes left")

@@ -132,7 +132,8 @@ def _bar(cells: Sequence[Cell], console: Console) -> Iterator[Any]:
             work = sum(share * costs[run] for run, share in shares.items())
             progress.update(task, completed=work, done=done, now=names[message.label])
             now = time.monotonic()
-            if not console.is_terminal and now - said > QUIET_SECONDS:
+            # A run's first message says that it has begun: no work is done that tells how fast.
+            if not console.is_terminal and now - said > QUIET_SECONDS and work > 0:
                 said = now
                 rest = (now - started) * (total / work - 1.0) / 60
                 console.print(
