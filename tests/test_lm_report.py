@@ -161,7 +161,9 @@ def test_a_number_shows_the_digits_its_error_supports(value, error, text):
 def test_the_table_names_the_estimator_of_every_row():
     rows = headline_rows(lines(finished_run(), "evaluation"))
     by_name = {row["quantity"]: row for row in rows}
-    assert by_name["E[female]"]["estimator"].startswith("exact; sampled z = ")
+    assert by_name["E[listed]"]["estimator"].startswith("exact; sampled z = ")
+    # Too few female names are expected among 256 samples for a z-score.
+    assert by_name["E[female]"]["estimator"] == "exact"
     assert by_name["forward KL(p‖π)"]["estimator"].startswith("list + remainder")
     assert all(row["estimator"] for row in rows)
 
