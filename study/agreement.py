@@ -67,7 +67,9 @@ def agreement_section(table: Frame) -> Section:
         f"{100 * expected:.1f} % above {Z_NOTABLE:g} are expected of normal errors; several "
         "quantities are estimated from the same samples, so they are not independent. Against "
         f"exact values |z| below {Z_BOUND:g} must hold: "
-        f"{'; '.join(agreement_failures(table)) or 'it does'}.",
+        f"{'; '.join(agreement_failures(table)) or 'it does'}. Where few samples carry an "
+        "estimate it is not normal and has no z-score; docs/decisions/0012 says how this rule came "
+        "about while the study ran.",
         f"Against {ESTIMATE}, which is a sample itself, no bound is set: where a policy has "
         "collapsed no sample may show the rest, and both standard errors are then too small.",
         Grid("", heads, rows),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from study.blocks import Section
 from study.names import FIVE, label_of
+from study.rates import chosen_rates
 from study.statistics import DRAWS, SEED, coverage_of_mean
 from study.tables import Table, Tables
 from study.text import NONE, Grid, share
@@ -66,7 +67,17 @@ def limitations(tables: Tables) -> list[str]:
         "the best there is. Every other setting of Adam is the same for all.",
         "Kendall's W of resampled raters leans upward, as a rater drawn twice agrees with itself.",
         "Verdicts are not corrected for their number.",
+        "The power calculation counts the spread over seeds; intervals here hold that between "
+        "tasks, too, and are wider.",
     ]
+    if tables.pilot is not None:
+        chosen = chosen_rates(tables.pilot)
+        edge = sum(choice.at_edge for choice in chosen)
+        found.append(
+            f"{edge} of {len(chosen)} chosen learning rates lie at an edge of what was tried, and "
+            "most rest on one run of one task of the kind: a choice can be bad luck "
+            "(results/rates.md)."
+        )
     if tables.main is not None:
         frame = tables.main.frame
         whole = set(frame["task"])

@@ -166,12 +166,21 @@ def write_rates(pilot: Table, yaml_path: Path, markdown_path: Path) -> list[Choi
     list of Choice
         What was chosen.
     """
-    ends = runs_of(pilot).ends
-    tried = tried_rates(ends, failed_rates(pilot, ends))
+    tried = _tried_in(pilot)
     choices = choose(tried)
     yaml_path.write_text(rates_yaml(pilot, choices), encoding="utf-8")
     markdown_path.write_text(rates_markdown(pilot, tried, choices), encoding="utf-8")
     return choices
+
+
+def chosen_rates(pilot: Table) -> list[Choice]:
+    """Return what a pilot's table chooses."""
+    return choose(_tried_in(pilot))
+
+
+def _tried_in(pilot: Table) -> list[Tried]:
+    ends = runs_of(pilot).ends
+    return tried_rates(ends, failed_rates(pilot, ends))
 
 
 def rates_yaml(pilot: Table, choices: Sequence[Choice]) -> str:

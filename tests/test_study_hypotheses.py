@@ -11,6 +11,7 @@ import pytest
 from study import hypotheses as rules
 from study.cubes import Cube, log_measures, mean_regrets, regrets
 from study.names import FIVE, MEASURES
+from study.text import number
 from study.verdicts import DOES_NOT, HOLDS, PARTLY, STATEMENTS, NotJudgedError
 
 RULES = Path(__file__).resolve().parents[1] / "docs" / "hypotheses.md"
@@ -254,6 +255,13 @@ def test_h12(rng):
     half[:3] = by_objective(order[[1, 4, 0, 2, 3]], rng, units=3)
     found = rules.common_rate_agrees(cube_from(tuned), cube_from(half), "lm")
     assert found.verdict == PARTLY
+    # Units on which both are the same runs say nothing, and the sentence says so.
+    others = rules.common_rate_agrees(cube_from(tuned[:3]), cube_from(half[:3]), "lm")
+    assert (
+        f"On {len(tuned) - 3} of {len(tuned)} tasks both rates are the same runs" in found.sentence
+    )
+    assert number(others.effect) in found.sentence
+    assert "same runs" not in others.sentence
 
 
 def test_an_objective_without_a_run_is_not_judged(rng):
