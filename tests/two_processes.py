@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -408,3 +409,8 @@ def main(folder: Path, base: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+    # Everything is written and the group is left. On a busy machine a thread of gloo may outlive the
+    # interpreter's own end, which then aborts ("terminate called without an active exception").
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
