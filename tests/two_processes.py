@@ -409,8 +409,7 @@ def main(folder: Path, base: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
-    # Everything is written and the group is left. On a busy machine a thread of gloo may outlive the
-    # interpreter's own end, which then aborts ("terminate called without an active exception").
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    # Everything is written and the group is left. On a busy machine a thread of gloo may outlive
+    # the interpreter's end, which then aborts ("terminate called without an active exception").
+    _ = sys.stdout.flush(), sys.stderr.flush()
     os._exit(0)
