@@ -435,7 +435,7 @@ def test_the_documented_commands_share_a_run_over_a_sigterm_and_print_once(tmp_p
     process = start(accelerate, *words, "--resume", "true")
     out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0, err
-    assert out.count("report: ") == 1
+    assert out.count(f"report: {tmp_path}") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     alone = train(replace(read_config(tmp_path / "run"), output=str(tmp_path / "alone")))
     pairs = list(zip(lines(alone, "step"), lines(tmp_path / "run", "step"), strict=True))
