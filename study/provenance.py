@@ -41,6 +41,8 @@ def provenance_grid(tables: Tables) -> Grid:
                 str(_runs_in(table)),
                 str(len(table.failed)),
                 table.said("command"),
+                _seeds_of(table),
+                NONE if table.name == "toy_study" else table.said("log"),
                 table.commit,
                 table.said("started"),
                 _duration(table, "wall_seconds"),
@@ -49,10 +51,11 @@ def provenance_grid(tables: Tables) -> Grid:
             )
         )
     if tables.unification is not None:
-        said = [str(tables.unification.get(key, NONE)) for key in ("command", "commit")]
-        rows.append(("unification.json", NONE, NONE, NONE, *said, NONE, NONE, NONE, NONE))
+        command, commit = (str(tables.unification.get(key, NONE)) for key in ("command", "commit"))
+        unknown = (NONE,) * 4
+        rows.append(("unification.json", *unknown[:3], command, "0", NONE, commit, *unknown))
     heads = (
-        *("table", "rows", "runs", "failed", "command", "commit", "started"),
+        *("table", "rows", "runs", "failed", "command", "seeds", "log", "commit", "started"),
         *("wall time", "CPU time", "versions"),
     )
     return Grid("", heads, tuple(rows))
@@ -106,6 +109,12 @@ def limitations(tables: Tables) -> list[str]:
     if missing:
         found.append(f"Not run, and so not judged: {', '.join(missing)}.")
     return found
+
+
+def _seeds_of(table: Table) -> str:
+    if "seed" in table.frame:
+        return ", ".join(map(str, sorted(table.frame["seed"].unique())))
+    return str(table.metadata.get("settings", {}).get("seed", NONE))
 
 
 def _runs_in(table: Table) -> int | str:

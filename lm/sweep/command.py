@@ -161,6 +161,7 @@ def _write(sweep: SweepConfig, cells: Sequence[Cell], command: str) -> tuple[Pat
     facts = {
         "sweep": sweep.name,
         "command": command,
+        "log": str(folder / "cells"),
         "started": _first_start(folder, runs),
         # Of all sittings together, and of the workers at once.
         "wall_seconds": round(sum(r["wall_seconds"] for r in runs.values()) / sweep.workers, 1),
