@@ -68,7 +68,7 @@ def agreement_section(table: Frame) -> Section:
         "quantities are estimated from the same samples, so they are not independent. Against "
         f"exact values |z| below {Z_BOUND:g} must hold: "
         f"{'; '.join(agreement_failures(table)) or 'it does'}. Where few samples carry an "
-        "estimate it is not normal and has no z-score; docs/decisions/0012 says how this rule came "
+        "estimate it is not normal and has no z-score; docs/decisions/0014 says how this rule came "
         "about while the study ran.",
         f"Against {ESTIMATE}, which is a sample itself, no bound is set: where a policy has "
         "collapsed no sample may show the rest, and both standard errors are then too small.",

@@ -65,8 +65,7 @@ def noise_figure(frame: Frame) -> Picture:
     """Draw signal to noise beside mean regret, by objective, and their correlation by problem."""
     ratio, regret = noise_and_regret(frame)
     signal = ratio.values[:, 0, :, 0]
-    medians = np.nan_to_num(np.nanmedian(signal, axis=0))
-    order = np.argsort(-medians, kind="stable")
+    order = np.argsort(-np.nanmedian(signal, axis=0), kind="stable")
     names = [ratio.objectives[place] for place in order]
     with mpl.rc_context(STYLE):
         figure, (left, middle, right) = panels(3, 3, (4.4, 4.8))

@@ -65,9 +65,8 @@ def power_of(effect: float, seeds: int, significance: float = SIGNIFICANCE) -> f
     """
     critical = t.ppf(1.0 - significance / 2.0, seeds - 1)
     shift = effect * np.sqrt(seeds)
-    upper, lower = nct.sf(critical, seeds - 1, shift), nct.cdf(-critical, seeds - 1, shift)
-    # Far from zero the lower tail underflows to NaN: it is nothing beside the upper one.
-    return float(upper + np.nan_to_num(lower))
+    # The lower tail is the upper one of the mirrored law, which does not underflow to NaN.
+    return float(nct.sf(critical, seeds - 1, shift) + nct.sf(critical, seeds - 1, -shift))
 
 
 def detectable(seeds: int, power: float = POWER, significance: float = SIGNIFICANCE) -> float:

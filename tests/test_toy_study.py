@@ -277,3 +277,13 @@ def test_the_pilot_chooses_the_lowest_median():
     setting = "categorical", True, "reward", "forward_kl", "exact"
     left = np.array([[0.5, 0.6, np.inf], [0.4, 0.5, np.inf], [0.1, np.inf, np.inf]])
     assert choose({setting: left}, (0.1, 0.2, 0.5)) == {setting: 0.2}
+
+
+def test_a_gradient_that_is_not_finite_is_no_minimum(monkeypatch):
+    problems = drawn(SHAPES[3], SOFT * 2)
+    start = problems.families.start
+    nothing = np.full_like(start, np.nan)
+    monkeypatch.setattr("toy.study.minimise.exact_gradient", lambda *_, **__: nothing)
+    found = minimise(problems, start, divergence=OBJECTIVES["jensen_shannon"])
+    assert not found.converged.any()
+    assert np.isinf(found.value).all()

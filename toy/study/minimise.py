@@ -95,7 +95,9 @@ def minimise(
         theta[active], value[active], gradient[active] = moved
         active = active[decrease > _STALLED * here[1]]
     norm = np.linalg.norm(gradient, axis=-1)
-    converged = (norm <= _CONVERGED * value) | (value <= _NOTHING)
+    # From where nothing is finite there is no way down: that has not converged.
+    near = (norm <= _CONVERGED * value) | (value <= _NOTHING)
+    converged = np.isfinite(value) & near
     return Minimum(theta, value, norm, converged)
 
 
@@ -108,8 +110,10 @@ def _evaluate(
         gradient = exact_gradient(
             problems.families, policy, problems.log_target, divergence=divergence
         )
-    # What overflows is too far: the line search then takes a shorter step.
-    return np.where(np.isfinite(value), value, np.inf), np.nan_to_num(gradient)
+    # What overflows, in value or gradient, is too far: the line search then takes a shorter step.
+    # An infinite value is never accepted, so that the zero beside it is never looked at.
+    fits = np.isfinite(value) & np.isfinite(gradient).all(-1)
+    return np.where(fits, value, np.inf), np.where(fits[:, None], gradient, 0.0)
 
 
 def _line_search(
