@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test test-slow check mutants notebooks bench reproduce reproduce-fast report clean
 
-# Of the small study that CI makes; the full one writes to results/, which is under version control.
+# Of the small study that CI makes; the full one writes to study/results/, which is under version control.
 FAST := runs/study-fast
 
 demo: $(STAMP)
@@ -43,21 +43,21 @@ bench: $(STAMP)
 # The whole study, about 100 minutes on two cores. Every finished run is kept, so that it may be
 # stopped at any time and goes on with the same command.
 reproduce: $(STAMP)
-	$(BIN)/python -m toy study --output results/toy_study.parquet
-	$(BIN)/python -m lm unification --json results/unification.json
-	$(BIN)/python -m lm sweep study/pilot.yaml
+	$(BIN)/python -m toy study --output study/results/toy_study.parquet
+	$(BIN)/python -m lm unification --json study/results/unification.json
+	$(BIN)/python -m lm sweep study/sweeps/pilot.yaml
 	$(BIN)/python -m study rates
 	$(BIN)/python -m study power
-	$(BIN)/python -m lm sweep study/main.yaml
-	$(BIN)/python -m lm sweep study/scale.yaml
-	$(BIN)/python -m lm sweep study/ablations.yaml
+	$(BIN)/python -m lm sweep study/sweeps/main.yaml
+	$(BIN)/python -m lm sweep study/sweeps/scale.yaml
+	$(BIN)/python -m lm sweep study/sweeps/ablations.yaml
 	$(BIN)/python -m study report
 
 reproduce-fast: $(STAMP)
 	mkdir -p $(FAST)
 	$(BIN)/python -m toy study --problems 150 --output $(FAST)/toy_study.parquet
 	$(BIN)/python -m lm unification --json $(FAST)/unification.json
-	$(BIN)/python -m lm sweep study/fast.yaml
+	$(BIN)/python -m lm sweep study/sweeps/fast.yaml
 	$(BIN)/python -m study report --results $(FAST) --output $(FAST)
 
 # The report again, from the stored tables.

@@ -18,14 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lm.config import EvaluationConfig
+from lm.config.run import EvaluationConfig
 from lm.demo.results import Run, read_run
 from lm.demo.study import TARGETS, DemoConfig, DemoTarget, run_config
 from lm.demo.verdicts import LARGEST_SHARE_LEFT, MOMENT_TOLERANCE
-from lm.figures import LABELS
-from lm.files import write_atomic
-from lm.records import FOUR, best
-from lm.workers import Job, Progress, Workers, train_base_job, train_job
+from lm.report.figures import LABELS
+from lm.run.files import write_atomic
+from lm.run.records import FOUR, best
+from lm.sweep.workers import Job, Progress, Workers, train_base_job, train_job
 
 RATES = (1e-4, 3e-4, 1e-3)
 SEED = 2

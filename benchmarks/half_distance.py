@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.exact_speed import RESULTS
-from lm.config import EvaluationConfig, RunConfig
+from lm.config.run import EvaluationConfig, RunConfig
 from lm.demo.study import RARE, DemoConfig, run_config
-from lm.figures import LABELS
-from lm.records import FOUR, best
-from lm.workers import Job, Progress, Workers, train_base_job
+from lm.report.figures import LABELS
+from lm.run.records import FOUR, best
+from lm.sweep.workers import Job, Progress, Workers, train_base_job
 
 # Half is reached within 30 steps or so; later ones are measured rarely.
 MEASURED = tuple(range(2, 80, 2))

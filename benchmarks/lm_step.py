@@ -113,11 +113,11 @@ def run_floor(size: str, threads: int, laps: Laps) -> None:
 
 
 def _watch_engine() -> Stopwatch:
-    from lm.accumulate import MicroBatches  # noqa: PLC0415
-    from lm.amp import Amp  # noqa: PLC0415
-    from lm.policy import CausalPolicy  # noqa: PLC0415
-    from lm.problem import Problem  # noqa: PLC0415
-    from lm.proposal import Proposal  # noqa: PLC0415
+    from lm.device.amp import Amp  # noqa: PLC0415
+    from lm.policy.causal import CausalPolicy  # noqa: PLC0415
+    from lm.target.problem import Problem  # noqa: PLC0415
+    from lm.training.accumulate import MicroBatches  # noqa: PLC0415
+    from lm.training.proposal import Proposal  # noqa: PLC0415
 
     watch = Stopwatch()
     watch.watch(Proposal, "sample", "sample")
@@ -139,7 +139,7 @@ def _phases(seconds: dict[str, float]) -> dict[str, float]:
 def _config(size: str, folder: Path, steps: int, *, reuse: bool) -> Any:
     from benchmarks._lm_model import REWARDED, write_model  # noqa: PLC0415
     from lm import config  # noqa: PLC0415
-    from lm.features import feature  # noqa: PLC0415
+    from lm.features.registry import feature  # noqa: PLC0415
 
     @feature("rewarded")
     def rewarded(texts: list[str], tokens: list[list[int]]) -> list[float]:

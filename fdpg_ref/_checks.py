@@ -1,7 +1,7 @@
 """The named errors of the project and the checks of shape, dtype and array library.
 
 Nothing here reads a value: a check looks at metadata only, so that a GPU never synchronises. Checks
-that read values stand beside the users of the core, in ``toy/checks.py`` and ``lm/checks.py``.
+that read values stand beside the users of the core: ``toy/checks.py``, ``lm/policy/checks.py``.
 """
 
 from __future__ import annotations

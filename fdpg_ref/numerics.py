@@ -3,7 +3,7 @@
 Every kernel is a function of the log-ratio u = log pi - log p (never of t = e^u), or of the two
 log-probabilities, and is free of branches: both sides of a ``where`` are computed, and the side
 that is not taken gets a harmless argument ("double where"), so that neither warnings nor autograd
-see it. Error bounds in ulp stand in ``tests/test_core_ulp.py``; ``python -m benchmarks.accuracy``
+see it. Error bounds in ulp stand in ``tests/core/test_ulp.py``; ``python -m benchmarks.accuracy``
 measures them.
 """
 

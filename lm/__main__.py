@@ -9,7 +9,7 @@ import sys
 # setting is read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lm.cli import main
+from lm.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

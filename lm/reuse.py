@@ -63,7 +63,7 @@ class SamplingRecord:
 
     @contextmanager
     def sampling(self, position: int, rows: Tensor, prefix: Tensor) -> Iterator[None]:
-        """Record one call of the sampler (`lm.sampling.StepRecorder`)."""
+        """Record one call of the sampler (`lm.policy.sampling.StepRecorder`)."""
         self._refuse_autocast(rows.device)
         if position == 0:
             self._lines, self._inputs = [], []
@@ -83,7 +83,7 @@ class SamplingRecord:
 
     @contextmanager
     def scoring(self, rows: Tensor, length: int) -> Iterator[None]:
-        """Return the record in one call of the scorer (`lm.scoring.CallRecorder`).
+        """Return the record in one call of the scorer (`lm.policy.scoring.CallRecorder`).
 
         Raises
         ------

@@ -10,41 +10,41 @@ from pathlib import Path
 import torch
 
 from fdpg_ref import find_divergence, leave_one_out, score_coefficients, score_signal
-from lm.accumulate import MicroBatches
-from lm.amp import Amp
-from lm.average import WeightAverage
-from lm.checks import check_device
-from lm.config import RunConfig
-from lm.describe import (
-    describe_coefficients,
-    describe_gradient,
-    describe_noise,
-    describe_partition,
-    describe_weights,
-)
-from lm.evaluate import Evaluator
-from lm.interrupt import interruptible
-from lm.optimize import PastBaseline, build_optimizer
-from lm.policy import CausalPolicy
-from lm.problem import build_partition, build_problem, measured_problem
-from lm.processes import (
+from lm.config.run import RunConfig
+from lm.device.amp import Amp
+from lm.device.interrupt import interruptible
+from lm.device.processes import (
     agree,
     build_accelerator,
     fail_together,
     gather,
     main_process_first,
 )
-from lm.proposal import Proposal
-from lm.report import finish_run
-from lm.resume import how_to_start
+from lm.evaluation.evaluate import Evaluator
+from lm.policy.causal import CausalPolicy
+from lm.policy.checks import check_device
+from lm.report.build import finish_run
 from lm.reuse import SamplingRecord
-from lm.run_folder import open_run
-from lm.session import Session, StepRecord
-from lm.setup import adopt_base, build_policy, load_base, resolve_with
-from lm.sharding import WholeWeights, check_processes, spread
+from lm.run.folder import open_run
+from lm.run.start import how_to_start
+from lm.run.trackers import open_tracker
 from lm.surrogate import surrogate_loss
-from lm.trackers import open_tracker
-from lm.training_state import Moving
+from lm.target.problem import build_partition, build_problem, measured_problem
+from lm.training.accumulate import MicroBatches
+from lm.training.average import WeightAverage
+from lm.training.describe import (
+    describe_coefficients,
+    describe_gradient,
+    describe_noise,
+    describe_partition,
+    describe_weights,
+)
+from lm.training.optimize import PastBaseline, build_optimizer
+from lm.training.proposal import Proposal
+from lm.training.session import Session, StepRecord
+from lm.training.setup import adopt_base, build_policy, load_base, resolve_with
+from lm.training.sharding import WholeWeights, check_processes, spread
+from lm.training.state import Moving
 
 __all__ = ["StepRecord", "load_base", "train", "train_steps"]
 

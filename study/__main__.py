@@ -9,14 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from study.power import power_markdown
-from study.rates import write_rates
-from study.report import write_report
-from study.tables import LM_COLUMNS, StudyError, Table, load_tables, read_table
+from study.report.document import write_report
+from study.rules.power import power_markdown
+from study.rules.rates import write_rates
+from study.tables.stored import LM_COLUMNS, StudyError, Table, load_tables, read_table
 
-RATES = Path(__file__).with_name("rates.yaml")
+RESULTS = Path("study/results")
+RATES = Path(__file__).parent / "sweeps" / "rates.yaml"
 COMMANDS = {
-    "rates": "choose learning rates from the pilot, and write study/rates.yaml and rates.md",
+    "rates": "choose learning rates from the pilot, and write study/sweeps/rates.yaml and rates.md",
     "power": "say what differences 3, 5 and 8 seeds detect, and write power.md",
     "report": "judge every hypothesis, and write REPORT.md, REPORT.html, figures/ and tables/",
 }
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, line in COMMANDS.items():
         command = commands.add_parser(name, help=line, description=line)
-        command.add_argument("--results", type=Path, default=Path("results"), help="the tables")
+        command.add_argument("--results", type=Path, default=RESULTS, help="the tables")
         command.add_argument("--output", type=Path, help="folder to write to (default: --results)")
         if name == "rates":
             command.add_argument("--yaml", type=Path, default=RATES, help="the chosen rates")

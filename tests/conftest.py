@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ.get("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from hypothesis import Phase, settings
-from libraries import LIBRARIES, Library
+from support.libraries import LIBRARIES, Library
 
 # dev and ci are deterministic: a red run is red again. The nightly one looks for new examples.
 settings.register_profile("dev", max_examples=20, derandomize=True, deadline=None, database=None)

@@ -28,7 +28,7 @@ TIMEOUT = 600  # seconds; a mutant that hangs has not been killed by an assertio
 _DEATHS = re.compile(
     r"(assert\b|AssertionError|Failed:|hypothesis\.errors\.|"
     r"torch\.autograd\.gradcheck\.GradcheckError|"
-    r"(fdpg_ref\._checks|lm\.errors|lm\.vocabulary|lm\.token_ids)\.\w+)"
+    r"(fdpg_ref\._checks|lm\.errors|lm\.models\.vocabulary|lm\.models\.token_ids)\.\w+)"
 )
 _LEFT_OUT = shutil.ignore_patterns(".*", "notebooks", "docs", "runs", "build", "dist", "*.egg-info")
 

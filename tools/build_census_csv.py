@@ -1,4 +1,4 @@
-"""Derive lm/data/us_census_1990_first_names.csv from the source archive of `names` 0.3.0.
+"""Derive lm/features/data/us_census_1990_first_names.csv from the source archive of `names` 0.3.0.
 
 Usage::
 
@@ -15,7 +15,13 @@ import sys
 import tarfile
 from pathlib import Path
 
-OUTPUT = Path(__file__).resolve().parent.parent / "lm" / "data" / "us_census_1990_first_names.csv"
+OUTPUT = (
+    Path(__file__).resolve().parent.parent
+    / "lm"
+    / "features"
+    / "data"
+    / "us_census_1990_first_names.csv"
+)
 COLUMNS = ("name", "female_frequency_percent", "male_frequency_percent")
 # The census files as the archive carries them; another content is another data set.
 SHA256 = {

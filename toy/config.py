@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fdpg_ref import DIVERGENCES
 from toy.checks import check_choice
-from toy.partition import PARTITION_POLICIES
+from toy.estimators.partition import PARTITION_POLICIES
 from toy.problems import PROBLEMS
 
 

@@ -23,8 +23,8 @@ from fdpg_ref import (
 from toy.categorical import sample
 from toy.checks import check_finite, check_log_probs, check_log_score, check_support
 from toy.config import TrainConfig
+from toy.estimators.partition import PARTITION_POLICIES, initial_state
 from toy.exact import exact_gradient
-from toy.partition import PARTITION_POLICIES, initial_state
 from toy.problems import PROBLEMS, Problem
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lm.workers import Progress as Message
+from lm.sweep.workers import Progress as Message
 
 
 @contextmanager

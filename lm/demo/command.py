@@ -15,7 +15,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from fdpg_ref import InfiniteDivergence
-from lm.config import RunConfig
+from lm.config.run import RunConfig
 from lm.demo.bars import Bars, progress_bars
 from lm.demo.page import Story, demo_page
 from lm.demo.pictures import draw, feature_test, is_listed
@@ -24,10 +24,10 @@ from lm.demo.study import RARE, TARGETS, DemoConfig, hard_config, run_configs, r
 from lm.demo.tables import NOTE, check_table, groups, hard_table, row_labels, target_tables
 from lm.demo.verdicts import acceptance, failed, findings
 from lm.errors import RunError
-from lm.figures import LABELS
-from lm.files import require_new_folder, write_atomic
-from lm.records import FOUR
-from lm.workers import Job, Workers, measure_job, train_base_job, train_job
+from lm.report.figures import LABELS
+from lm.run.files import require_new_folder, write_atomic
+from lm.run.records import FOUR
+from lm.sweep.workers import Job, Workers, measure_job, train_base_job, train_job
 
 PAGE, SUMMARY, MARKER = "index.html", "summary.json", "UNFINISHED.txt"
 MARKER_TEXT = (

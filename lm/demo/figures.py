@@ -17,8 +17,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lm.demo.results import Outcome, Run, over_seeds
-from lm.figures import BAND, COLORS, LABELS, STYLE, TARGET_COLOR, UNITLESS
-from lm.records import FOUR, best
+from lm.report.figures import BAND, COLORS, LABELS, STYLE, TARGET_COLOR, UNITLESS
+from lm.run.records import FOUR, best
 
 INK = "#1c2430"
 MUTED = "#5b6675"

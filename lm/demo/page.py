@@ -13,9 +13,9 @@ from lm.demo.pictures import Picture
 from lm.demo.results import Outcome
 from lm.demo.tables import NOTE, SHORT, Column, Group, groups, hard_rows, row_labels
 from lm.demo.verdicts import Check, Finding
-from lm.figures import COLORS, LABELS
-from lm.page import STYLESHEET
-from lm.records import FOUR
+from lm.report.figures import COLORS, LABELS
+from lm.report.page import STYLESHEET
+from lm.run.records import FOUR
 
 INTRODUCTION = (
     "A small language model of first names (the base, <i>a</i>) is moved toward a target "

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lm.census import census_names
 from lm.demo import figures
 from lm.demo.results import Outcome
-from lm.features import feature_values
-from lm.figures import save_figure
+from lm.features.census import census_names
+from lm.features.registry import feature_values
+from lm.report.figures import save_figure
 
 
 class Picture(NamedTuple):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm.demo.study import DemoTarget
-from lm.records import FOUR, best, read_records
-from lm.report import samples_to_half
+from lm.report.build import samples_to_half
+from lm.run.records import FOUR, best, read_records
 
 # Beyond this many standard errors a difference is called one.
 CLEAR = 3.0

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lm.base_config import BaseConfig
-from lm.config import EvaluationConfig, OptimizerConfig, RunConfig, TargetConfig
-from lm.records import FOUR
+from lm.config.base import BaseConfig
+from lm.config.run import EvaluationConfig, OptimizerConfig, RunConfig, TargetConfig
+from lm.run.records import FOUR
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from lm.demo.results import Measured, Outcome, mean_over, sampled_over_seeds
 from lm.demo.verdicts import Check
-from lm.figures import COLORS, LABELS
-from lm.records import FOUR
+from lm.report.figures import COLORS, LABELS
+from lm.run.records import FOUR
 
 SHORT = {
     "forward_kl": "KL(p‖π)",

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from lm.demo.results import CLEAR, Measured, Outcome, Run
 from lm.demo.study import BALANCE, RARE
-from lm.figures import LABELS
-from lm.records import FOUR, best
+from lm.report.figures import LABELS
+from lm.run.records import FOUR, best
 
 # The acceptance of the demonstration.
 LARGEST_SHARE_LEFT = 0.5

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from lm.base_config import BaseConfig
-from lm.config import RunConfig, resolve
+from lm.config.base import BaseConfig
+from lm.config.options import build_config, to_plain
+from lm.config.run import RunConfig, resolve
+from lm.config.target import TargetConfig
 from lm.errors import UsageError
-from lm.options import build_config, to_plain
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
-from lm.target_config import TargetConfig
 
 # Where a run is written and what it is called change no number of it.
 NOT_THE_RUN = ("name", "output", "overwrite", "resume")

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lm.base_config import BaseConfig
+from lm.config.base import BaseConfig
 from lm.errors import RunError
 from lm.sweep.cells import Cell, expand
 from lm.sweep.config import SweepConfig
 from lm.sweep.records import cell_job, code_commit, read_record, record_path
 from lm.sweep.table import require_pyarrow, table_rows, write_table
-from lm.workers import Job, Workers, train_base_job
-from lm.workers import Progress as Message
+from lm.sweep.workers import Job, Workers, train_base_job
+from lm.sweep.workers import Progress as Message
 
 VERSIONS = ("torch", "transformers", "numpy")
 # Without a terminal: seconds between two lines on how far the sweep is.

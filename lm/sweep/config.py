@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lm.target_config import TargetConfig
-from lm.validation import at_least, positive, require
+from lm.config.target import TargetConfig
+from lm.config.validation import at_least, positive, require
 
 DEFAULT = "default"
 Descends = Literal["target", "penalised_reward", "reward"]

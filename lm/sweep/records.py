@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lm.config import RunConfig
+from lm.config.options import to_plain
+from lm.config.run import RunConfig
 from lm.errors import RunError
-from lm.files import write_atomic
-from lm.options import to_plain
-from lm.workers import train_job
+from lm.run.files import write_atomic
+from lm.sweep.workers import train_job
 
 # Of a training step, what the table keeps.
 STEP_KEYS = ("step", "gradient_norm", "clipped", "gradient_signal_to_noise")

@@ -1,8 +1,8 @@
 """One Parquet table of everything that the runs of a sweep measured.
 
 A row is one estimate: the place of the run in the sweep, the step, the quantity, the estimator and
-its value. Quantities are those of `lm.records`; the estimator ``record`` summarises the training
-steps since the previous evaluation.
+its value. Quantities are those of `lm.run.records`; the estimator ``record`` summarises the
+training steps since the previous evaluation.
 """
 
 from __future__ import annotations

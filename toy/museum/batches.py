@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fdpg_ref import FORWARD_KL, PEARSON_CHI2, REVERSE_KL, leave_one_out, log_mean_exp, score_signal
-from toy.museum.oracles import all_batches
+from toy.museum.judges.enumeration import all_batches
 from toy.museum.records import exhibit
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toy.museum.oracles import descends
+from toy.museum.judges.enumeration import descends
 from toy.museum.records import exhibit
 
 

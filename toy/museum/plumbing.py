@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from toy.museum.invariances import (
+from toy.museum.judges.invariances import (
     ACCUMULATES,
     CONTINUOUS_AT_THE_ENDS,
     IGNORES_PADDING,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fdpg_ref import FORWARD_KL, REVERSE_KL, score_signal
 from toy.checks import check_support
-from toy.museum.invariances import (
+from toy.museum.judges.invariances import (
     FINITE_GRADIENTS,
     MATCHES_FLOAT64,
     PRECISION_LADDER,

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fdpg_ref import log_softmax
-from toy.museum.oracles import descends
+from toy.museum.judges.enumeration import descends
+from toy.museum.judges.sampling import NORMALISED, SAMPLER_IS_SCORER, first_end_mask, invert
 from toy.museum.records import exhibit
-from toy.museum.sampling import NORMALISED, SAMPLER_IS_SCORER, first_end_mask, invert
 
 
 @exhibit(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toy.museum.oracles import equals, estimates, names_their_divergence
+from toy.museum.judges.enumeration import equals, estimates, names_their_divergence
 from toy.museum.records import exhibit
 
 

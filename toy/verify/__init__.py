@@ -1,28 +1,28 @@
 """The verification: every claim of the theory, measured by exact enumeration.
 
 ``run_claims`` returns one record a claim, divergence and estimator. Nothing in it is sampled and no
-verdict is stored; `toy.verify.report` prints the records and writes them as JSON.
+verdict is stored; `toy.verify.report.table` prints the records and writes them as JSON.
 """
 
 from __future__ import annotations
 
-from toy.verify.balance import balance_records
-from toy.verify.compositions import composition_records
-from toy.verify.control import control_records
-from toy.verify.families import family_records
-from toy.verify.gradient_table import GRADIENT_CLAIMS
+from toy.verify.claims.balance import balance_records
+from toy.verify.claims.compositions import composition_records
+from toy.verify.claims.control import control_records
+from toy.verify.claims.families import family_records
+from toy.verify.claims.gradient_table import GRADIENT_CLAIMS
+from toy.verify.claims.moments import moment_records
+from toy.verify.claims.partition import partition_records
+from toy.verify.claims.penalties import penalty_records
+from toy.verify.claims.sampling import sampling_records
+from toy.verify.claims.targets import target_records
+from toy.verify.claims.theorem import theorem_records
+from toy.verify.claims.values import value_records
 from toy.verify.gradients import measure
-from toy.verify.moments import moment_records
-from toy.verify.partition import partition_records
-from toy.verify.penalties import penalty_records
 from toy.verify.records import Record
-from toy.verify.sampling import sampling_records
-from toy.verify.sequences import sequence_records
-from toy.verify.targets import target_records
-from toy.verify.teacher import teacher_records
-from toy.verify.theorem import theorem_records
-from toy.verify.tokens import prefix_records, token_records
-from toy.verify.values import value_records
+from toy.verify.token_claims.sequences import sequence_records
+from toy.verify.token_claims.teacher import teacher_records
+from toy.verify.token_claims.tokens import prefix_records, token_records
 
 __all__ = ["Record", "run_claims"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from fdpg_ref import DIVERGENCES
-from toy.estimates import World
+from toy.estimators.estimates import World
 from toy.exact import batch_expectation
 from toy.oracle import definition_gradient
 from toy.problems import Problem, random_problem

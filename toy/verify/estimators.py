@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fdpg_ref import FDivergence
-from toy.estimates import CONSTANT_BASELINE, PARTITION_ERROR, Batch, gradient_estimates
+from toy.estimators.estimates import CONSTANT_BASELINE, PARTITION_ERROR, Batch, gradient_estimates
 
 __all__ = ["CONSTANT_BASELINE", "PARTITION_ERROR", "Batch"]
 

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fdpg_ref import DIVERGENCES, FDivergence
-from toy.estimates import Batch, batch_of
+from toy.estimators.estimates import Batch, batch_of
 from toy.exact import batch_expectation
 from toy.verify.cases import Case, cases
 from toy.verify.records import EXACT, Comparison, Record, record
 
-_TESTS = "tests/test_toy_estimators.py::"
+_TESTS = "tests/toy/test_estimators.py::"
 
 
 class Plan(NamedTuple):

@@ -1,0 +1,186 @@
+"""What the commands do, once their words are checked: torch is imported from here on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.markup import escape
+
+from lm.cli.progress import base_progress, run_progress
+from lm.config.base import BaseConfig
+from lm.config.run import RunConfig, SamplingConfig
+from lm.device.amp import Amp
+from lm.device.launched import is_main
+from lm.device.processes import leave_group
+from lm.errors import RunError
+from lm.evaluation.evaluate import Evaluator
+from lm.models.folder import ModelFolderError
+from lm.models.vocabulary import VocabularyError
+from lm.policy.causal import load_policy
+from lm.policy.checks import check_device
+from lm.policy.prompts import PromptError, Prompts
+from lm.report.build import Z_MARK, finish_run, headline_rows
+from lm.report.page import named
+from lm.report.tables import new_table, print_table
+from lm.run.environment import environment
+from lm.run.files import write_atomic
+from lm.run.folder import read_config, require_complete
+from lm.run.records import read_records
+from lm.target.problem import build_problem, measured_problem
+from lm.train import train
+from lm.training.base import read_facts, train_base
+from lm.training.setup import load_base
+
+# Beside those of lm.cli.main: what a user can put right.
+USER_ERRORS = (ModelFolderError, VocabularyError, PromptError, torch.OutOfMemoryError)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of `python -m lm evaluate`."""
+
+    run: Path
+    samples: int
+    seed: int
+    json: Path | None
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Options of `python -m lm sample`; ``transform`` holds the keys that were given."""
+
+    model: str
+    n: int
+    seed: int
+    device: str
+    prompts: tuple[str, ...]
+    max_new_tokens: int | None
+    transform: Mapping[str, float]
+
+
+def run_train(config: RunConfig) -> None:
+    """Train, then print the headline table and where the report is."""
+    with run_progress(config) as (on_base, on_step):
+        folder = train(config, on_step=on_step, on_base=on_base)
+    leave_group()
+    if is_main():
+        print_rows(read_records(folder, "evaluation"))
+        print(f"report: {folder / 'report.html'}")
+
+
+def run_base(config: BaseConfig) -> None:
+    """Train a base model, or find it in the cache, and print its exact figures."""
+    with base_progress() as on_base:
+        folder = train_base(config, progress=on_base)
+    facts = read_facts(folder)
+    source = facts.source_nats_per_character
+    print(f"{facts.nats_per_character:.4f} nats per character (entropy of the source {source:.4f})")
+    for name, value in facts.moments.items():
+        print(f"E[{name}] = {value:.5f}")
+    print(f"model: {folder}")
+
+
+def run_evaluate(options: EvaluateOptions) -> None:
+    """Measure a finished run's policy on new samples, beside its base."""
+    config = read_config(options.run)
+    try:
+        evaluation = replace(config.evaluation, samples=options.samples)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    amp = Amp(config.precision, "cpu")
+    policy = load_policy(options.run / "policy", dtype=amp.weights_dtype, transform=config.law)
+    drawn = config.steps * config.batch_size
+    with amp.autocast():
+        base = load_base(config)
+        problem = measured_problem(config, base, build_problem(config, base))
+        evaluator = Evaluator(problem, evaluation, divergence=config.divergence, seed=options.seed)
+        before = evaluator.measure(problem.base, step=0, samples=0).record
+        after = evaluator.measure(policy, step=config.steps, samples=drawn).record
+    print_rows([before, after])
+    if options.json is not None:
+        write_atomic(options.json, (json.dumps(after, indent=2) + "\n").encode("utf-8"))
+
+
+def run_sample(options: SampleOptions) -> None:
+    """Print samples of a run's policy or of a model, with log-probabilities in nats."""
+    policy = load_policy(
+        model_folder(options.model),
+        max_new_tokens=options.max_new_tokens,
+        device=options.device,
+        transform=_law(options),
+    )
+    prompts = None
+    if options.prompts:
+        prompts = Prompts.from_ids(policy.vocabulary.encode_prompts(options.prompts))
+    generator = torch.Generator().manual_seed(options.seed)
+    samples = policy.sample(options.n, generator=generator, prompts=prompts)
+    for text, log_prob in zip(policy.decode(samples), samples.log_prob.tolist(), strict=True):
+        # One line a sample: a line break is shown as what one types for it.
+        shown = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        print(f"{log_prob:9.3f}  {shown}")
+
+
+def run_report(folder: Path) -> None:
+    """Draw a run's figures and report again from its records."""
+    read_config(folder)
+    print(f"report: {finish_run(folder)}")
+
+
+def run_env() -> None:
+    """Print versions and machine."""
+    for name, value in environment().items():
+        print(f"{name:<16}{value}")
+
+
+def model_folder(model: str | None) -> str:
+    """Return what `load_policy` loads: a run's policy, the model itself, or the default base.
+
+    Parameters
+    ----------
+    model
+        A run folder, a model folder, a hub name, or None.
+
+    Returns
+    -------
+    str
+        A folder or a hub name.
+    """
+    if model is None:
+        with base_progress() as on_base:
+            return str(train_base(BaseConfig(), progress=on_base))
+    require_complete(Path(model))
+    inside = Path(model) / "policy"
+    return str(inside) if inside.is_dir() else model
+
+
+def print_rows(evaluations: Sequence[dict[str, Any]]) -> None:
+    """Print the headline table of a run (base, policy, by which estimator) and its warnings."""
+    rows = headline_rows(evaluations)
+    compared = any(Z_MARK in row["estimator"] for row in rows)
+    meaning = "; z is what sampling alone gives less this, in its standard errors"
+    table = new_table(f"± is one standard error{meaning if compared else ''}")
+    for heading in ("quantity", "base", "policy", "estimator", *(["z"] if compared else [])):
+        table.add_column(heading, no_wrap=heading not in {"quantity", "estimator"})
+    for row in rows:
+        estimator, _, z = row["estimator"].partition(Z_MARK)
+        cells = [escape(named(row)), row["base"], row["policy"], estimator, z]
+        table.add_row(*cells[: len(table.columns)])
+    print_table(table)
+    first, last = evaluations[0], evaluations[-1]
+    for record in [first] if first is last else [first, last]:
+        for warning in record["warnings"]:
+            print(f"warning, step {record['step']}: {warning}")
+
+
+def _law(options: SampleOptions) -> SamplingConfig:
+    """Return the run's own transform, or none, with what was asked for in its place."""
+    check_device(options.device)
+    folder = Path(options.model)
+    of_a_run = (folder / "policy").is_dir() and (folder / "config.json").is_file()
+    own = read_config(folder).law if of_a_run else SamplingConfig()
+    return replace(own, **options.transform)

@@ -1,0 +1,152 @@
+"""Write what a run trained as a plain Hugging Face folder, for any program that loads those."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from lm.config.sampling import SamplingConfig
+from lm.errors import RunError
+from lm.models import configuration as model_config
+from lm.models.folder import atomic_folder
+from lm.models.hub import find_model
+from lm.models.token_ids import load_ids
+from lm.policy.causal import CausalPolicy, load_policy
+from lm.run.checkpoint import CorruptCheckpoint, checkpoint_steps, load_checkpoint
+from lm.run.folder import read_config
+from lm.run.start import partial_folder
+from lm.training.setup import build_policy, load_base
+from lm.training.state import load_weights
+
+CHECKPOINT_MARK = "manifest.json"
+RUN_MARK = "config.yaml"
+
+
+def run_export(source: Path, destination: Path, *, overwrite: bool) -> None:
+    """Export, and print where the model is and how to load it."""
+    folder = export(source, destination, overwrite=overwrite)
+    print(f"model: {folder}")
+    print(f"load:  transformers.AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+
+
+def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
+    """Write a policy as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
+
+    Weights in safetensors with an adapter merged into them, the tokenizer, and a generation
+    configuration whose start and end tokens, length limit and sampling law are the policy's, so
+    that ``generate`` draws from what was trained.
+
+    Parameters
+    ----------
+    source
+        A run folder; one that was interrupted, of which the newest whole checkpoint counts; one of
+        its checkpoints; or the folder of a model.
+    destination
+        Appears complete or not at all.
+    overwrite
+        Whether a destination that is not empty may be replaced.
+
+    Returns
+    -------
+    Path
+        The destination.
+
+    Raises
+    ------
+    RunError
+        The destination is taken or holds the source, the run has nothing to export yet, or a
+        checkpoint is damaged.
+    MissingModelFolder, ModelFolderError
+        There is no such source, or it cannot be used.
+    """
+    _require_free(source, destination, overwrite=overwrite)
+    policy = load_trained(source)
+    with atomic_folder(destination) as partial:
+        policy.save(partial)
+        if destination.exists():
+            # Only now: until here the old one was whole.
+            shutil.rmtree(destination)
+    return destination
+
+
+def load_trained(source: Path) -> CausalPolicy:
+    """Load the policy of a run, of an interrupted run, of a checkpoint or of a model folder.
+
+    Parameters
+    ----------
+    source
+        As in `export`.
+
+    Returns
+    -------
+    CausalPolicy
+        On the CPU.
+
+    Raises
+    ------
+    RunError
+        As in `export`.
+    """
+    if (source / CHECKPOINT_MARK).is_file():
+        return _from_checkpoint(source, source.parent.parent)
+    if (source / "policy").is_dir():
+        return _from_folder(source / "policy")
+    for run in (source, partial_folder(source)):
+        if (run / RUN_MARK).is_file():
+            return _from_newest(run)
+    return _from_folder(source)
+
+
+def _from_folder(folder: Path) -> CausalPolicy:
+    """Load a model, with the transform of the run whose policy it is.
+
+    A model that fixes no length limit is written without one.
+    """
+    run = folder.parent
+    of_a_run = folder.name == "policy" and (run / RUN_MARK).is_file()
+    law = read_config(run, complete=False).law if of_a_run else SamplingConfig()
+    path = find_model(folder)
+    limit = load_ids(path, model_config.read_config(path)).max_new_tokens
+    # Any that fits serves to load it: nothing is sampled here.
+    policy = load_policy(path, max_new_tokens=limit or 1, transform=law)
+    policy.ids = replace(policy.ids, max_new_tokens=limit)
+    return policy
+
+
+def _from_newest(run: Path) -> CausalPolicy:
+    """Load the newest checkpoint that is whole."""
+    folder = run / "checkpoints"
+    damaged: CorruptCheckpoint | None = None
+    for step in checkpoint_steps(folder):
+        try:
+            return _from_checkpoint(folder / f"step-{step:08d}", run)
+        except CorruptCheckpoint as error:
+            damaged = error
+    raise RunError(
+        f"{run} has no trained policy and no whole checkpoint to export: go on with the run "
+        "(--resume) or name another folder"
+    ) from damaged
+
+
+def _from_checkpoint(checkpoint: Path, run: Path) -> CausalPolicy:
+    state = load_checkpoint(checkpoint)
+    config = read_config(run, complete=False)
+    policy, _ = build_policy(config, load_base(config))
+    load_weights(policy.model, state)
+    return policy
+
+
+def _require_free(source: Path, destination: Path, *, overwrite: bool) -> None:
+    if source.resolve().is_relative_to(destination.resolve()):
+        raise RunError(
+            f"the destination {destination} holds the source {source}, which the export would "
+            "replace: choose another destination"
+        )
+    if destination.exists() and not destination.is_dir():
+        raise RunError(f"{destination} is a file: choose another destination")
+    if destination.is_dir() and any(destination.iterdir()) and not overwrite:
+        raise RunError(
+            f"{destination} exists and is not empty: choose another destination, or pass "
+            "--overwrite to replace it"
+        )

@@ -1,0 +1,375 @@
+"""The commands and their words. What is wrong with the words is said before torch is imported."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import yaml
+
+from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
+from lm.config.base import BaseConfig
+from lm.config.options import parse_config, shipped_recipes, to_plain
+from lm.config.run import RunConfig, SamplingConfig, resolve
+from lm.demo.study import DemoConfig
+from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
+from lm.errors import RunError, RunInterrupted, UsageError
+from lm.run.start import how_to_start, resume_command
+from lm.sweep.config import SweepConfig
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+USER_ERRORS = (
+    UsageError,
+    RunError,
+    InfiniteDivergence,
+    UnattainableMoments,
+    MultipliersNotConverged,
+    OSError,
+)
+# The keys of a sampling transform: type, letter and words of the help text.
+TRANSFORM = {
+    "temperature": (float, "T", "divide the logits by T (the run's own, or 1)"),
+    "top_k": (int, "K", "keep the K most probable tokens (the run's own, or all)"),
+    "top_p": (float, "P", "keep the smallest set of mass P (the run's own, or all)"),
+    "min_p": (float, "P", "keep tokens of P times the largest probability (likewise)"),
+}
+HEAVY_LIBRARIES = ("torch", "transformers", "accelerate", "safetensors")
+
+
+class Command(NamedTuple):
+    """A command: one line on what it does, and the function from its words to the exit code."""
+
+    summary: str
+    run: Callable[[Sequence[str]], int | None]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments
+        The words after ``python -m lm``.
+
+    Returns
+    -------
+    int
+        0; 1 if what the demonstration promises does not hold; 2 for what a user can put right, with
+        the message on the standard error stream.
+    """
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_overview())
+        return 0
+    name, *rest = arguments
+    try:
+        if name != "train":
+            require_alone(name)
+        return _command(name).run(rest) or 0
+    except KeyboardInterrupt as error:
+        return _fail("interrupted", error, code=INTERRUPTED)
+    except RunInterrupted as error:  # of a run inside another command
+        return _fail(str(error), error, code=INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if error.name not in HEAVY_LIBRARIES:
+            raise
+        message = f"{error.name} is not installed: python -m pip install -e '.[lm]'"
+        return _fail(message, error)
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        return _fail(str(error), error)
+
+
+def train_command(words: Sequence[str]) -> None:
+    """Train a policy: ``[recipe.yaml] [--key value ...]``."""
+    if not words:
+        raise UsageError(f"no recipe and no target is given; try {shipped_recipes()} (or --help)")
+    config = resolve(parse_config(RunConfig, words, program="python -m lm train"))
+    start = how_to_start(config)
+    refuse_launch(config.device)
+    if start == "complete":
+        _say(f"{config.output} is complete: nothing is left to do")
+        return
+    _say(yaml.safe_dump(to_plain(config), sort_keys=False))
+    try:
+        _commands().run_train(config)
+    except RunInterrupted as stop:
+        _say(f"{stop}\ngo on with: {resume_command(words)}")
+
+
+def base_command(words: Sequence[str]) -> None:
+    """Train a base model: ``[config.yaml] [--key value ...]``."""
+    config = parse_config(BaseConfig, words, program="python -m lm base")
+    _commands().run_base(config)
+
+
+def demo_command(words: Sequence[str]) -> int:
+    """Run the demonstration: ``[--key value ...]``."""
+    config = parse_config(DemoConfig, words, program="python -m lm demo")
+    return importlib.import_module("lm.demo.command").run_demo(config)
+
+
+def sweep_command(words: Sequence[str]) -> None:
+    """Make many runs and one table of them: ``sweep.yaml [--key value ...]``."""
+    if not words:
+        raise UsageError("no sweep is given: name a YAML file (or --help)")
+    config = parse_config(SweepConfig, words, program="python -m lm sweep")
+    command = " ".join(["python -m lm sweep", *words])
+    importlib.import_module("lm.sweep.command").run_sweep(config, command=command)
+
+
+def evaluate_command(words: Sequence[str]) -> None:
+    """Measure a run again: ``RUN [--samples N] [--seed S] [--json FILE]``."""
+    parser = _parser("evaluate")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument(
+        "--samples",
+        metavar="N",
+        type=_at_least(1),
+        default=4096,
+        help="of policy and base (%(default)s)",
+    )
+    _add_seed(parser, 1, "of the new samples")
+    _add_json(parser, "also write the record to this file")
+    options = parser.parse_args(words)
+    commands = _commands()
+    commands.run_evaluate(commands.EvaluateOptions(**vars(options)))
+
+
+def sample_command(words: Sequence[str]) -> None:
+    """Print samples: ``MODEL [--n N] [--prompt TEXT ...] [--temperature T] ...``."""
+    parser = _parser("sample")
+    parser.add_argument("model", help="run folder, model folder or hub name")
+    parser.add_argument(
+        "--n", type=_at_least(1), default=20, help="how many, for each prompt (%(default)s)"
+    )
+    _add_seed(parser, 0, "of the samples")
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="text to continue; may be given several times",
+    )
+    _add_device(parser)
+    _add_length(parser)
+    for key, (kind, letter, meaning) in TRANSFORM.items():
+        parser.add_argument(*_spellings(key), dest=key, type=kind, metavar=letter, help=meaning)
+    options = vars(parser.parse_args(words))
+    given = {key: options.pop(key) for key in TRANSFORM}
+    transform = {key: value for key, value in given.items() if value is not None}
+    _checked(SamplingConfig, transform)
+    prompts = tuple(options.pop("prompt"))
+    commands = _commands()
+    commands.run_sample(commands.SampleOptions(**options, prompts=prompts, transform=transform))
+
+
+def precision_command(words: Sequence[str]) -> None:
+    """Measure a model in four precisions: ``[MODEL] [--n N] [--device cpu|cuda] ...``."""
+    parser = _parser("precision")
+    parser.add_argument(
+        "model", nargs="?", help="run folder, model folder or hub name; else the default base"
+    )
+    parser.add_argument(
+        "--n", type=_at_least(2), default=64, help="sequences in the batch (%(default)s)"
+    )
+    _add_seed(parser, 0, "of the batch")
+    _add_device(parser)
+    _add_length(parser)
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=_folder,
+        help="for ladder.json and ladder.png (runs/precision-NAME-DEVICE)",
+    )
+    options = parser.parse_args(words)
+    commands = importlib.import_module("lm.cli.check_commands")
+    commands.run_precision(commands.PrecisionOptions(**vars(options)))
+
+
+def selfcheck_command(words: Sequence[str]) -> int:
+    """Check this machine: ``[--device cpu|cuda] [--json FILE]``."""
+    parser = _parser("selfcheck")
+    _add_device(parser)
+    _add_json(parser, "write verdicts and all figures to this file, for a report")
+    parser.epilog = "The exit status is 0 if every figure keeps its bound, and 1 otherwise."
+    options = parser.parse_args(words)
+    commands = importlib.import_module("lm.cli.check_commands")
+    return commands.run_selfcheck(commands.SelfcheckOptions(**vars(options)))
+
+
+def unification_command(words: Sequence[str]) -> int:
+    """Compare the updates of RLHF and DPG with those of f-DPG: ``[--seed S] [--json FILE]``."""
+    parser = _parser("unification")
+    _add_seed(parser, 0, "of samples and policy")
+    _add_json(parser, "also write the differences to this file")
+    parser.epilog = "The exit status is 0 if every difference keeps its bound, and 1 otherwise."
+    options = parser.parse_args(words)
+    commands = importlib.import_module("lm.cli.check_commands")
+    command = " ".join(["python -m lm unification", *words])
+    return commands.run_unification(options.seed, options.json, command)
+
+
+def export_command(words: Sequence[str]) -> None:
+    """Write a plain model folder: ``SOURCE DESTINATION [--overwrite]``."""
+    parser = _parser("export")
+    parser.add_argument("source", type=Path, help="run folder, checkpoint or model folder")
+    parser.add_argument("destination", type=Path, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the destination")
+    options = parser.parse_args(words)
+    # For the errors that it names; it is imported by no other command.
+    _commands()
+    export = importlib.import_module("lm.cli.export")
+    export.run_export(options.source, options.destination, overwrite=options.overwrite)
+
+
+def report_command(words: Sequence[str]) -> None:
+    """Draw a report again: ``RUN``."""
+    parser = _parser("report")
+    parser.add_argument("run", type=Path, help="run folder")
+    options = parser.parse_args(words)
+    _commands().run_report(options.run)
+
+
+def env_command(words: Sequence[str]) -> None:
+    """Print versions and machine."""
+    _parser("env").parse_args(words)
+    _commands().run_env()
+
+
+COMMANDS = {
+    "train": Command("train a policy from a recipe and write its run folder", train_command),
+    "sample": Command("print samples of a run or of any model", sample_command),
+    "evaluate": Command("measure a finished run's policy again, on new samples", evaluate_command),
+    "report": Command("draw a run's figures and report again from its records", report_command),
+    "export": Command("write a run's policy as a plain Hugging Face folder", export_command),
+    "precision": Command("compare float32, bfloat16 and float16 with float64", precision_command),
+    "selfcheck": Command("check this machine against exact values", selfcheck_command),
+    "unification": Command("compare RLHF's and DPG's updates with f-DPG's", unification_command),
+    "base": Command("train a base model on first names, or find it in the cache", base_command),
+    "sweep": Command("make many runs, each once, and one table of them", sweep_command),
+    "demo": Command("align a small model by four divergences, with pictures", demo_command),
+    "env": Command("print versions and machine, for a bug report", env_command),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are ours, so that they look like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser(name: str) -> _Parser:
+    return _Parser(prog=f"python -m lm {name}", description=COMMANDS[name].summary)
+
+
+def _command(name: str) -> Command:
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        advice = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {name!r}; {advice}")
+    return COMMANDS[name]
+
+
+def _commands() -> Any:
+    """Import what needs torch, only now: usage errors and help need no model library."""
+    return importlib.import_module("lm.cli.commands")
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    loaded = sys.modules.get("lm.cli.commands")
+    return USER_ERRORS if loaded is None else (*USER_ERRORS, *loaded.USER_ERRORS)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
+    example = "python -m lm train lm/recipes/rare_pointwise.yaml --divergence reverse_kl"
+    yours = "lm/recipes/your_model.yaml is a template for your own model and reward"
+    head = ["usage: python -m lm COMMAND ...", ""]
+    tail = ["", f"for example: {example}", yours, "each explains itself: --help"]
+    return "\n".join([*head, *lines, *tail])
+
+
+def _say(message: str) -> None:
+    if is_main():
+        print(message)
+
+
+def _fail(message: str, error: BaseException, *, code: int = USAGE_ERROR) -> int:
+    if not is_main():
+        # The launcher ends this process as soon as the main one has failed, which says the same.
+        time.sleep(GRACE_SECONDS)
+        message = f"process {process_index()}: {message}"
+    for line in (message, *getattr(error, "__notes__", ())):
+        print(f"lm: {line}", file=sys.stderr)
+    return code
+
+
+def _spellings(key: str) -> list[str]:
+    """Return an option as recipes spell it and as other programs do."""
+    return list(dict.fromkeys([f"--{key.replace('_', '-')}", f"--{key}"]))
+
+
+def _add_device(parser: _Parser) -> None:
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda is a GPU (%(default)s)"
+    )
+
+
+def _add_seed(parser: _Parser, default: int, words: str) -> None:
+    parser.add_argument(
+        "--seed", metavar="S", type=_at_least(0), default=default, help=f"{words} (%(default)s)"
+    )
+
+
+def _add_json(parser: _Parser, words: str) -> None:
+    parser.add_argument("--json", metavar="FILE", type=_new_file, help=words)
+
+
+def _add_length(parser: _Parser) -> None:
+    parser.add_argument(
+        *_spellings("max_new_tokens"),
+        dest="max_new_tokens",
+        metavar="N",
+        type=_at_least(1),
+        help="length limit; a model that fixes none itself needs it",
+    )
+
+
+def _checked(kind: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    try:
+        kind(**values)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _new_file(word: str) -> Path:
+    path = Path(word)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{word} cannot be written: name a file in a folder")
+    return path
+
+
+def _folder(word: str) -> Path:
+    path = Path(word)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{word} is a file: name a folder")
+    return path
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(word: str) -> int:
+        value = int(word)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is not a number of {least} or more")
+        return value
+
+    return integer

@@ -1,0 +1,219 @@
+"""From a YAML recipe and dotted overrides to a checked configuration.
+
+jsonargparse reads types and values; the few lines here map the positional recipe to ``--config``
+and name the nearest valid key when one is unknown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonargparse
+import yaml
+
+from lm.errors import UsageError
+
+Config = TypeVar("Config")
+OWN_OPTIONS = ("config", "help", "print_config")
+
+
+def parse_config(kind: type[Config], arguments: Sequence[str], *, program: str) -> Config:
+    """Build a configuration from ``[recipe.yaml] [--dotted.key value ...]``.
+
+    Parameters
+    ----------
+    kind
+        The dataclass to build.
+    arguments
+        Words of the command line after the command.
+    program
+        How the command is called, for the help text.
+
+    Returns
+    -------
+    Config
+        A validated instance of ``kind``.
+
+    Raises
+    ------
+    UsageError
+        For a missing or unreadable recipe, an unknown key (the nearest valid one is named), a
+        value of the wrong type, or a combination that the configuration refuses.
+    """
+    valid = dict(option_types(kind))
+    words = _with_true(_with_config_option(list(arguments)), valid)
+    for word in words:
+        if word.startswith("--"):
+            _require_known(word[2:].split("=")[0].rstrip("+"), valid, where="on the command line")
+    for path in _recipes(words):
+        _check_recipe(path, valid)
+    parser = _parser(kind, program)
+    try:
+        made = parser.instantiate(parser.parse_args(words))
+        return kind(**{name: made[name] for name in typing.get_type_hints(kind)})
+    except (jsonargparse.ArgumentError, ValueError) as error:
+        raise UsageError(_plain(str(error))) from error
+
+
+def build_config(kind: type[Config], plain: Mapping[str, Any]) -> Config:
+    """Build a configuration from nested options, as a recipe holds them.
+
+    Parameters
+    ----------
+    kind
+        The dataclass to build.
+    plain
+        Its options; what is left out has its default.
+
+    Returns
+    -------
+    Config
+        A validated instance of ``kind``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown key (the nearest valid one is named), a value of the wrong type, or a
+        combination that the configuration refuses.
+    """
+    valid = dict(option_types(kind))
+    for key in _dotted(plain):
+        _require_known(key, valid, where="among the options")
+    parser = _parser(kind, kind.__name__)
+    try:
+        made = parser.instantiate(parser.parse_object(dict(plain)))
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(_plain(str(error))) from error
+    return kind(**{name: made[name] for name in typing.get_type_hints(kind)})
+
+
+def shipped_recipes() -> str:
+    """Return the paths of the recipes that come with the project, from the working directory."""
+    here, folder = Path.cwd(), Path(__file__).parents[1] / "recipes"
+    near = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return ", ".join(str(near / path.name) for path in sorted(folder.glob("*.yaml")))
+
+
+def option_types(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every dotted key of a configuration dataclass with its type, groups included."""
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        key, hint = prefix + item.name, hints[item.name]
+        yield key, hint
+        group = _dataclass_of(hint)
+        if group is not None:
+            yield from option_types(group, f"{key}.")
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested dicts and lists, ready for JSON or YAML."""
+    plain = dataclasses.asdict(config)
+    return typing.cast("dict[str, Any]", _lists_for_tuples(plain))
+
+
+def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
+    """Rebuild a configuration from what `to_plain` returned."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in plain.items():
+        hint = hints[name]
+        group = _dataclass_of(hint)
+        if group is not None and value is not None:
+            values[name] = from_plain(group, value)
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _dataclass_of(hint: Any) -> type[Any] | None:
+    """Return the dataclass that a type hint names, alone or as one that may be left out."""
+    named = [one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)]
+    return typing.cast("type[Any]", named[0]) if named else None
+
+
+def _parser(kind: type, program: str) -> jsonargparse.ArgumentParser:
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(prog=program, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML recipe; also as first word")
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def _with_config_option(words: list[str]) -> list[str]:
+    if words and not words[0].startswith("-"):
+        return ["--config", *words]
+    return words
+
+
+def _with_true(words: list[str], valid: Mapping[str, Any]) -> list[str]:
+    """Let a bare ``--overwrite`` mean ``--overwrite true``."""
+    return [
+        f"{word}=true" if valid.get(word[2:]) is bool and after.startswith("--") else word
+        for word, after in itertools.pairwise([*words, "--"])
+    ]
+
+
+def _recipes(words: list[str]) -> list[Path]:
+    pairs = itertools.pairwise(words)
+    paths = [Path(value) for option, value in pairs if option == "--config"]
+    paths += [Path(word.split("=", 1)[1]) for word in words if word.startswith("--config=")]
+    return paths
+
+
+def _check_recipe(path: Path, valid: Mapping[str, Any]) -> None:
+    if not path.is_file():
+        raise UsageError(f"recipe {path} is not a file; the shipped ones: {shipped_recipes()}")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UsageError(f"recipe {path} must hold 'key: value' lines, not {recipe!r}")
+    for key in _dotted(recipe):
+        _require_known(key, valid, where=f"in {path}")
+
+
+def _dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _require_known(key: str, valid: Mapping[str, Any], *, where: str) -> None:
+    # A key of a mapping may hold dots itself, as in target.reward.rewards.py:polite.
+    parents = itertools.accumulate(key.split(".")[:-1], "{}.{}".format)
+    opens_a_mapping = any(typing.get_origin(valid.get(parent)) is dict for parent in parents)
+    if key in valid or opens_a_mapping or key in OWN_OPTIONS or not key:
+        return
+    nearest = _nearest(key, valid)
+    advice = f"did you mean {nearest!r}?" if nearest else f"there are: {', '.join(valid)}"
+    raise UsageError(f"unknown key {key!r} {where}; {advice}")
+
+
+def _nearest(key: str, valid: Mapping[str, Any]) -> str | None:
+    by_key = difflib.get_close_matches(key, valid, n=1)
+    last_word = key.rpartition(".")[2]
+    by_last_word = [name for name in valid if name.rpartition(".")[2] == last_word]
+    return next(iter([*by_last_word, *by_key]), None)
+
+
+def _plain(message: str) -> str:
+    message = re.sub(r"a typing\.Literal\[([^]]*)\]", r"one of \1", message)
+    return " ".join(message.replace("Parser key", "option").split())
+
+
+def _lists_for_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists_for_tuples(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_lists_for_tuples(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""Models as folders and as modules: load, save, tokenise, adapt."""

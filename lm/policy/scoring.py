@@ -1,0 +1,201 @@
+"""Scoring with a causal model: the log-probability of given sequences, differentiable.
+
+A scoring is one call of one module. What wraps that module for several processes then sees one
+forward pass and one backward pass, however many calls of the model inside it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lm.config.sampling import SamplingConfig
+from lm.policy.chunked import body_and_head, chunked_log_probs, require_plain_head
+from lm.policy.prompts import Prompts
+from lm.policy.sampling import distinct_prompts, gather_last, padding_inputs
+from lm.policy.transforms import IDENTITY, TransformedLogProbs, transformed_log_probs
+
+# Scoring pads a group of rows to its longest; sorted by length, a few groups waste little on
+# padding, and below this many rows a call's fixed cost outweighs what a group saves.
+GROUP_ROWS = 64
+# Groups of one longest length waste nothing by being one call, which two threads share better;
+# their logits then stay below 128 MiB in float32.
+GROUP_LOGITS = 2**25
+
+
+class CallRecorder(Protocol):
+    """What takes part in the scorer's calls of the model."""
+
+    def scoring(self, rows: Tensor, length: int) -> AbstractContextManager[Any]:
+        """Return what one call of the model stands in.
+
+        Parameters
+        ----------
+        rows
+            Shape (lines,), int64: for each line of the call's batch, a row of the scored batch that
+            it is the score of. Rows that are equal share a line.
+        length
+            Tokens of the completion that the call scores; its inputs are the context, padded to
+            the longest of these rows, and length - 1 tokens.
+        """
+        ...
+
+
+class TokenScorer(nn.Module):
+    """The scoring half of a policy, as a module of its own.
+
+    Parameters
+    ----------
+    model
+        A causal language model of transformers.
+    transform
+        The sampling transform whose law is scored.
+
+    Attributes
+    ----------
+    single_group
+        Score all rows in one call of the model instead of a few calls by length: needed where all
+        processes must call the model equally often.
+    """
+
+    def __init__(self, model: PreTrainedModel, transform: SamplingConfig = IDENTITY) -> None:
+        super().__init__()
+        self.model: PreTrainedModel = model
+        self.transform = transform
+        self.single_group = False
+        self._score_chunk: int | None = None
+
+    @property
+    def score_chunk(self) -> int | None:
+        """How many positions have their logits in memory at once; None is no limit.
+
+        Setting it raises `lm.policy.chunked.UnsupportedHead` for a model whose logits are more
+        than its head's output.
+        """
+        return self._score_chunk
+
+    @score_chunk.setter
+    def score_chunk(self, chunk: int | None) -> None:
+        """Bound the memory of the logits, or lift the bound with None."""
+        if chunk is not None:
+            require_plain_head(self.model)
+        self._score_chunk = chunk
+
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        prompt_tokens: Tensor,
+        prompt_mask: Tensor,
+        *,
+        record: CallRecorder | None = None,
+    ) -> Tensor:
+        """Return log pi(x | context) = sum_t mask_t log q(x_t | context, x_<t).
+
+        Parameters
+        ----------
+        tokens, mask
+            Shape (n, length): completions as in `lm.policy.sampling.Samples`.
+        prompt_tokens, prompt_mask
+            Shape (n, context length): what each of them follows, padded on the left.
+        record
+            Takes part in every call of the model.
+
+        Returns
+        -------
+        Tensor
+            Shape (n,), nats, at least float32.
+        """
+        contexts, which = distinct_prompts(Prompts(prompt_tokens, prompt_mask))
+        # A sequence that was drawn several times is scored once; indexing adds its gradients up.
+        keys = torch.cat([which[:, None], tokens.where(mask, -1)], dim=-1)
+        keys, place = torch.unique(keys, dim=0, return_inverse=True)
+        which, tokens = keys[:, 0], keys[:, 1:]
+        mask, tokens = tokens >= 0, tokens.clamp(min=0)
+        first = _first_rows(place, len(keys)) if record is not None else None
+        scores, orders = [], []
+        lengths = mask.sum(-1)
+        for rows in self._groups(contexts.lengths[which] + lengths):
+            longest = int(lengths[rows].max())
+            group_tokens, group_mask = tokens[rows, :longest], mask[rows, :longest]
+            prompts = contexts.rows(which[rows]).left_padded()
+            call = nullcontext()
+            if record is not None and first is not None:
+                call = record.scoring(first[rows], longest)
+            with call:
+                log_probs = self._chosen_log_probs(group_tokens, group_mask, prompts)
+            scores.append(log_probs.sum(-1))
+            orders.append(rows)
+        return torch.cat(scores)[torch.argsort(torch.cat(orders))][place]
+
+    def law(self, tokens: Tensor, prompts: Prompts) -> TransformedLogProbs:
+        """Return the law of every next token along given sequences, differentiable.
+
+        Parameters
+        ----------
+        tokens
+            Shape (n, length).
+        prompts
+            n contexts, padded on the left.
+
+        Returns
+        -------
+        TransformedLogProbs
+            Its log-probabilities have shape (n, length, vocabulary).
+        """
+        length = tokens.shape[1]
+        output: Any = self.model(**_inputs(tokens, prompts), logits_to_keep=length)
+        return transformed_log_probs(output.logits[:, -length:], self.transform)
+
+    def _chosen_log_probs(self, tokens: Tensor, mask: Tensor, prompts: Prompts) -> Tensor:
+        """Return the log-probability of each token, shape (n, length), zero where masked."""
+        if self.score_chunk is None:
+            log_probs = gather_last(self.law(tokens, prompts).log_probs, tokens)
+            # A position after the end can hold any token: left out, not multiplied by zero.
+            return log_probs.where(mask, 0.0)
+        body, head = body_and_head(self.model)
+        hidden = body(**_inputs(tokens, prompts)).last_hidden_state[:, -tokens.shape[1] :]
+        log_probs = chunked_log_probs(
+            hidden[mask], head, tokens[mask], chunk=self.score_chunk, transform=self.transform
+        )
+        return log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs)
+
+    def _groups(self, lengths: Tensor) -> Iterator[Tensor]:
+        """Sort rows by length and cut them into groups."""
+        if self.single_group:
+            return iter([torch.arange(len(lengths), device=lengths.device)])
+        order = torch.argsort(lengths, stable=True)
+        chunks = order.split(max(GROUP_ROWS, -(-len(order) // 8)))
+        vocabulary_size = self.model.config.get_text_config().vocab_size
+        groups = [chunks[0]]
+        for rows in chunks[1:]:
+            longest, previous = int(lengths[rows[-1]]), groups[-1]
+            logits = (len(previous) + len(rows)) * longest * vocabulary_size
+            if int(lengths[previous[-1]]) == longest and logits <= GROUP_LOGITS:
+                groups[-1] = torch.cat([previous, rows])
+            else:
+                groups.append(rows)
+        return iter(groups)
+
+
+def _inputs(tokens: Tensor, prompts: Prompts) -> dict[str, Any]:
+    """Return the model's inputs: context and all tokens but the last, which is never read."""
+    read = tokens[:, :-1]
+    mask = torch.cat([prompts.mask, torch.ones_like(read, dtype=torch.bool)], dim=-1)
+    return {
+        "input_ids": torch.cat([prompts.tokens, read], dim=-1),
+        "use_cache": False,
+        **padding_inputs(mask),
+    }
+
+
+def _first_rows(place: Tensor, distinct: int) -> Tensor:
+    """Return, for each of the distinct rows, the first row that equals it."""
+    rows = torch.arange(len(place), device=place.device)
+    unset = torch.full((distinct,), len(place), device=place.device)
+    return unset.scatter_reduce(0, place, rows, reduce="amin")

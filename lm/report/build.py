@@ -1,0 +1,231 @@
+"""The report of a run: pictures, one self-contained HTML page and a model card.
+
+Everything is made from the run folder alone, so that `python -m lm report RUN` can make it again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm.features.registry import short_name
+from lm.report import figures
+from lm.report.page import html_page, model_card
+from lm.run.files import write_atomic
+from lm.run.records import FOUR, best, best_estimator, read_records
+
+HEADLINE = (
+    ("forward_kl", "forward KL(p‖π)", "nats"),
+    ("reverse_kl", "reverse KL(π‖p)", "nats"),
+    ("total_variation", "total variation", ""),
+    ("jensen_shannon", "Jensen–Shannon", "nats"),
+    ("kl_policy_base", "KL(π‖a), distance from the base", "nats"),
+    ("entropy", "entropy", "nats per text"),
+    ("entropy_normalised", "entropy per token, 1 = uniform", ""),
+    ("distinct_share", "distinct texts within a group", "share"),
+    ("self_bleu", "Self-BLEU over tokens", "share"),
+    ("length", "length", "tokens"),
+    ("ess_share", "effective samples p/π", "share"),
+    ("largest_share", "largest single weight", "share"),
+    ("kept_mass", "mass kept by the sampling transform", "per token"),
+)
+# Between the better estimator and how far the sampled one is from it.
+Z_MARK = "; sampled z = "
+ALWAYS = (
+    "Base samples of the evaluations are drawn once a run: its errors are correlated over time.",
+    "Self-BLEU and Distinct-n are over the model's own tokens and within groups of samples: they "
+    "are not comparable with word-level figures, nor between models with other tokens.",
+    "One seed is one draw. Compare divergences over several seeds before believing an ordering.",
+)
+ON_THE_LIST = (
+    "List and remainder: listed names are summed exactly, only the rest is estimated.",
+    "The census counted people of 1990 in the United States; sex is its binary record.",
+)
+OFF_THE_LIST = (
+    "Every figure here is an estimate from samples: texts that none of them shows are not in it, "
+    "and a standard error cannot know of them. Divergences rest on the estimate of Z.",
+)
+OF_PROMPTS = (
+    "Standard errors are over prompts. Z is estimated for each prompt on its own: look at its "
+    "error and its largest share before trusting a divergence.",
+)
+
+
+def finish_run(folder: Path) -> Path:
+    """Write summary, figures, model card and report of a run whose records are complete.
+
+    Parameters
+    ----------
+    folder
+        The run folder, finished or still partial.
+
+    Returns
+    -------
+    Path
+        The HTML report.
+    """
+    run = _read(folder)
+    _write_json(folder / "summary.json", summarise(run["evaluations"], run["config"]["divergence"]))
+    pictures = _draw(folder, run)
+    rows = headline_rows(run["evaluations"])
+    sentences = limitations(run)
+    card = model_card(run, rows, sentences)
+    write_atomic(folder / "README.md", card.encode("utf-8"))
+    report = folder / "report.html"
+    write_atomic(report, html_page(run, rows, pictures, sentences).encode("utf-8"))
+    return report
+
+
+def summarise(evaluations: Sequence[Mapping[str, Any]], divergence: str) -> dict[str, Any]:
+    """Return first, last and halving point of a run.
+
+    Parameters
+    ----------
+    evaluations
+        Records of kind evaluation, in order.
+    divergence
+        The one that was descended.
+
+    Returns
+    -------
+    dict
+        ``first`` and ``last`` estimates, ``samples_to_half`` of the descended divergence (null if
+        it was never halved) and all ``warnings``.
+    """
+    first, last = evaluations[0], evaluations[-1]
+    return {
+        "divergence": divergence,
+        "steps": last["step"],
+        "samples": last["samples"],
+        "samples_to_half": samples_to_half(evaluations, divergence),
+        "first": first["estimates"],
+        "last": last["estimates"],
+        "warnings": [
+            f"step {record['step']}: {warning}"
+            for record in evaluations
+            for warning in record["warnings"]
+        ],
+    }
+
+
+def samples_to_half(evaluations: Sequence[Mapping[str, Any]], quantity: str) -> float | None:
+    """Return the samples drawn when a quantity first reached half its start, interpolated."""
+    values = [best(record, quantity)[0] for record in evaluations]
+    half = values[0] / 2
+    pairs = zip(evaluations, evaluations[1:], values, values[1:], strict=False)
+    for before, after, high, low in pairs:
+        if low <= half < high:
+            share = (high - half) / (high - low)
+            return before["samples"] + share * (after["samples"] - before["samples"])
+    return None
+
+
+def limitations(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a reader of this run's figures must know, one sentence each.
+
+    Parameters
+    ----------
+    run
+        Its evaluations and its target count.
+
+    Returns
+    -------
+    tuple of str
+        As the report and the model card print them.
+    """
+    listed = "list_mass" in run["evaluations"][-1]["estimates"]
+    prompts = run["target"].get("contexts", 0) > 0
+    return (
+        *(ON_THE_LIST if listed else OFF_THE_LIST),
+        *(OF_PROMPTS if prompts else ()),
+        *ALWAYS,
+    )
+
+
+def headline_rows(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the table of the report: quantity, base, policy and estimator, as text."""
+    first, last = evaluations[0], evaluations[-1]
+    features = [
+        (key, f"E[{short_name(key.removeprefix('feature/'))}]", "")
+        for key in last["estimates"]
+        if key.startswith("feature/")
+    ]
+    rows = []
+    for key, label, unit in (*features, *HEADLINE):
+        if key in last["estimates"]:
+            rows.append(
+                {
+                    "quantity": label,
+                    "unit": unit,
+                    "base": _number(first, key),
+                    "policy": _number(last, key),
+                    "estimator": _estimator(last, key),
+                }
+            )
+    return rows
+
+
+def number_text(value: float, standard_error: float) -> str:
+    """Return a value with its standard error, rounded to what the error supports."""
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "−∞"
+    # Below a millionth of the value the error says nothing that float32 does not hide.
+    if not math.isfinite(standard_error) or standard_error <= 1e-6 * abs(value):
+        return f"{value:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(standard_error)))
+    if digits > 5:
+        return f"{value:.1e} ± {standard_error:.1e}"
+    return f"{value:.{digits}f} ± {standard_error:.{digits}f}"
+
+
+def _number(record: Mapping[str, Any], key: str) -> str:
+    return number_text(*best(record, key)) if key in record["estimates"] else "–"
+
+
+def _estimator(record: Mapping[str, Any], key: str) -> str:
+    entries = record["estimates"][key]
+    z = entries.get("sampled", {}).get("z")
+    name = best_estimator(record, key)
+    words = {"list_and_remainder": "list + remainder", "rao_blackwell": "Rao–Blackwell"}
+    return words.get(name, name) + (f"{Z_MARK}{z:+.1f}" if z is not None else "")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    names = ("config", "environment", "status", "target")
+    run = {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in names}
+    run["evaluations"] = read_records(folder, "evaluation")
+    run["steps"] = read_records(folder, "step")
+    for name in ("samples_before", "samples_after"):
+        run[name] = (folder / f"{name}.txt").read_text("utf-8").splitlines()
+    return run
+
+
+def _draw(folder: Path, run: Mapping[str, Any]) -> dict[str, Path]:
+    divergence, target = run["config"]["divergence"], run["target"]
+    evaluations = run["evaluations"]
+    label = figures.label_of(divergence)
+    curves = [figures.Curve(label, divergence, evaluations)]
+    features = target["features"]
+    axis = f"feature/{features[0]['feature']}" if features else divergence
+    star = features[0]["target"] if features else 0.0, best(evaluations[0], "entropy_target")[0]
+    names = tuple(dict.fromkeys((*FOUR, divergence)))
+    drawn = {
+        "alignment": figures.alignment_figure(curves, axis, target=star),
+        "divergences": figures.divergence_figure(curves, names),
+        "estimator": figures.estimator_figure(run["steps"], target),
+    }
+    if features:
+        drawn["features"] = figures.feature_figure(curves, features)
+    if target["fit"] is not None:
+        drawn["multipliers"] = figures.multiplier_figure(target)
+    place = folder / "figures"
+    return {
+        name: figures.save_figure(figure, place / f"{name}.png") for name, figure in drawn.items()
+    }
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_atomic(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode("utf-8"))

@@ -1,0 +1,309 @@
+"""The HTML page and the model card of a run, as text: no template engine, no external resource."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm.features.registry import short_name
+from lm.run.records import PROMPT_MARK
+
+CAPTIONS = {
+    "alignment": "Alignment against diversity along the run: from the base (square) toward the "
+    "target (star). Higher is more diverse.",
+    "divergences": "The divergences between policy and target. Bands are two standard errors.",
+    "features": "Expected features of the policy: sampled, and exact where there is a list.",
+    "multipliers": "How the target was fitted: moments, and the certificate of the multipliers.",
+    "estimator": "Health of the estimator, batch by batch: partition function, weights, gradient.",
+}
+STYLESHEET = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f4f5f7; color: #1c2430;
+       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+header { border-left: 6px solid #e6a100; padding-left: 1rem; margin-bottom: 1.5rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 0 0 .7rem; }
+p { margin: .4rem 0; }
+section, figure { background: #fff; border-radius: 10px; padding: 1.1rem 1.2rem; margin: 0 0 1.2rem;
+          box-shadow: 0 1px 3px rgb(20 30 50 / 12%); }
+img { width: 100%; height: auto; display: block; }
+figcaption, .muted { color: #5b6675; font-size: .92rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid #e8ebef;
+         vertical-align: top; }
+th { font-weight: 600; color: #5b6675; font-size: .88rem; }
+td.number { white-space: nowrap; }
+.verdict { display: inline-block; border-radius: 99px; padding: .1rem .75rem; font-weight: 600; }
+.unbiased { background: #d9f2e3; color: #0b5a33; }
+.proportional { background: #e3edfb; color: #164a8a; }
+.biased { background: #fde7d6; color: #8a3b06; }
+.texts { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+.texts ul { list-style: none; margin: 0; padding: 0; columns: 2;
+            font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92rem; }
+.texts.long ul { columns: 1; }
+.texts.long li { margin: 0 0 .45rem; overflow-wrap: anywhere; }
+.prompt { color: #5b6675; }
+pre { overflow-x: auto; background: #f4f5f7; border-radius: 6px; padding: .8rem;
+      font-size: .82rem; line-height: 1.4; }
+@media (max-width: 36rem) {
+  .texts { grid-template-columns: 1fr; }
+  h1 { font-size: 1.35rem; }
+  .result tr:first-child { display: none; }
+  .result tr { display: block; border-bottom: 1px solid #e8ebef; padding: .35rem 0; }
+  .result td { display: block; border: 0; padding: 0; }
+  .result td.number::before { content: attr(data-label) ": "; color: #5b6675; }
+}
+"""
+# Samples longer than this get a line of their own.
+LONG_TEXT = 24
+ESCAPE_TABLE = str.maketrans({"|": "\\|"})
+
+
+def html_page(
+    run: Mapping[str, Any],
+    rows: Sequence[Mapping[str, str]],
+    pictures: Mapping[str, Path],
+    limitations: Iterable[str],
+) -> str:
+    """Return one HTML page with its pictures inside, which needs no network.
+
+    Parameters
+    ----------
+    run
+        Configuration, environment, status, target, evaluations and sample texts of the run.
+    rows
+        The headline table, as `lm.report.build.headline_rows` returns it.
+    pictures
+        PNG files by the name of the figure.
+    limitations
+        One sentence each.
+
+    Returns
+    -------
+    str
+        The document.
+    """
+    config = run["config"]
+    body = [
+        f"<header><h1>{html.escape(title(run))}</h1><p>{html.escape(subtitle(run))}</p></header>",
+        _section("Result", _table(rows) + _warnings(run["evaluations"])),
+        _figure("alignment", pictures),
+        _figure("divergences", pictures),
+        *(_figure(name, pictures) for name in ("features",) if name in pictures),
+        _section("Samples before and after", _texts(run)),
+        _section("What is proven about the gradient", _status(run)),
+        *(_figure(name, pictures) for name in ("multipliers", "estimator") if name in pictures),
+        _section("Target", _target(run["target"])),
+        _section("Limitations", _list(limitations)),
+        _section("Versions and configuration", _versions(run["environment"], config)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title(run))}</title><style>{STYLESHEET}</style></head>"
+        f"<body><main>{''.join(body)}</main></body></html>\n"
+    )
+
+
+def model_card(
+    run: Mapping[str, Any], rows: Sequence[Mapping[str, str]], limitations: Iterable[str]
+) -> str:
+    """Return the model card of the trained policy, in Markdown.
+
+    Parameters
+    ----------
+    run, rows, limitations
+        As for `html_page`.
+
+    Returns
+    -------
+    str
+        The document.
+    """
+    status = run["status"]
+    lines = [
+        f"# {title(run)}",
+        "",
+        subtitle(run),
+        "",
+        "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
+        "it holds the token ids. Load it with `lm.policy.causal.load_policy`.",
+        "",
+        "| quantity | base | policy | estimator |",
+        "|---|---|---|---|",
+        *(
+            f"| {named(row)} | {row['base']} | {row['policy']} "
+            f"| {row['estimator'].translate(ESCAPE_TABLE)} |"
+            for row in rows
+        ),
+        "",
+        f"Gradient estimator: **{status['verdict']}**"
+        + (f", factor {status['factor']}" if status["factor"] else "")
+        + f". {_sentence(status['reason'])}",
+        "",
+        "## Intended use",
+        "",
+        _intended_use(run),
+        "",
+        "## Limitations",
+        "",
+        *(f"- {sentence}" for sentence in limitations),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def title(run: Mapping[str, Any]) -> str:
+    """Return the heading of a run."""
+    return f"{run['config']['name']}: {run['config']['divergence'].replace('_', ' ')}"
+
+
+def named(row: Mapping[str, str]) -> str:
+    """Return the quantity of a row of the headline table, with its unit in brackets."""
+    return f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
+
+
+def subtitle(run: Mapping[str, Any]) -> str:
+    """Return one sentence on what was trained toward what."""
+    config, last, target = run["config"], run["evaluations"][-1], run["target"]
+    model = f"The model {config['model']}" if config["model"] else "A language model of first names"
+    kind = config["target"]["kind"].replace("_", " ")
+    wanted = (
+        ", ".join(
+            f"E[{short_name(row['feature'])}] from {row['base']:.3g} to {row['target']:.3g}"
+            for row in target["features"]
+        )
+        or f"log P by {short_name(target['score'])}"
+    )
+    prompts = target.get("contexts", 0)
+    rank = config.get("lora", {}).get("rank", 0)
+    adapter = f" by an adapter of rank {rank}" if rank else ""
+    each = f", for each of {prompts} prompts," if prompts else ""
+    return (
+        f"{model} moved toward a target ({kind}: {wanted}){each} in "
+        f"{last['step']} steps of {config['batch_size']} samples{adapter}, seed {config['seed']}."
+    )
+
+
+def _intended_use(run: Mapping[str, Any]) -> str:
+    if "list_mass" in run["evaluations"][-1]["estimates"]:
+        return (
+            "Teaching and checking f-divergence policy gradients. Not for decisions about people: "
+            "the model spells first names, and its features are census frequencies."
+        )
+    return (
+        "That of the base model, whose licence and limits it inherits. The training moved it "
+        "toward the target above and checked nothing else about it."
+    )
+
+
+def _sentence(reason: str) -> str:
+    return f"{reason[:1].upper()}{reason[1:]}."
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
+
+
+def _figure(name: str, pictures: Mapping[str, Path]) -> str:
+    data = base64.b64encode(pictures[name].read_bytes()).decode("ascii")
+    caption = html.escape(CAPTIONS[name])
+    return (
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    head = "<tr><th>quantity</th><th>base</th><th>policy</th><th>estimator</th></tr>"
+    lines = [
+        f"<tr><td>{html.escape(row['quantity'])} <span class=muted>{html.escape(row['unit'])}"
+        f"</span></td><td class=number data-label=base>{row['base']}</td>"
+        f"<td class=number data-label=policy>{row['policy']}</td>"
+        f"<td class=muted>{html.escape(row['estimator'])}</td></tr>"
+        for row in rows
+    ]
+    note = (
+        "<p class=muted>± is one standard error. A z compares the sampled estimate with the better "
+        "one beside it: far outside ±4, the samples missed rare texts that carry much of the sum, "
+        "and their standard error cannot know.</p>"
+    )
+    return f"<div class=scroll><table class=result>{head}{''.join(lines)}</table></div>{note}"
+
+
+def _warnings(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    found = [f"step {r['step']}: {text}" for r in evaluations for text in r["warnings"]]
+    return f"<h2>Warnings</h2>{_list(found)}" if found else ""
+
+
+def _texts(run: Mapping[str, Any]) -> str:
+    columns = [
+        f"<div><h2 class=muted>{name}</h2>"
+        f"<ul>{''.join(f'<li>{_sample(text)}</li>' for text in run[key])}</ul></div>"
+        for name, key in (("base", "samples_before"), ("policy", "samples_after"))
+    ]
+    texts = [*run["samples_before"], *run["samples_after"]]
+    long = " long" if max(map(len, texts), default=0) > LONG_TEXT else ""
+    turns = ", the prompts in turn" if run["target"].get("contexts", 0) else ""
+    note = f"<p class=muted>The first samples of each evaluation{turns}, none picked.</p>"
+    return f"<div class='texts{long}'>{''.join(columns)}</div>{note}"
+
+
+def _sample(text: str) -> str:
+    prompt, mark, completion = text.partition(PROMPT_MARK)
+    if not mark:
+        return html.escape(text)
+    return f"<span class=prompt>{html.escape(prompt + mark)}</span>{html.escape(completion)}"
+
+
+def _status(run: Mapping[str, Any]) -> str:
+    status, config = run["status"], run["config"]
+    factor = f" Factor: <code>{html.escape(status['factor'])}</code>." if status["factor"] else ""
+    return (
+        f"<p><span class='verdict {status['verdict']}'>{status['verdict']}</span> for "
+        f"{config['divergence'].replace('_', ' ')}, Z {config['partition']['policy']}, baseline "
+        f"{config['baseline']['kind'].replace('_', ' ')}.{factor}</p>"
+        f"<p>{html.escape(_sentence(status['reason']))}</p>"
+        "<p class=muted>Verified by enumerating all batches of small problems: "
+        "<code>python -m toy verify</code>.</p>"
+    )
+
+
+def _target(target: Mapping[str, Any]) -> str:
+    prompts = target.get("contexts", 0)
+    mean = f", mean over the prompts of the evaluations, of {prompts} in all" if prompts else ""
+    z = f"<p>log Z = {target['log_z']:.6g} nats, {target['log_z_source']}{mean}.</p>"
+    if not target["features"]:
+        return f"<p>log P(x) is given by <code>{html.escape(target['score'])}</code>.</p>{z}"
+    head = "<tr><th>feature</th><th>base</th><th>asked for</th><th>target</th><th>weight</th></tr>"
+    lines = [
+        f"<tr><td>{html.escape(row['feature'])}</td><td>{row['base']:.5g}</td>"
+        f"<td>{'–' if row['wanted'] is None else format(row['wanted'], '.5g')}</td>"
+        f"<td>{row['target']:.5g}</td><td>{row['weight']:.5g}</td></tr>"
+        for row in target["features"]
+    ]
+    return f"<div class=scroll><table>{head}{''.join(lines)}</table></div>{z}"
+
+
+def _versions(environment: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{name} {value}" for name, value in environment.items() if value is not None)
+    lines = "\n".join(_flat(config))
+    return f"<p>{html.escape(parts)}</p><pre>{html.escape(lines)}</pre>"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}: {value}"
+
+
+def _list(items: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(item)}</li>' for item in items)}</ul>"

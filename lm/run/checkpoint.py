@@ -1,0 +1,272 @@
+"""Checkpoints: complete or not there, verified before they are used, nothing pickled.
+
+A checkpoint is a folder of three files::
+
+    state.safetensors   weights, optimiser, random generator, Z, baseline, proposal
+    state.json          schedule, gradient scaler, byte lengths of the run's logs
+    manifest.json       size and SHA-256 of the other two; written last
+
+It is written under a temporary name, every file and the folder are flushed to the disk, and only
+then it is renamed: a power cut or ``kill -9`` leaves the checkpoints before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lm.errors import RunError
+from lm.run.files import flush_to_disk, os_error
+
+FORMAT = 1
+TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+class CorruptCheckpoint(RunError):
+    """A checkpoint that is not what was written."""
+
+
+class TrainingState(NamedTuple):
+    """Everything that a step changes.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    tensors
+        By name, with a ``/`` between groups.
+    numbers
+        What JSON holds exactly: schedule, options of the optimiser, gradient scaler.
+    offsets
+        Byte length of each log of the run at that step.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+    offsets: dict[str, int]
+
+
+def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
+    """Write a checkpoint, then drop those that it makes superfluous.
+
+    Parameters
+    ----------
+    folder
+        Of all checkpoints of the run; created if need be.
+    state
+        To be saved.
+    keep
+        How many of the newest stay, this one included. Later steps go: they belong to a course
+        of the run that was abandoned.
+
+    Returns
+    -------
+    Path
+        The checkpoint.
+
+    Raises
+    ------
+    OSError
+        It cannot be written. Earlier checkpoints are untouched, and nothing of this one stays.
+    """
+    final = _folder_of(folder, state.step)
+    partial = folder / f".{final.name}.partial"
+    clear_unfinished(folder)
+    partial.mkdir(parents=True)
+    try:
+        _write(partial, state)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.replace(final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    flush_to_disk(folder)
+    prune_checkpoints(folder, state.step, keep=keep)
+    return final
+
+
+def prune_checkpoints(folder: Path, newest: int, *, keep: int) -> None:
+    """Drop all checkpoints but the `keep` newest up to a step."""
+    steps = checkpoint_steps(folder)
+    kept = [step for step in steps if step <= newest][:keep]
+    for step in set(steps) - set(kept):
+        shutil.rmtree(_folder_of(folder, step))
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Drop what a process that was killed left half-written."""
+    for leftover in folder.glob(".step-*.partial"):
+        shutil.rmtree(leftover)
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Return the steps at which there are checkpoints, newest first; they are not verified."""
+    matches = (_NAME.fullmatch(path.name) for path in folder.glob("step-*"))
+    return sorted((int(match[1]) for match in matches if match), reverse=True)
+
+
+def load_newest(
+    folder: Path, *, lengths: Mapping[str, int]
+) -> tuple[TrainingState | None, list[str]]:
+    """Load the newest checkpoint that verifies.
+
+    Parameters
+    ----------
+    folder
+        Of all checkpoints of the run; it need not exist.
+    lengths
+        Byte length of each log as it is now. A checkpoint made when one was longer is not used.
+
+    Returns
+    -------
+    state
+        None if no checkpoint can be used.
+    notes
+        One sentence for each newer checkpoint that was skipped, and why.
+    """
+    notes = []
+    for step in checkpoint_steps(folder):
+        try:
+            state = load_checkpoint(_folder_of(folder, step))
+            _require_logs(state, lengths)
+        except CorruptCheckpoint as error:
+            notes.append(f"the checkpoint of step {step} is skipped: {error}")
+        else:
+            return state, notes
+    return None, notes
+
+
+def load_checkpoint(folder: Path) -> TrainingState:
+    """Load one checkpoint, every byte of which is verified first.
+
+    Parameters
+    ----------
+    folder
+        As `save_checkpoint` returned it.
+
+    Returns
+    -------
+    TrainingState
+        With its tensors on the CPU.
+
+    Raises
+    ------
+    CorruptCheckpoint
+        A file is missing, cut or changed, or of another version of this program.
+    OSError
+        A file cannot be read, which says nothing about its content.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if manifest["format"] != FORMAT:
+            raise CorruptCheckpoint(f"its format is {manifest['format']}, not {FORMAT}")
+        for name, recorded in manifest["files"].items():
+            _require_same_file(folder / name, recorded)
+        numbers = json.loads((folder / NUMBERS).read_text("utf-8"))
+        tensors = load_file(folder / TENSORS)
+        return TrainingState(manifest["step"], tensors, numbers["numbers"], numbers["offsets"])
+    except FileNotFoundError as error:
+        raise CorruptCheckpoint(f"{Path(error.filename).name} is missing") from error
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        if isinstance(error, CorruptCheckpoint):
+            raise
+        raise CorruptCheckpoint(f"{folder} is not a checkpoint ({error!r})") from error
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Any]]:
+    """Return an optimiser's tensors, named ``PARAMETER/QUANTITY``, and the options of its groups.
+
+    Parameters
+    ----------
+    optimizer
+        Any optimiser of torch whose state is made of tensors, as Adam's is.
+
+    Returns
+    -------
+    tensors, groups
+        For `load_optimizer_state`; the groups hold what JSON holds.
+    """
+    stored = optimizer.state_dict()
+    tensors = {
+        f"{index}/{name}": value
+        for index, values in stored["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, stored["param_groups"]
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[Any]
+) -> None:
+    """Put back what `optimizer_state` returned, through the optimiser's own checks."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    tuples = [
+        {name: tuple(value) if name == "betas" else value for name, value in group.items()}
+        for group in groups
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": tuples})
+
+
+def _folder_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
+def _write(folder: Path, state: TrainingState) -> None:
+    # Clones: safetensors refuses tensors that share memory, as the views of a flat buffer do.
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in state.tensors.items()
+    }
+    try:
+        save_file(tensors, folder / TENSORS)
+    except SafetensorError as error:
+        raise os_error(error, folder / TENSORS) from error
+    content = {"numbers": state.numbers, "offsets": state.offsets}
+    (folder / NUMBERS).write_text(json.dumps(content, indent=2), encoding="utf-8")
+    files = {name: _fingerprint(folder / name) for name in (TENSORS, NUMBERS)}
+    manifest = {"format": FORMAT, "step": state.step, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    for name in (TENSORS, NUMBERS, MANIFEST):
+        flush_to_disk(folder / name)
+    flush_to_disk(folder)
+
+
+def _fingerprint(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
+
+
+def _require_same_file(path: Path, recorded: Mapping[str, Any]) -> None:
+    found = _fingerprint(path)
+    if found["bytes"] != recorded["bytes"]:
+        raise CorruptCheckpoint(
+            f"{path.name} has {found['bytes']} bytes, but {recorded['bytes']} were written"
+        )
+    if found != recorded:
+        raise CorruptCheckpoint(f"the bytes of {path.name} have changed since they were written")
+
+
+def _require_logs(state: TrainingState, lengths: Mapping[str, int]) -> None:
+    for name, offset in state.offsets.items():
+        if lengths.get(name, 0) < offset:
+            raise CorruptCheckpoint(
+                f"{name} has {lengths.get(name, 0)} bytes, but had {offset} at that step"
+            )

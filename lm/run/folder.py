@@ -1,0 +1,285 @@
+"""The folder of a run: complete or not there.
+
+A run writes to ``.NAME.partial`` beside its folder and renames it when everything is in it. A
+file of a finished run is::
+
+    config.yaml, config.json        the resolved configuration
+    environment.json                versions and machine
+    status.json                     what is proven about the gradient (verdict, factor, reason)
+    target.json                     features, moments, multipliers, fit certificate, log Z
+    metrics.jsonl                   one step or evaluation per line; its scheme: lm/run/records.py
+    timings.jsonl                   clock values, kept apart: metrics.jsonl is reproducible
+    samples_before.txt, samples_after.txt, figures/*.png, summary.json, report.html, README.md
+    policy/                         the trained model, a plain Hugging Face folder
+    checkpoints/                    the state of the last step (lm/run/checkpoint.py)
+    resumed.jsonl                   if it was interrupted: where it went on, and on what machine
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lm.config.options import from_plain, to_plain
+from lm.config.run import RunConfig
+from lm.errors import RunError, RunInterrupted
+from lm.features.registry import admit_names
+from lm.policy.causal import CausalPolicy
+from lm.run.checkpoint import checkpoint_steps, clear_unfinished, prune_checkpoints
+from lm.run.environment import environment
+from lm.run.files import append_line, flush_to_disk, is_disk_full, write_atomic
+from lm.run.start import has_records, how_to_start, is_partial, partial_folder
+from lm.target.problem import Problem, describe_problem
+from lm.target.proven_status import status_of
+
+LOGS = ("metrics.jsonl", "timings.jsonl")
+LOCK = "run.lock"
+# On one machine they are the same numbers; rounding on another one moves them by less than this.
+SAME_FACTS = 1e-3
+
+
+class RunFolder:
+    """Where a run in progress writes.
+
+    Parameters
+    ----------
+    final
+        The folder's name once the run is complete.
+    main
+        Whether this process writes; of several processes one does, and the others read.
+    """
+
+    def __init__(self, final: Path, *, main: bool = True) -> None:
+        self.final = final
+        self.main = main
+        self.partial = partial_folder(final)
+        self.checkpoints = self.partial / "checkpoints"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file at once or not at all."""
+        if self.main:
+            write_atomic(self.partial / name, text.encode("utf-8"))
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file at once or not at all; NaN is refused."""
+        self.write_text(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def append(self, name: str, record: Mapping[str, Any]) -> None:
+        """Append one line of JSON, the whole line or nothing; NaN is refused."""
+        if self.main:
+            append_line(self.partial / name, json.dumps(record, allow_nan=False))
+
+    def log_lengths(self) -> dict[str, int]:
+        """Return the byte length of each log; 0 where there is none yet."""
+        paths = {name: self.partial / name for name in LOGS}
+        return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+
+    def flush_logs(self) -> None:
+        """Bring the logs to the disk, so that a checkpoint never knows more than they hold."""
+        if self.main:
+            for name in LOGS:
+                flush_to_disk(self.partial / name)
+
+    def cut_logs(self, lengths: Mapping[str, int]) -> None:
+        """Forget what was logged after a checkpoint: it will be computed and logged again."""
+        if self.main:
+            for name in LOGS:
+                with (self.partial / name).open("ab") as file:
+                    file.truncate(lengths.get(name, 0))
+
+    def write_problem(self, problem: Problem) -> None:
+        """Record what the run is about; of a run that goes on, check that it still is that.
+
+        Raises
+        ------
+        RunError
+            The target is another one: the model, a feature or the prompts have changed.
+        """
+        found, path = describe_problem(problem), self.partial / "target.json"
+        if not path.exists():
+            self.write_json(path.name, found)
+            return
+        now, then = _facts(found), _facts(json.loads(path.read_text(encoding="utf-8")))
+        for name, value in now.items():
+            if not math.isclose(value, then[name], rel_tol=SAME_FACTS, abs_tol=SAME_FACTS):
+                raise RunError(
+                    f"{name} is {value:.6g} now, but was {then[name]:.6g} when the run began: the "
+                    "model's folder, a feature or the prompts have changed since. Put back what "
+                    "there was, or start again with --overwrite and without --resume"
+                )
+
+    def write_policy(self, policy: CausalPolicy) -> None:
+        """Save the policy as a plain Hugging Face folder, the whole folder or nothing."""
+        folder = self.partial / "policy"
+        unfinished = self.partial / ".policy.partial"
+        for leftover in (folder, unfinished):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished.mkdir()
+        policy.save(unfinished)
+        unfinished.replace(folder)
+
+
+@contextmanager
+def open_run(config: RunConfig, *, main: bool = True) -> Iterator[RunFolder]:
+    """Create the run's partial folder or find the interrupted one, and name it when complete.
+
+    A run that fails before its first record leaves nothing. One that fails later, or is
+    interrupted, leaves its partial folder: its records may explain why, and ``--resume`` goes on
+    from its newest checkpoint. The error says where it is.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration of a run that is not complete (`lm.run.start.how_to_start`).
+    main
+        Whether this process writes. The others get the same folder and leave it as it is; they
+        enter once the main process has.
+
+    Yields
+    ------
+    RunFolder
+        With configuration, environment and status already written.
+
+    Raises
+    ------
+    RunError
+        The folder exists and may not be replaced, cannot be created, belongs to a process that
+        still writes it, or the disk is full.
+    """
+    run = RunFolder(Path(config.output or ""), main=main)
+    if not main:
+        yield run
+        return
+    start = how_to_start(config)
+    with _claimed(run):
+        try:
+            if start == "new":
+                _begin(run, config)
+            clear_unfinished(run.checkpoints)
+            yield run
+            _complete(run)
+        except RunInterrupted:
+            raise
+        except BaseException as error:
+            _leave(run, error)
+            raise
+
+
+def require_complete(folder: Path) -> None:
+    """Raise a RunError if a folder is that of a run which was interrupted."""
+    if is_partial(folder) or (not folder.exists() and has_records(partial_folder(folder))):
+        raise RunError(
+            f"the run {folder} is not complete: go on with it by the command that began it and "
+            f"--resume, or take its newest checkpoint out: python -m lm export {folder} FOLDER"
+        )
+
+
+def read_config(folder: Path, *, complete: bool = True) -> RunConfig:
+    """Read the configuration of a run.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    complete
+        Whether only a finished run will do.
+
+    Raises
+    ------
+    RunError
+        The folder is not a run, or one that was interrupted.
+    """
+    if complete:
+        require_complete(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run folder: it has no config.json. Runs are in runs/")
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    admit_names(plain["target"])
+    return from_plain(RunConfig, plain)
+
+
+@contextmanager
+def _claimed(run: RunFolder) -> Iterator[None]:
+    """Hold the partial folder for this process; the claim ends with it, however it ends."""
+    try:
+        run.partial.mkdir(parents=True, exist_ok=True)
+        lock = (run.partial / LOCK).open("a")
+    except OSError as error:
+        raise RunError(
+            f"the run folder {run.final} cannot be created ({error.strerror}): choose another "
+            "--output"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"another process is writing {run.partial}: wait until it is done, or stop it"
+            ) from error
+        yield
+
+
+def _facts(target: Mapping[str, Any]) -> dict[str, float]:
+    """Return what tells a base with its target from another one, of what target.json holds."""
+    moments = {f"E[{row['feature']}] of the base": row["base"] for row in target["features"]}
+    return {"log Z of the target": target["log_z"], **moments}
+
+
+def _begin(run: RunFolder, config: RunConfig) -> None:
+    for old in run.partial.iterdir():
+        if old.is_dir():
+            shutil.rmtree(old)
+        elif old.name != LOCK:
+            old.unlink()
+    (run.partial / "figures").mkdir()
+    plain = to_plain(config)
+    run.write_json("config.json", plain)
+    run.write_text("config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    run.write_json("environment.json", environment())
+    run.write_json("status.json", status_of(config)._asdict())
+
+
+def _complete(run: RunFolder) -> None:
+    """Give the run its name, once every byte of it is on the disk."""
+    steps = checkpoint_steps(run.checkpoints)
+    if steps:
+        prune_checkpoints(run.checkpoints, steps[0], keep=1)
+    (run.partial / LOCK).unlink()
+    for path in [*run.partial.rglob("*"), run.partial]:
+        flush_to_disk(path)
+    old = run.final.with_name(f".{run.final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if run.final.exists():
+        run.final.replace(old)
+    run.partial.replace(run.final)
+    flush_to_disk(run.final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _leave(run: RunFolder, error: BaseException) -> None:
+    """Say what a run that stops leaves behind, and take away what is of no use."""
+    advice = "run the same command again"
+    if not has_records(run.partial):
+        shutil.rmtree(run.partial)
+    else:
+        error.add_note(f"what was recorded until then is in {run.partial}")
+        steps = checkpoint_steps(run.checkpoints)
+        if steps:
+            error.add_note(
+                f"the newest checkpoint is of step {steps[0]}: --resume goes on from there"
+            )
+        advice = "run the same command with --resume"
+    if is_disk_full(error):
+        full = RunError(f"the disk is full, so the run stops: free some space, then {advice}")
+        for note in getattr(error, "__notes__", ()):
+            full.add_note(note)
+        raise full from error

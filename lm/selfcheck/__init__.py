@@ -1,0 +1,1 @@
+"""Checks of a machine and of a model: figures beside the bounds that they must keep."""

@@ -1,0 +1,104 @@
+"""Samples as people, features and targets see them: texts, prompts, completions, values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lm.features.registry import feature_values
+from lm.policy.causal import CausalPolicy
+from lm.policy.prompts import Prompts
+from lm.policy.sampling import Samples
+
+
+class Reading(NamedTuple):
+    """Samples as texts.
+
+    Attributes
+    ----------
+    texts, prompts, completions
+        n strings each: the whole text, what was given (empty without prompts), what was written.
+    tokens
+        Token ids of each completion, its end token included.
+    features
+        Shape (n, features): the target's features; no columns for a target without any.
+    listed
+        Shape (n,), bool: whether the text is a name on the list; never where there is no list.
+    """
+
+    texts: list[str]
+    prompts: list[str]
+    completions: list[str]
+    tokens: list[list[int]]
+    features: Tensor
+    listed: Tensor
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns samples into texts and features.
+
+    Parameters
+    ----------
+    base
+        Knows the vocabulary.
+    features
+        Names of the target's features.
+    known
+        The listed names.
+    prompt_texts
+        The text of every prompt, by its tokens.
+    """
+
+    base: CausalPolicy
+    features: tuple[str, ...]
+    known: frozenset[str]
+    prompt_texts: Mapping[tuple[int, ...], str]
+
+    def read(self, samples: Samples) -> Reading:
+        """Decode samples and evaluate the features on them.
+
+        Parameters
+        ----------
+        samples
+            Of any policy over the base's vocabulary.
+
+        Returns
+        -------
+        Reading
+            Features and listed on the samples' device.
+
+        Raises
+        ------
+        RunError
+            A feature raises or is not finite; the text is named.
+        """
+        rows, lengths = samples.tokens.tolist(), samples.mask.sum(-1).tolist()
+        tokens = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        texts = self.base.decode(samples)
+        prompts, completions = [""] * len(texts), texts
+        if samples.prompts is not None and self.prompt_texts:
+            prompts = self._prompts_of(samples.prompts)
+            completions = self.base.vocabulary.decode(samples.tokens, samples.mask)
+        log_prob = samples.log_prob
+        values = log_prob.new_zeros(len(texts), 0)
+        if self.features:
+            found = feature_values(
+                self.features, texts, prompts=prompts, completions=completions, tokens=tokens
+            )
+            values = torch.from_numpy(found).to(log_prob)
+        listed = torch.tensor([text in self.known for text in texts], device=log_prob.device)
+        return Reading(texts, prompts, completions, tokens, values, listed)
+
+    def _prompts_of(self, prompts: Prompts) -> list[str]:
+        pairs = zip(prompts.tokens.tolist(), prompts.mask.tolist(), strict=True)
+        return [self.prompt_texts[prompt_key(tokens, mask)] for tokens, mask in pairs]
+
+
+def prompt_key(tokens: list[int], mask: list[bool]) -> tuple[int, ...]:
+    """Return the tokens of one prompt without its padding."""
+    return tuple(token for token, real in zip(tokens, mask, strict=True) if real)

@@ -1,0 +1,72 @@
+"""A model as target: log p of texts under another policy over the same vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lm.errors import RunError
+from lm.policy.causal import CausalPolicy
+from lm.policy.drawing import rows_in_memory
+from lm.policy.prompts import Prompts
+from lm.target.decoded import Reading
+
+# Rows scored at once keep their states in the processor's cache.
+CHUNK_ROWS = 512
+
+
+def check_teacher(teacher: CausalPolicy, base: CausalPolicy) -> None:
+    """Raise a RunError unless the teacher speaks in the base's tokens and allows as many.
+
+    Parameters
+    ----------
+    teacher, base
+        Loaded for the same run, with the same length limit and sampling transform.
+    """
+    if teacher.vocabulary != base.vocabulary or teacher.ids.eos_ids != base.ids.eos_ids:
+        raise RunError(
+            "target.teacher has another vocabulary than the model that is trained, so that a "
+            "sequence of one is none of the other: take a teacher with the same tokenizer"
+        )
+    if teacher.max_new_tokens != base.max_new_tokens:
+        raise RunError(
+            f"target.teacher stops after {teacher.max_new_tokens} tokens and the model after "
+            f"{base.max_new_tokens}: set max_new_tokens, which holds for both"
+        )
+
+
+@torch.no_grad()
+def teacher_log_prob(teacher: CausalPolicy, reading: Reading) -> Tensor:
+    """Return log p(x) of texts under a teacher.
+
+    Parameters
+    ----------
+    teacher
+        Frozen, over the vocabulary that the tokens belong to.
+    reading
+        n texts.
+
+    Returns
+    -------
+    Tensor
+        Shape (n,), nats, in the teacher's precision.
+    """
+    rows = [torch.tensor(row) for row in reading.tokens]
+    lengths = torch.tensor([len(row) for row in rows])
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        rows, batch_first=True, padding_value=teacher.ids.pad_id
+    )
+    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+    prompts, context = None, 1
+    if any(reading.prompts):
+        ids = teacher.vocabulary.encode_prompts(reading.prompts)
+        prompts = Prompts.from_ids(ids, pad_id=teacher.ids.pad_id)
+        context = prompts.tokens.shape[1]
+    parts = []
+    # Texts of like length together, so that little is computed on padding.
+    order = torch.argsort(lengths, stable=True)
+    for some in order.split(min(CHUNK_ROWS, rows_in_memory(teacher, context))):
+        longest = int(lengths[some].max())
+        own = None if prompts is None else prompts.rows(some)
+        parts.append(teacher.log_prob(tokens[some, :longest], mask[some, :longest], prompts=own))
+    return torch.cat(parts)[torch.argsort(order)]

@@ -1,0 +1,1 @@
+"""What the loop in `lm.train` works with."""

@@ -1,0 +1,118 @@
+"""What a run starts from: base and policy, as its configuration states them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from lm.config.run import RunConfig, resolve
+from lm.device.amp import Amp
+from lm.errors import RunError
+from lm.models.activations import enable_activation_checkpointing
+from lm.policy.causal import CausalPolicy, load_policy
+from lm.training.base import train_base
+
+# Recorded as the model of a run whose base came from Python: nothing can load it again.
+PASSED = "(passed as train(base=...))"
+
+
+def resolve_with(config: RunConfig, base: CausalPolicy | None) -> RunConfig:
+    """Resolve a configuration, for a run with a base of its own if there is one.
+
+    Raises
+    ------
+    RunError
+        The configuration describes another base than the one that is passed.
+    """
+    if base is None:
+        return resolve(config)
+    if config.model not in {None, PASSED}:
+        raise RunError(f"train(base=...) and model {config.model} are two bases: give one")
+    if config.max_new_tokens not in {None, base.max_new_tokens}:
+        raise RunError(
+            f"max_new_tokens is {config.max_new_tokens}, but the base that is passed has "
+            f"{base.max_new_tokens}: set it there"
+        )
+    if not base.transform.is_identity and base.transform != config.sampling:
+        raise RunError(
+            f"the base that is passed has the transform {base.transform}, the configuration "
+            f"{config.sampling}: leave it to the configuration"
+        )
+    return resolve(replace(config, model=PASSED))
+
+
+def load_base(
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    on_base: Callable[[int, int, float], None] | None = None,
+) -> CausalPolicy:
+    """Load the model that a run starts from, training the project's own base if need be.
+
+    Parameters
+    ----------
+    config
+        Names a model, or describes the base.
+    device
+        Where the weights go.
+    on_base
+        Progress of the base's training.
+
+    Returns
+    -------
+    CausalPolicy
+        Frozen, in the dtype that the precision trains in, with the run's sampling transform.
+
+    Raises
+    ------
+    RunError
+        The run's base was passed from Python, so that there is nothing to load.
+    """
+    if config.model == PASSED:
+        raise RunError(
+            "the base of this run was passed as train(base=...): it is in no folder, so only the "
+            "program that made it can measure or continue the run"
+        )
+    model = config.model or train_base(config.base, progress=on_base)
+    return load_policy(
+        model,
+        max_new_tokens=config.max_new_tokens,
+        dtype=Amp(config.precision, device).weights_dtype,
+        device=device,
+        transform=config.law,
+    )
+
+
+def adopt_base(config: RunConfig, base: CausalPolicy, *, device: str) -> CausalPolicy:
+    """Return a frozen copy of a base that was passed, as `load_base` would have loaded it."""
+    base = base.frozen_copy().with_transform(config.law)
+    base.scorer.to(device=device, dtype=Amp(config.precision, device).weights_dtype)
+    return base
+
+
+def build_policy(config: RunConfig, base: CausalPolicy) -> tuple[CausalPolicy, CausalPolicy]:
+    """Return the policy to train and its base: with an adapter they share their weights.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    base
+        Frozen.
+
+    Returns
+    -------
+    policy, base : CausalPolicy
+        KL(policy, base) = 0.
+    """
+    if config.lora.rank > 0:
+        from lm.policy.lora import adapter_off, add_lora  # noqa: PLC0415  # importing peft costs a second
+
+        policy = add_lora(base, config.lora, config.seed)
+        base = adapter_off(policy)
+    else:
+        policy = base.trainable_copy()
+    policy.scorer.score_chunk = base.scorer.score_chunk = config.score_chunk
+    if config.activation_checkpointing:
+        enable_activation_checkpointing(policy.model)
+    return policy, base

@@ -1,0 +1,100 @@
+"""Do sampled estimates agree with exact values of the same quantity? They must."""
+
+from __future__ import annotations
+
+import pandas as pd
+from scipy.stats import norm
+
+from study.names import label_of
+from study.report.blocks import Section
+from study.tables.cubes import RUN_KEYS
+from study.tables.stored import Frame, Tables
+from study.text import Grid, number
+
+Z_BOUND, Z_NOTABLE = 5.0, 2.0
+EXACT, ESTIMATE = "an exact value", "a better estimate"
+
+
+def agreement_table(tables: Tables) -> Frame:
+    """Return how z-scores are spread, by stored table and by what was compared with.
+
+    Parameters
+    ----------
+    tables
+        What is stored.
+
+    Returns
+    -------
+    DataFrame
+        Against exact values, which must agree; and against better estimates. The latter are samples
+        too: where a policy has collapsed, and no sample shows what is left of the rest, both
+        standard errors are too small, and a large z says so.
+    """
+    rows = []
+    for table in tables.stored:
+        if "z" not in table.frame:
+            continue
+        frame = _compared(table.frame)
+        for against, part in frame.groupby("against", sort=True):
+            size = part["z"].abs()
+            worst = part.loc[size.idxmax()]
+            where = f"{worst['quantity']}: {worst['task']}, {label_of(worst['method'])}"
+            above = int((size > Z_NOTABLE).sum())
+            found = len(part), float(size.max()), where, above, above / len(part)
+            rows.append((table.name, against, *found))
+    columns = ["table", "against", "comparisons", "largest", "where", "above_2", "share_above_2"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def agreement_section(table: Frame) -> Section:
+    """Return what `agreement_table` says, and whether the bound holds."""
+    expected = 2.0 * norm.sf(Z_NOTABLE)
+    rows = tuple(
+        (
+            row.table,
+            row.against,
+            f"{row.comparisons:,}",
+            number(row.largest),
+            row.where,
+            str(row.above_2),
+            f"{100 * row.share_above_2:.1f} %",
+        )
+        for row in table.itertuples()
+    )
+    heads = ("table", "against", "comparisons", "largest |z|", "at", "above 2", "share above 2")
+    blocks = (
+        "Sampled estimates against exact values of the same quantity, in standard errors. "
+        f"{100 * expected:.1f} % above {Z_NOTABLE:g} are expected of normal errors; several "
+        "quantities are estimated from the same samples, so they are not independent. Against "
+        f"exact values |z| below {Z_BOUND:g} must hold: "
+        f"{'; '.join(agreement_failures(table)) or 'it does'}. Where few samples carry an "
+        "estimate it is not normal and has no z-score; docs/decisions/0014 says how this rule came "
+        "about while the study ran.",
+        f"Against {ESTIMATE}, which is a sample itself, no bound is set: where a policy has "
+        "collapsed no sample may show the rest, and both standard errors are then too small.",
+        Grid("", heads, rows),
+    )
+    return Section("Agreement of exact and sampled values", blocks)
+
+
+def agreement_failures(table: Frame) -> list[str]:
+    """Return one sentence a table whose largest |z| against exact values exceeds the bound."""
+    return [
+        f"{row.table} has |z| = {number(row.largest)} ({row.where}), which must be below "
+        f"{Z_BOUND:g}"
+        for row in table[table["against"] == EXACT].itertuples()
+        if not row.largest < Z_BOUND
+    ]
+
+
+def _compared(frame: Frame) -> Frame:
+    """Return the rows with a z, each run once, and what their z compares them with."""
+    keys = ["run"] if "run" in frame else RUN_KEYS
+    # A run that serves as tuned and as common is one run.
+    once = frame.drop_duplicates([*keys, "step", "quantity", "estimator"])
+    exact = once[once["estimator"] == "exact"]
+    places = [*keys, "step", "quantity"]
+    known = pd.MultiIndex.from_frame(exact[places])
+    rows = once[once["z"].notna()]
+    sure = pd.MultiIndex.from_frame(rows[places]).isin(known)
+    return rows.assign(against=[EXACT if one else ESTIMATE for one in sure])

@@ -1,0 +1,156 @@
+"""The sections of the report: the numbers of `study.tables` as sentences and tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from study.names import COMMON, MEASURES, TUNED, VARIANT_LABELS, label_of, measure_label
+from study.report.blocks import Section
+from study.report.drawing import Picture
+from study.report.figures_main import title_of
+from study.rules.verdicts import STATEMENTS, Verdict
+from study.tables.cubes import Runs, target_of
+from study.tables.stored import Frame
+from study.tables.summaries import PROCESS, QUALITY
+from study.text import NONE, Grid, bracket, number, plus_minus, share
+from study.text import interval as interval_text
+
+HEADS = {
+    **{name: measure_label(name) for name in MEASURES},
+    "alignment": "E[φ]",
+    "kl_policy_base": "KL(π‖a) (nats)",
+    "entropy": "entropy (nats)",
+    "distinct_share": "distinct share",
+    "self_bleu": "Self-BLEU over characters",
+    "samples_to_half": "samples to half of D(a‖p)",
+    "gradient_norm": "gradient norm",
+    "gradient_norm_above_1": "share of steps with norm above 1",
+    "gradient_signal_to_noise": "signal to noise",
+}
+
+
+def verdict_grid(verdicts: Sequence[Verdict]) -> Grid:
+    """Return the table of all verdicts."""
+    rows = tuple(
+        (
+            f"{one.name} {one.statement}",
+            one.study,
+            one.verdict,
+            one.measured,
+            number(one.effect),
+            _limits(one),
+        )
+        for one in verdicts
+    )
+    heads = ("hypothesis", "study", "verdict", "effect", "value", "95 % interval")
+    return Grid("", heads, rows)
+
+
+def hypothesis_sections(
+    verdicts: Sequence[Verdict], pictures: Mapping[str, Sequence[Picture]]
+) -> list[Section]:
+    """Return a section a hypothesis: what it says, its verdicts, its pictures."""
+    found = []
+    for name, statement in STATEMENTS.items():
+        mine = [one for one in verdicts if one.name == name]
+        lines = [f"{one.study}: **{one.verdict}**. {one.sentence}" for one in mine]
+        found.append(Section(f"{name}. {statement}", [*lines, *pictures.get(name, ())]))
+    return found
+
+
+def task_sections(runs: Runs, main: Frame, base: Frame) -> list[Section]:
+    """Return a section a task: ends at both rates, and how the runs got there."""
+    return [
+        Section(title_of(runs.tasks, task), _task_grids(runs, main, base, task))
+        for task in main["task"].unique()
+    ]
+
+
+def regret_grid(table: Frame) -> Grid:
+    """Return the regrets in the table's order."""
+    rows = tuple(
+        (
+            f"{row.study}, {row.rate} rate",
+            label_of(row.method),
+            interval_text(row.regret, row.low, row.high),
+            share(row.pairs_won, 1.0),
+        )
+        for row in table.itertuples()
+    )
+    heads = ("study", "objective", "mean regret (nats of logarithm)", "pairs won")
+    return Grid("Regret over tasks (problems) and measures.", heads, rows)
+
+
+def stability_grid(table: Frame) -> Grid:
+    """Return Kendall's W over tasks, seeds and sizes."""
+    rows = tuple(
+        (row.over, str(row.raters), number(row.w), bracket(row.low, row.high))
+        for row in table.itertuples()
+    )
+    heads = ("over", "raters", "Kendall's W", "95 % interval")
+    return Grid("Rank stability of the five objectives by mean regret.", heads, rows)
+
+
+def ablation_grid(table: Frame) -> Grid:
+    """Return what each variant does to the own measure."""
+    rows = tuple(
+        (
+            f"{row.task} {row.size}",
+            VARIANT_LABELS.get(str(row.variant), str(row.variant)),
+            label_of(row.method),
+            str(row.seeds),
+            interval_text(row.log_ratio, row.low, row.high),
+        )
+        for row in table.itertuples()
+    )
+    heads = ("task", "variant", "objective", "seeds", "log[variant / default]")
+    return Grid("The own measure against the default's, paired by seed.", heads, rows)
+
+
+def _task_grids(runs: Runs, main: Frame, base: Frame, task: str) -> list[Grid]:
+    rows = main[main["task"] == task]
+    feature, moment = target_of(runs.tasks, task)
+    first = base[base["task"] == task]
+    tuned, common = (rows[rows["rate"] == rate] for rate in (TUNED, COMMON))
+    seeds = " to ".join(str(n) for n in sorted({rows["seeds"].min(), rows["seeds"].max()}))
+    ends = _rows(tuned, QUALITY)
+    entropy = first.loc[first["quantity"] == "entropy_target", "mean"].mean()
+    distance = first.loc[first["quantity"] == "kl_target_base", "mean"].mean()
+    known = {"alignment": moment, "entropy": entropy, "kl_policy_base": distance}
+    target = tuple(number(known.get(name, 0.0 if name in MEASURES else np.nan)) for name in QUALITY)
+    grids = [
+        Grid(
+            f"At the end, tuned rate: mean ± standard deviation over the seeds ({seeds}); φ is "
+            f"{feature or 'not known'}.",
+            ("", *(HEADS[name] for name in QUALITY)),
+            (("base a", *_cells(first, QUALITY)), ("target p", *target), *ends),
+        ),
+        Grid("On the way, tuned rate.", ("", *(HEADS[n] for n in PROCESS)), _rows(tuned, PROCESS)),
+    ]
+    if len(common):
+        heads = ("", *(HEADS[name] for name in QUALITY))
+        grids.append(Grid("At the end, common rate.", heads, _rows(common, QUALITY)))
+    return grids
+
+
+def _rows(table: Frame, quantities: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    methods = table["method"].unique()
+    return tuple(
+        (label_of(name), *_cells(table[table["method"] == name], quantities)) for name in methods
+    )
+
+
+def _cells(rows: Frame, quantities: Sequence[str]) -> list[str]:
+    known = rows.set_index("quantity")
+    return [
+        plus_minus(known.at[name, "mean"], known.at[name, "deviation"])
+        if name in known.index
+        else NONE
+        for name in quantities
+    ]
+
+
+def _limits(one: Verdict) -> str:
+    return NONE if np.isnan(one.low) else bracket(one.low, one.high)

@@ -1,0 +1,1 @@
+"""The rules of docs/hypotheses.md as code."""

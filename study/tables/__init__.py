@@ -1,0 +1,1 @@
+"""The stored tables, and what is read from them."""

@@ -1,0 +1,313 @@
+"""Sweeps: which runs there are, that each is made once, and what a kill costs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from rich.console import Console
+from support.lm_runs import scratch
+
+from lm.cli.main import main
+from lm.config.options import build_config
+from lm.errors import RunError
+from lm.run.records import read_records
+from lm.sweep.cells import expand, merged
+from lm.sweep.command import _bar, cost, run_sweep
+from lm.sweep.config import SweepConfig
+from lm.sweep.records import cell_job, read_record, record_path
+from lm.sweep.table import METADATA_KEY
+from lm.sweep.workers import Progress
+from lm.train import train
+
+ROOT = Path(__file__).parents[2]
+
+
+def _plain(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return a sweep of two methods and two seeds on tiny models, which takes seconds."""
+    sweep = {
+        "name": "tiny",
+        "output": str(folder / "cells"),
+        "table": str(folder / "tiny.parquet"),
+        "workers": 1,
+        "run": {
+            "steps": 3, "batch_size": 16,
+            "evaluation": {"every": 2, "samples": 64, "group": 32, "texts": 4},
+        },
+        "sizes": {"1x16": {"layers": 1, "width": 16, "heads": 2, "steps": 30, "batch_size": 64}},
+        "tasks": {
+            "listed": {
+                "title": "listed names", "group": "soft",
+                "target": {"moments": {"listed": 0.2}}, "reward": {"listed": 1.0}, "beta": 0.5,
+            }
+        },
+        "methods": {
+            "forward_kl": {"divergence": "forward_kl"},
+            "jensen_shannon": {"divergence": "jensen_shannon"},
+            "rl_kl": {"divergence": "reverse_kl", "descends": "penalised_reward"},
+            "reward": {"divergence": "reverse_kl", "descends": "reward"},
+        },
+        "rates": {"fast": {"value": 1e-3}, "slow": {"value": 1e-4}},
+        "blocks": [
+            {
+                "tasks": ["listed"], "methods": ["forward_kl", "jensen_shannon"],
+                "sizes": ["1x16"], "rates": ["fast"], "seeds": [0, 1],
+            }
+        ],
+    }  # fmt: skip
+    return merged(sweep, changes)
+
+
+def _sweep(folder: Path, **changes: Any) -> SweepConfig:
+    return build_config(SweepConfig, _plain(folder, **changes))
+
+
+def _block(**changes: Any) -> dict[str, Any]:
+    block = {"tasks": ["listed"], "methods": ["forward_kl"], "sizes": ["1x16"], "rates": ["fast"]}
+    return {**block, "seeds": [0], **changes}
+
+
+@pytest.fixture(autouse=True)
+def _models(monkeypatch):
+    """Keep the tiny models in a folder of the tests, where workers find them as well."""
+    monkeypatch.chdir(scratch())
+
+
+def test_a_sweep_is_every_combination_of_its_blocks_once(tmp_path):
+    blocks = [_block(methods=["forward_kl", "rl_kl"], seeds=[0, 1]), _block(rates=["fast", "slow"])]
+    cells = expand(_sweep(tmp_path, blocks=blocks))
+    assert [(c.labels.method, c.labels.rate, c.labels.seed) for c in cells] == [
+        ("forward_kl", "fast", 0),
+        ("rl_kl", "fast", 0),
+        ("forward_kl", "fast", 1),
+        ("rl_kl", "fast", 1),
+        ("forward_kl", "slow", 0),
+    ]
+    assert len({cell.run for cell in cells}) == 5
+
+
+def test_cells_with_the_same_configuration_are_one_run(tmp_path):
+    blocks = [_block(rates=["fast", "same"], seeds=[0]), _block(variants=["default", "small"])]
+    sweep = _sweep(
+        tmp_path,
+        blocks=blocks,
+        rates={"same": {"value": 1e-3}},
+        variants={"small": {"batch_size": 8}},
+    )
+    by_labels = {(c.labels.rate, c.labels.variant): c.run for c in expand(sweep)}
+    assert by_labels["fast", "default"] == by_labels["same", "default"]
+    assert by_labels["fast", "small"] != by_labels["fast", "default"]
+    assert len(by_labels) == 3
+
+
+def test_methods_descend_the_target_the_penalised_reward_or_the_reward(tmp_path):
+    methods = ["forward_kl", "rl_kl", "reward"]
+    target, penalised, alone = (
+        c.config for c in expand(_sweep(tmp_path, blocks=[_block(methods=methods)]))
+    )
+    assert target.measure is None
+    assert target.target.moments == {"listed": 0.2}
+    assert (penalised.target.kind, penalised.target.beta) == ("reward_tilted", 0.5)
+    assert alone.target.kind == "reward"
+    for config in (penalised, alone):
+        assert config.target.reward == {"listed": 1.0}
+        assert config.measure == target.target
+
+
+def test_a_teacher_is_fine_tuned_from_the_base_of_the_cells_size(tmp_path):
+    task = {"title": "t", "group": "g", "teacher": {"female_share": 0.9, "steps": 5}}
+    sweep = _sweep(tmp_path, tasks={"taught": task}, blocks=[_block(tasks=["taught"])])
+    (cell,) = expand(sweep)
+    base, teacher = cell.bases
+    assert teacher.initial == str(base.folder())
+    assert (teacher.layers, teacher.width, teacher.female_share) == (1, 16, 0.9)
+    assert cell.config.target.teacher == str(teacher.folder())
+
+
+def test_rates_are_numbers_or_those_chosen_for_group_method_and_size(tmp_path):
+    chosen = tmp_path / "rates.yaml"
+    _ = chosen.write_text(
+        yaml.safe_dump({"soft": {"forward_kl": {"1x16": 0.01}, "jensen_shannon": {"1x16": 0.02}}})
+    )
+    rates = {
+        "tuned": {"file": str(chosen)},
+        "common": {"file": str(chosen), "method": "forward_kl"},
+    }
+    block = _block(methods=["jensen_shannon"], rates=["tuned", "common", "slow"])
+    cells = expand(_sweep(tmp_path, rates=rates, blocks=[block]))
+    assert [cell.config.optimizer.lr for cell in cells] == [0.02, 0.01, 1e-4]
+    block = _block(methods=["rl_kl"], rates=["tuned"])
+    with pytest.raises(ValueError, match="has no rate for soft / rl_kl / 1x16: choose it first"):
+        _ = expand(_sweep(tmp_path, rates=rates, blocks=[block]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": [_block(tasks=["lost"])]}, "a block names 'lost', but tasks has only: listed"),
+        ({"blocks": []}, "blocks is empty"),
+        ({"run": {"step": 3}}, "unknown key 'step' among the options; did you mean 'steps'"),
+        ({"run": {"steps": "many"}}, "steps"),
+        ({"sizes": {"1x16": {"width": 15}}}, "heads must divide width"),
+        ({"workers": 0}, "workers"),
+        ({"rates": {"fast": {"file": "no/such/file.yaml", "value": None}}}, "no/such/file"),
+        ({"tasks": {"listed": {"target": None}}}, "needs either a target or a teacher"),
+        (
+            {"tasks": {"listed": {"reward": {}}}, "blocks": [_block(methods=["reward"])]},
+            "the task has no reward",
+        ),
+    ],
+)
+def test_a_sweep_that_means_nothing_is_refused_before_anything_is_run(
+    changes, message, tmp_path, capsys
+):
+    plain = _plain(tmp_path, **{k: v for k, v in changes.items() if k != "tasks"})
+    for task, options in changes.get("tasks", {}).items():
+        plain["tasks"][task] |= options
+    path = tmp_path / "sweep.yaml"
+    _ = path.write_text(yaml.safe_dump(plain))
+    assert main(["sweep", str(path)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "cells").exists()
+
+
+def test_the_command_needs_a_file(capsys):
+    assert main(["sweep"]) == 2
+    assert "no sweep is given" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> SweepConfig:
+    """A finished sweep of four runs."""
+    sweep = _sweep(tmp_path_factory.mktemp("sweep"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(scratch())
+        _ = run_sweep(sweep, command="a test")
+    return sweep
+
+
+def test_the_table_holds_what_the_runs_wrote(done, tmp_path):
+    rows = pq.read_table(done.table).to_pylist()
+    cell = expand(done)[0]
+    folder = train(replace(cell.config, output=str(tmp_path / "run")))
+    own = [row for row in rows if row["cell"] == cell.name]
+    found = {(r["step"], r["quantity"], r["estimator"]): r for r in own}
+    for evaluation in read_records(folder, "evaluation"):
+        for quantity, estimates in evaluation["estimates"].items():
+            for estimator, entry in estimates.items():
+                row = found.pop((evaluation["step"], quantity, estimator))
+                assert row["value"] == pytest.approx(float(entry["value"]), rel=1e-6)
+                assert (row["z"] is None) == ("z" not in entry)
+                assert (row["seed"], row["method"]) == (0, "forward_kl")
+    steps = read_records(folder, "step")
+    norms = {2: steps[:2], 3: steps[2:]}
+    for step, some in norms.items():
+        mean = sum(record["gradient_norm"] for record in some) / len(some)
+        row = found.pop((step, "gradient_norm", "record"))
+        assert row["value"] == pytest.approx(mean, rel=1e-6)
+        above = found.pop((step, "gradient_norm_above_1", "record"))["value"]
+        assert above == sum(record["gradient_norm"] > 1 for record in some) / len(some)
+    target = found.pop((0, "feature/listed", "target"))
+    assert target["value"] == pytest.approx(0.2, abs=1e-6)
+    assert {key[1] for key in found} == {"clipped", "gradient_signal_to_noise"}
+
+
+def test_its_metadata_says_where_the_numbers_come_from(done):
+    stored = pq.read_schema(done.table).metadata[METADATA_KEY]
+    facts = json.loads(stored)
+    assert (facts["sweep"], facts["command"], facts["runs"]) == ("tiny", "a test", 4)
+    assert facts["tasks"]["listed"]["title"] == "listed names"
+    assert facts["failed"] == {}
+    assert set(facts["commits"]) == set(pq.read_table(done.table)["commit"].to_pylist())
+
+
+def test_a_finished_run_is_never_made_again(done, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in Path(done.output).rglob("*.json")}
+    table = pq.read_table(done.table)
+
+    def never(*_: object) -> None:
+        raise AssertionError("a worker was asked for")
+
+    monkeypatch.setattr("lm.sweep.command.Workers", never)
+    _ = run_sweep(done, command="again")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert pq.read_table(done.table).equals(table)
+
+
+def test_only_records_are_left_of_a_run(done):
+    assert {path.suffix for path in Path(done.output).rglob("*") if path.is_file()} == {".json"}
+    assert len(list(Path(done.output).rglob("*.json"))) == 4
+
+
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    sweep = _sweep(tmp_path)
+    first, second, *_ = expand(sweep)
+
+    def fail(config):
+        raise RunError("the gradient norm is nan")
+
+    folder = Path(sweep.output)
+    with monkeypatch.context() as patch:
+        patch.setattr("lm.sweep.records.train_job", fail)
+        cell_job(first.config, folder, first.run, "commit")
+    assert read_record(folder, first.run)["failed"] == "the gradient norm is nan"
+    _ = run_sweep(sweep, command="a test")
+    facts = json.loads(pq.read_schema(sweep.table).metadata[METADATA_KEY])
+    assert facts["failed"] == {first.name: "the gradient norm is nan"}
+    cells = set(pq.read_table(sweep.table)["cell"].to_pylist())
+    assert first.name not in cells
+    assert second.name in cells
+
+
+def test_a_sweep_that_is_killed_goes_on_and_ends_with_the_same_table(done, tmp_path):
+    plain = _plain(tmp_path)
+    path = tmp_path / "sweep.yaml"
+    _ = path.write_text(yaml.safe_dump(plain))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lm", "sweep", str(path)]
+    running = subprocess.Popen(command, cwd=scratch(), env=environment, stdout=subprocess.DEVNULL)
+    folder, patience = Path(plain["output"]), time.monotonic() + 120
+    while not list(folder.glob("cells/*.json")) and time.monotonic() < patience:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    kept = {p: p.stat().st_mtime_ns for p in folder.glob("cells/*.json")}
+    assert 1 <= len(kept) < 4
+    again = subprocess.run(
+        command, cwd=scratch(), env=environment, capture_output=True, text=True, check=True
+    )
+    assert f"4 cells, 4 different runs, {len(kept)} of them done" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert pq.read_table(plain["table"]).equals(pq.read_table(done.table))
+
+
+def test_the_cost_of_a_cell_grows_with_its_model_and_its_steps(tmp_path):
+    sizes = {"2x16": {"layers": 2, "width": 16, "heads": 2}}
+    variants = {"long": {"steps": 30}}
+    block = _block(sizes=["1x16", "2x16"], variants=["default", "long"])
+    sweep = _sweep(tmp_path, sizes=sizes, variants=variants, blocks=[block])
+    costs = {(c.labels.size, c.labels.variant): cost(c) for c in expand(sweep)}
+    assert costs["1x16", "default"] < costs["2x16", "default"] < costs["2x16", "long"]
+    assert record_path(Path("a"), "b") == Path("a/cells/b.json")
+
+
+def test_a_quiet_sweep_says_how_far_it_is_once_something_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("lm.sweep.command.QUIET_SECONDS", -1.0)
+    cells = expand(_sweep(tmp_path))
+    out = io.StringIO()
+    with _bar(cells, Console(file=out, width=100)) as on_message:
+        on_message(Progress(cells[0].run, 0, 3))
+        assert out.getvalue() == ""
+        on_message(Progress(cells[0].run, 3, 3))
+    assert out.getvalue().startswith("1 of 4 runs, about 0 minutes left")

@@ -1,0 +1,159 @@
+"""The benchmarks of lm run, at a tiny size, and say what they say they say."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import lm_floor, lm_speed, lm_step
+from benchmarks._turns import Contender, Lap, Laps, summary
+from benchmarks.half_distance import crossing, interval
+from benchmarks.lm_floor import Size
+
+TINY = Size(layers=2, width=8, heads=2, vocabulary=11, length=3, samples=6)
+BENCHMARKS = Path(lm_floor.__file__).parent
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lm_floor.SIZES, "S", TINY)
+
+
+def test_the_floor_is_small_and_knows_neither_lm_nor_the_core() -> None:
+    source = (BENCHMARKS / "lm_floor.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 150
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [*[alias.name for alias in node.names], getattr(node, "module", None) or ""]
+    }
+    assert not imported & {"lm", "fdpg_ref", "transformers"}
+
+
+def test_the_floor_samples_from_the_distribution_that_it_scores() -> None:
+    size = TINY._replace(vocabulary=3, length=2, samples=20_000)
+    _ = torch.manual_seed(0)
+    model = lm_floor.Model(size)
+    for weights in model.parameters():
+        _ = weights.detach().mul_(3.0)
+    tokens = lm_floor.sample(model, size)
+    codes, counts = torch.unique(tokens[:, 1] * 3 + tokens[:, 2], return_counts=True)
+    every = torch.tensor([[0, int(code) // 3, int(code) % 3] for code in codes])
+    expected = lm_floor.score(model, every).detach().exp()
+    assert len(codes) > 3
+    error = (expected * (1 - expected) / size.samples).sqrt()
+    # Nine outcomes at a fixed seed: |z| > 4.5 has probability 6e-5.
+    assert float(((counts / size.samples - expected) / error).abs().max()) < 4.5
+
+
+def test_the_floor_counts_the_products_of_five_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    # At a clock that advances by one second a reading, each large product takes one second.
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(lm_floor.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(torch, "mm", lambda a, b: a)
+    size = Size(layers=1, width=2, heads=1, vocabulary=5, length=3, samples=7)
+    # By hand: 12 w^2 + 2 w (1 + 2 + 3) / 3 of attention for a position on average, and w V.
+    multiplications = (12 * 4 + 2 * 2 * 2 + 2 * 5) * 3 * 7
+    assert lm_floor.matmul_seconds(size) == pytest.approx(5 * multiplications / 2048**3)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("reuse", [False, True])
+def test_the_engine_is_timed_step_by_step(reuse: bool) -> None:
+    from lm.policy.causal import CausalPolicy
+
+    before = CausalPolicy.score
+    laps = Laps(3)
+    lm_step.run_engine("S", 1, laps, reuse=reuse)
+    result = summary(laps.made, warm_up=1)
+    assert set(result) >= {"seconds_per_step", "phases", "cpu_over_wall", "peak_rss_mb"}
+    assert set(result["phases"]) == {"sample", "read", "base", "policy", "backward", "optimise"}
+    assert all(0 < seconds < result["seconds_per_step"] for seconds in result["phases"].values())
+    assert len(laps.made) == 3
+    assert CausalPolicy.score is before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_floor_is_timed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_floor, "matmul_seconds", lambda size: 0.125)
+    laps = Laps(2)
+    lm_step.run_floor("S", 1, laps)
+    assert all(lap.seconds > 0 and lap.phases["products"] == 0.125 for lap in laps.made)
+
+
+@pytest.mark.slow  # importing TRL alone takes ten seconds
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.filterwarnings("ignore")  # of libraries that TRL imports
+@pytest.mark.parametrize("trainer", ["grpo", "rloo"])
+def test_trl_is_timed_step_by_step(trainer: str) -> None:
+    _ = pytest.importorskip("trl", reason="TRL is an extra: pip install -e '.[bench]'")
+    from benchmarks.lm_trl import run_trl
+
+    laps = Laps(2)
+    run_trl(trainer, "S", 1, laps)
+    assert all(lap.seconds > 0 for lap in laps.made)
+    assert len(laps.made) == 2
+
+
+def test_contenders_take_turns(tmp_path: Path) -> None:
+    script = tmp_path / "contender.py"
+    _ = script.write_text(
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS.parent)!r})\n"
+        "from benchmarks._turns import Finished, Laps\n"
+        "laps = Laps(5, turns=True)\n"
+        "try:\n"
+        "    laps.start()\n"
+        "    while True:\n"
+        "        print('noise')\n"
+        "        laps.lap({'work': 0.5})\n"
+        "except Finished:\n"
+        "    pass\n",
+        encoding="utf-8",
+    )
+    with Contender("one", [str(script)]) as one:
+        assert [one.turn().phases for _ in range(2)] == [{"work": 0.5}] * 2
+    _ = script.write_text("raise SystemExit('no such model')", encoding="utf-8")
+    with Contender("two", [str(script)]) as two, pytest.raises(RuntimeError, match="no such model"):
+        _ = two.turn()
+
+
+def lap(seconds: float) -> Lap:
+    return Lap(seconds, seconds, {"products": 0.4}, 1.0, seconds)
+
+
+def result_of(**seconds: float) -> dict[str, Any]:
+    laps = {
+        name.replace("_with_", ", ").replace("_", " "): [lap(value)] * 3
+        for name, value in seconds.items()
+    }
+    return {"size": "S", "ratios": lm_speed._ratios(laps)}
+
+
+def test_the_bounds_of_the_speed_are_those_of_the_issue() -> None:
+    good = result_of(floor=1.0, engine=1.1, engine_with_reuse=1.0, TRL_GRPO=1.5, TRL_RLOO=1.8)
+    assert lm_speed.broken_bounds(good) == []
+    slow = result_of(floor=1.2, engine=1.4, engine_with_reuse=1.4, TRL_GRPO=2.0, TRL_RLOO=2.5)
+    assert [
+        sentence.split(":")[1].split(" is ")[0].strip() for sentence in lm_speed.broken_bounds(slow)
+    ] == [
+        "engine / floor",  # 1.17 > 1.15
+        "floor / products",  # 3.0 > 2.8
+        "faster TRL / engine, reuse",  # 1.43 < 1.5
+    ]
+
+
+def test_half_way_is_interpolated() -> None:
+    assert crossing([(0, 4.0), (2, 3.0), (4, 1.0), (6, 0.5)]) == pytest.approx(3.0)
+    assert crossing([(0, 4.0), (2, 3.0), (4, 2.0)]) is None
+
+
+def test_the_interval_is_students() -> None:
+    mean, half = interval([1.0, 2.0, 3.0])
+    # t(0.975, 2) = 4.303, standard deviation 1.
+    assert (mean, half) == (2.0, pytest.approx(4.303 / math.sqrt(3)))

@@ -1,0 +1,238 @@
+"""The command line of the toy: exit codes, messages, and files that are whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support.toy_cases import measured
+
+from toy.cli import main as cli
+from toy.cli.main import main
+from toy.files import require_writable
+from toy.verify.records import Record
+from toy.verify.report import table as report
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return measured()
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Return the exit code, whether returned or raised."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return int(str(stop.code))
+
+
+def test_train_prints_and_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "new" / "picture.png"
+    arguments = ["train", "--divergence", "jensen_shannon", "--problem", "bimodal"]
+    assert main([*arguments, "--steps", "20", "--output", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert path.read_bytes().startswith(PNG)
+    assert out.splitlines()[-1] == f"picture: {path}"
+    assert "learning_rate=0.2" in out
+    assert "seed" not in out  # an exact gradient has none
+    assert err == ""
+    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+
+
+def test_train_sampled_and_infinite_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "picture.png"
+    arguments = ["train", "--problem", "hard", "--gradient", "sampled", "--steps", "3"]
+    assert main([*arguments, "--batch_size", "16", "--output", str(path)]) == 0
+    assert "batch_size=16" in capsys.readouterr().out
+
+
+def test_default_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--problem", "coin", "--steps", "1"]) == 0
+    assert (tmp_path / "runs" / "toy" / "coin-jensen_shannon.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--learning_rat", "1"], "Did you mean --learning_rate?"),
+        (["train", "--learning-rate=1"], "Did you mean --learning_rate?"),
+        (["train", "--divergence", "jensen"], "Did you mean 'jensen_shannon'?"),
+        (["train", "--problem", "bimodel"], "Did you mean 'bimodal'?"),
+        (["train", "--steps", "many"], "many"),
+        (["train", "--steps", "0"], "steps is 0"),
+        (["train", "--problem", "hard", "--divergence", "reverse_kl"], "Soften the constraint"),
+        (["train", "--output", "picture.jpg"], "does not end in .png"),
+        (["trian"], "Did you mean train?"),
+        (["verify", "--jsn", "x"], "Did you mean --json?"),
+        (["verify", "--json", "x.txt"], "does not end in .json"),
+        ([], "subcommand"),
+    ],
+)
+def test_bad_input_is_one_message(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(arguments) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 2
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_diverging_run_leaves_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "new" / "picture.png"
+    arguments = ["train", "--problem", "rare", "--divergence", "neyman_chi2"]
+    assert main([*arguments, "--learning_rate", "1e6", "--output", str(path)]) == 2
+    assert "lower learning_rate" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
+        require_writable(file / "picture.png", suffix=".png")
+    folder = tmp_path / "folder.png"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        require_writable(folder, suffix=".png")
+    # Root may write anywhere, so the refusal of the system is played.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="is not writable"):
+        require_writable(tmp_path / "a" / "picture.png", suffix=".png")
+
+
+@pytest.mark.parametrize("command", [["train", "--steps", "1", "--output"], ["verify", "--json"]])
+def test_unwritable_output_exits_before_any_work(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(cli, "run_claims", lambda: pytest.fail("work was done"))
+    (tmp_path / "file").touch()
+    suffix = ".png" if command[0] == "train" else ".json"
+    assert main([*command, str(tmp_path / "file" / f"x{suffix}")]) == 2
+    out, err = capsys.readouterr()
+    assert "is not a folder" in err
+    assert out == ""
+
+
+def test_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    path = tmp_path / "picture.png"
+    assert main(["train", "--problem", "coin", "--steps", "1", "--output", str(path)]) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_exits_one_if_a_claim_fails(
+    records: list[Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    broken = [replace(records[0], verdict="biased", max_relative_error=0.3), *records[1:]]
+    monkeypatch.setattr(cli, "run_claims", lambda: broken)
+    assert main(["verify", "--json", str(tmp_path / "claims.json")]) == 1
+    out = capsys.readouterr().out
+    assert f"FAILED {records[0].claim}" in out
+    assert f"{len(records) - 1} hold, 1 fail" in " ".join(out.split())
+    monkeypatch.setattr(cli, "run_claims", lambda: records)
+    assert main(["verify"]) == 0
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits(records: list[Record], width: int):
+    console = Console(width=width, record=True, file=open(os.devnull, "w"), force_terminal=False)  # noqa: SIM115
+    report.print_report(records, console)
+    console.file.close()
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in "".join(lines)
+    first = next(line for line in lines if line.startswith("one sample"))
+    assert first.split().count("exact") == 9
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.0, "0"),
+        (2.3e-16, "2e-16"),
+        (0.0123, "0.012"),
+        (0.6666, "0.667"),
+        (2.474, "2.474"),
+        (9.9999, "10.00"),
+        (13.8, "14"),
+        (437.2, "437"),
+        (999.7, "1000"),
+        (4100.0, "4e3"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_short_numbers(number: float, text: str):
+    assert report.short_number(number) == text
+    assert len(text) <= 5
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [(2 / 3, "×0.667"), (2.0, "×2.000"), (-1.0, "×-1.00"), (-4e-17, "×0"), (4100.0, "×4e3")],
+)
+def test_factors(factor: float, text: str):
+    assert report.factor_text(factor) == text
+    assert len(text) <= 6
+
+
+def test_subprocess(tmp_path: Path):
+    # The one end-to-end run: what a user types, in another process, without torch.
+    path = tmp_path / "claims.json"
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['toy', 'verify', '--json', {str(path)!r}]\n"
+        "try:\n    runpy.run_module('toy', run_name='__main__')\n"
+        "except SystemExit as stop:\n    status = stop.code\n"
+        "assert 'torch' not in sys.modules and 'lm' not in sys.modules\n"
+        "sys.exit(status)\n"
+    )
+    environment = {**os.environ, "COLUMNS": "80"}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert "0 fail" in " ".join(run.stdout.split())
+    assert isinstance(json.loads(path.read_text(encoding="utf-8")), list)
+    bad = subprocess.run(
+        [sys.executable, "-m", "toy", "train", "--divergence", "kl"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("python -m toy train: error: divergence is 'kl'")

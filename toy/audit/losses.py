@@ -1,0 +1,143 @@
+"""The penalties that people use, by name, and losses from users' files.
+
+Here u = log pi - log ref at a sample of pi. What each of them descends is row by row in the
+dictionary of KL penalties, which `F7` lists and ``python -m toy audit --all`` measures.
+"""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from toy.audit.call import AuditError
+from toy.checks import check_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toy.audit.call import Loss
+
+
+def k1(log_policy: Tensor, log_reference: Tensor) -> Tensor:
+    """Return u, an unbiased estimate of KL(pi‖ref)."""
+    return log_policy - log_reference
+
+
+def k2(log_policy: Tensor, log_reference: Tensor) -> Tensor:
+    """Return u^2 / 2, a biased estimate of KL(pi‖ref)."""
+    return (log_policy - log_reference) ** 2 / 2
+
+
+def k3(log_policy: Tensor, log_reference: Tensor) -> Tensor:
+    """Return e^-u - 1 + u, an unbiased estimate of KL(pi‖ref) that is never negative."""
+    u = log_policy - log_reference
+    return torch.expm1(-u) + u
+
+
+def absolute(log_policy: Tensor, log_reference: Tensor) -> Tensor:
+    """Return abs(u)."""
+    return (log_policy - log_reference).abs()
+
+
+def k3_reversed(log_policy: Tensor, log_reference: Tensor) -> Tensor:
+    """Return e^u - 1 - u: k3 with the log-ratio reversed."""
+    return k3(log_reference, log_policy)
+
+
+def _times_ratio(penalty: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    def with_ratio(log_policy: Tensor, log_reference: Tensor, log_behavior: Tensor) -> Tensor:
+        # The ratio is differentiated too: on-policy it is one, but its gradient is the score.
+        ratio = torch.exp(log_policy - log_behavior)
+        return ratio * penalty(log_policy, log_reference)
+
+    return with_ratio
+
+
+PENALTIES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "k1": k1,
+        "k2": k2,
+        "k3": k3,
+        "abs": absolute,
+        "k3_reversed": k3_reversed,
+        "ratio_k1": _times_ratio(k1),
+        "ratio_k3": _times_ratio(k3),
+        "ratio_k2": _times_ratio(k2),
+    }
+)
+
+
+class Entry(NamedTuple):
+    """One cell of the dictionary: its row, the penalty, and how it is used."""
+
+    row: int
+    penalty: str
+    placement: str
+    samples: str
+
+
+# The nine rows of the dictionary in all their columns.
+F7: tuple[Entry, ...] = (
+    *(
+        Entry(row, penalty, placement, "on_policy")
+        for row, penalty in enumerate(("k1", "k2", "k3", "abs", "k3_reversed"), start=1)
+        for placement in ("loss", "reward")
+    ),
+    *(
+        Entry(row, penalty, "loss", samples)
+        for row, penalty in enumerate(("ratio_k1", "ratio_k3", "ratio_k2"), start=6)
+        for samples in ("on_policy", "stale")
+    ),
+    *(Entry(9, penalty, "loss", "stale") for penalty in ("k1", "k2", "k3")),
+)
+
+
+def find_loss(text: str) -> Loss:
+    """Return a named penalty, or the function of a file.
+
+    Parameters
+    ----------
+    text : str
+        A key of `PENALTIES`, or ``path/to/file.py:function``. The file is run.
+
+    Returns
+    -------
+    callable
+        The loss.
+
+    Raises
+    ------
+    AuditError
+        If there is no such name, file or function, or the file raises; the nearest name is given.
+    """
+    path, colon, function = text.rpartition(":")
+    if colon:
+        return _from_file(Path(path), function)
+    if text.endswith(".py"):
+        raise AuditError(f"{text!r} names no function in the file: write {text}:FUNCTION")
+    try:
+        check_choice("penalty", text, PENALTIES)
+    except ValueError as error:
+        raise AuditError(f"{error} Or name a function in a file: FILE.py:FUNCTION.") from None
+    return PENALTIES[text]
+
+
+def _from_file(path: Path, function: str) -> Loss:
+    if not path.is_file():
+        raise AuditError(f"there is no file {str(path)!r}: write path/to/file.py:{function}")
+    try:
+        # Not imported: an import would leave bytecode beside the user's file.
+        names = runpy.run_path(str(path), run_name="audited")
+    except Exception as error:
+        raise AuditError(f"{path} raised {type(error).__name__}: {error}") from error
+    functions = [name for name, value in names.items() if callable(value) and name[0] != "_"]
+    try:
+        check_choice("function", function, functions)
+    except ValueError as error:
+        raise AuditError(f"{path}: {error}") from None
+    return names[function]

@@ -1,0 +1,118 @@
+"""``python -m toy audit``: its options, and what it does with them.
+
+Nothing here imports torch until an audit runs, so the other commands work without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from toy.files import require_writable
+
+MISSING_TORCH = 2
+_INSTALL = "python -m pip install -e '.[lm]'"
+
+
+def add_audit_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the command to its parser."""
+    parser.add_argument(
+        "loss",
+        type=str | None,
+        nargs="?",
+        default=None,
+        help="a named penalty (k1, k2, k3, abs, ...) or path/to/file.py:function",
+    )
+    parser.add_argument("--all", action="store_true", help="audit the dictionary of KL penalties")
+    parser.add_argument(
+        "--placement",
+        type=Literal["loss", "reward"],
+        default="loss",
+        help="differentiated in the loss, or detached in the reward",
+    )
+    parser.add_argument(
+        "--samples",
+        type=Literal["on_policy", "stale"],
+        default="on_policy",
+        help="drawn from the policy, or from one that it has left",
+    )
+    parser.add_argument(
+        "--level",
+        type=Literal["sequence", "token"],
+        default="sequence",
+        help="one log-probability a sample, or one a token",
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=1, help="samples a batch, 1 to 3, for losses with peers"
+    )
+    parser.add_argument("--json", type=str | None, default=None, help="write the numbers here")
+    parser.add_argument(
+        "--figure", type=str | None, default=None, help="draw the recovered f'(t) here (PNG)"
+    )
+
+
+def run_audit(options: Namespace) -> int:
+    """Audit as asked, print the verdict, and write what was asked for.
+
+    Parameters
+    ----------
+    options : jsonargparse.Namespace
+        Of the arguments above.
+
+    Returns
+    -------
+    int
+        0, or 2 where torch is missing.
+
+    Raises
+    ------
+    ValueError, OSError
+        For arguments that mean nothing, a loss that cannot be audited, and unwritable files.
+    """
+    _check(options)
+    if find_spec("torch") is None:
+        print(f"python -m toy audit needs torch: {_INSTALL}", file=sys.stderr)
+        return MISSING_TORCH
+    from toy.audit.audits import audit, audit_all  # noqa: PLC0415
+    from toy.audit.report import plot_signals, print_all, print_audit, write_json  # noqa: PLC0415
+    from toy.cli.plots import save_figure  # noqa: PLC0415
+
+    how = {name: options[name] for name in ("placement", "samples", "level", "batch_size")}
+    reports = audit_all() if options.all else [audit(options.loss, **how)]
+    if options.figure is not None and any(report.signal is None for report in reports):
+        raise ValueError("--figure: a loss that takes the reward has no f'(t) of its own to draw")
+    records = [report.record() for report in reports]
+    if options.json is not None:
+        write_json(records if options.all else records[0], Path(options.json))
+    if options.figure is not None:
+        Path(options.figure).parent.mkdir(parents=True, exist_ok=True)
+        save_figure(plot_signals(reports), Path(options.figure))
+    console = Console()
+    if options.all:
+        print_all(reports, console)
+    else:
+        print_audit(reports[0], console)
+    for path in (options.json, options.figure):
+        if path is not None:
+            console.print(f"written: {path}", soft_wrap=True, highlight=False)
+    return 0
+
+
+def _check(options: Namespace) -> None:
+    """Refuse what means nothing, before torch is imported or anything is written."""
+    if (options.loss is None) != options.all:
+        raise ValueError("name one loss, NAME or FILE.py:FUNCTION, or give --all, not both")
+    defaults = {"placement": "loss", "samples": "on_policy", "level": "sequence", "batch_size": 1}
+    changed = [f"--{name}" for name, value in defaults.items() if options[name] != value]
+    if options.all and changed:
+        raise ValueError(f"--all audits every use by itself: leave out {', '.join(changed)}")
+    if options.figure is not None and options.level == "token":
+        raise ValueError("--figure: f'(t) is recovered per sequence only; leave out --level token")
+    for path, suffix in ((options.json, ".json"), (options.figure, ".png")):
+        if path is not None:
+            require_writable(Path(path), suffix=suffix)

@@ -1,0 +1,1 @@
+"""Gradient estimators as choices: their estimates, and their exact moments over all batches."""

@@ -1,0 +1,1 @@
+"""The oracles that tell an exhibit from its corrected twin."""

@@ -1,0 +1,1 @@
+"""Descents and exact minima of batches of problems."""

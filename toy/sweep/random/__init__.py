@@ -1,0 +1,1 @@
+"""Random problems, in batches of one shape."""

@@ -1,0 +1,1 @@
+"""Claims about estimators, targets, penalties and values."""

@@ -1,0 +1,122 @@
+"""More of F8: the core's control variate, and what "k3 for every f" descends in the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fdpg_ref import (
+    DIVERGENCES,
+    FDivergence,
+    controlled_terms,
+    exact_divergence,
+    optimal_control_weight,
+)
+from toy.oracle import GENERATORS, gradient_of
+from toy.verify.cases import Case, cases
+from toy.verify.claims.theorem import textbook_slope
+from toy.verify.records import BIASED, EXACT, Comparison, Record, at_most, record
+
+_TESTS = "tests/toy/test_control.py::"
+_WEIGHTS = (-2.5, 0.0, 0.3, 1.0)
+# Ranges of the log-ratio, in nats, on which the signal is looked at.
+_RANGES = (3.0, 6.0, 9.0)
+
+
+def control_records() -> Iterator[Record]:
+    """Yield the records of all claims of this module."""
+    for name, divergence in DIVERGENCES.items():
+        for claim, estimator, compare in _CLAIMS:
+            yield record(
+                claim,
+                [compare(case, divergence) for case in cases()],
+                divergence=name,
+                estimator=estimator,
+                test_id=_TESTS + "test_controlled_terms",
+            )
+        yield record(
+            "F8: in the loss at lam = 0 it descends an f-divergence for RKL and Pearson alone",
+            [_falls(divergence, wide) for wide in _RANGES],
+            claimed=EXACT if name in ("reverse_kl", "pearson_chi2") else BIASED,
+            divergence=name,
+            estimator="g(t)/t in the loss: is its signal monotone?",
+            test_id=_TESTS + "test_monotone",
+        )
+
+
+def loss_signal(name: str, t: np.ndarray, lam: float = 0.0) -> np.ndarray:
+    """Return g' - g/t + lam/t, the signal of g(t)/t + lam (1 - 1/t) differentiated in the loss."""
+    at_one = 0.0 if name == "total_variation" else float(textbook_slope(name, np.ones(1))[0])
+    generator = GENERATORS[name](t) - at_one * (t - 1)
+    return textbook_slope(name, t) - at_one - generator / t + lam / t
+
+
+def _unbiased(case: Case, divergence: FDivergence) -> Comparison:
+    logs = case.log_policy, case.log_target
+    means = [
+        np.exp(case.log_policy) @ controlled_terms(*logs, divergence=divergence, weight=weight)
+        for weight in _WEIGHTS
+    ]
+    exact = exact_divergence(*logs, divergence=divergence)
+    return Comparison(np.array(means), np.full(len(_WEIGHTS), exact))
+
+
+def _variance(case: Case, divergence: FDivergence, weight: float) -> float:
+    terms = controlled_terms(case.log_policy, case.log_target, divergence=divergence, weight=weight)
+    probs = np.exp(case.log_policy)
+    return float(probs @ (terms - probs @ terms) ** 2)
+
+
+def _best(case: Case, divergence: FDivergence) -> Comparison:
+    logs = case.log_policy, case.log_target
+    best = optimal_control_weight(*logs, divergence=divergence, log_mass=case.log_policy)
+    probs, inverse = np.exp(case.log_policy), np.exp(case.log_target - case.log_policy)
+    # A parabola of curvature 2 Var(1/t): one to either side of the least it has risen by Var(1/t).
+    rise = float(probs @ (inverse - probs @ inverse) ** 2)
+    low, least, high = (
+        _variance(case, divergence, float(best[0]) + step) for step in (-1.0, 0.0, 1.0)
+    )
+    return Comparison(np.array([low, high]), np.full(2, least + rise))
+
+
+def _in_the_loss(case: Case, divergence: FDivergence) -> Comparison:
+    name, lam = divergence.name, 0.3
+    at_one = 0.0 if name == "total_variation" else float(textbook_slope(name, np.ones(1))[0])
+    probs, target = np.exp(case.log_policy), np.exp(case.log_target)
+
+    def value(policy: np.ndarray) -> complex:
+        t = policy / target
+        generator = GENERATORS[name](t) - at_one * (t - 1)
+        return complex(np.sum(probs * (generator / t + lam * (1 - 1 / t))))
+
+    signal = loss_signal(name, probs / target, lam)
+    return Comparison(
+        (probs * signal) @ case.scores,
+        gradient_of(case.problem.family, case.problem.start, value),
+        # Terms of both signs: the gradient may be far smaller than they are.
+        scale=float(np.linalg.norm((probs * np.abs(signal)) @ np.abs(case.scores))),
+    )
+
+
+def _falls(divergence: FDivergence, wide: float) -> Comparison:
+    """Return by how much the signal falls in all, relative to how far it rises above t = 1."""
+    u = np.linspace(-wide, wide, 181)
+    signal = loss_signal(divergence.name, np.exp(u))
+    falls = -float(np.sum(np.minimum(np.diff(signal), 0.0)))
+    return at_most(falls / float(np.max(np.abs(signal[u >= 0]))), 0.0)
+
+
+_CLAIMS: tuple[tuple[str, str, Callable[[Case, FDivergence], Comparison]], ...] = (
+    (
+        "F8: the core's controlled terms have mean D_f for every weight",
+        "controlled_terms",
+        _unbiased,
+    ),
+    ("F8: the core's best weight has the least variance", "best control weight", _best),
+    (
+        "F8: g(t)/t + lam (1 - 1/t) in the loss has the signal g' - g/t + lam/t",
+        "k3 for every f, in the loss",
+        _in_the_loss,
+    ),
+)

@@ -1,0 +1,1 @@
+"""The verification on paper: table, measures, figures, page."""

@@ -1,0 +1,1 @@
+"""Claims about whole sequences and their tokens."""
