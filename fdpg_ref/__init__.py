@@ -16,7 +16,6 @@ from fdpg_ref.baselines import (
     optimal_baseline,
     update_running_baseline,
 )
-from fdpg_ref.control_variates import controlled_terms, optimal_control_weight, per_prefix_kl
 from fdpg_ref.diagnostics import (
     Estimate,
     effective_sample_size,
@@ -60,7 +59,6 @@ from fdpg_ref.partition import (
     leave_one_out_log_partition,
     update_partition,
 )
-from fdpg_ref.rejection import QuasiRejection, quasi_rejection
 from fdpg_ref.targets import (
     MultiplierFit,
     constrained,
@@ -68,7 +66,6 @@ from fdpg_ref.targets import (
     fit_multipliers,
     reward_tilted,
 )
-from fdpg_ref.trajectory_balance import log_ratio_penalty, vargrad_loss
 from fdpg_ref.weights import (
     forward_kl_gain,
     self_normalised_log_weights,
@@ -92,13 +89,11 @@ __all__ = [
     "MultiplierFit",
     "MultipliersNotConverged",
     "PartitionState",
-    "QuasiRejection",
     "RunningBaseline",
     "UnattainableMoments",
     "alpha_divergence",
     "batch_mean",
     "constrained",
-    "controlled_terms",
     "divergence_terms",
     "dual",
     "effective_sample_size",
@@ -120,14 +115,10 @@ __all__ = [
     "leave_one_out_log_partition",
     "log_mean_exp",
     "log_ratio",
-    "log_ratio_penalty",
     "log_softmax",
     "logsumexp",
     "mean_and_standard_error",
     "optimal_baseline",
-    "optimal_control_weight",
-    "per_prefix_kl",
-    "quasi_rejection",
     "relative_standard_error",
     "reward_tilted",
     "score_coefficients",
@@ -137,5 +128,4 @@ __all__ = [
     "truncated_log_weights",
     "update_partition",
     "update_running_baseline",
-    "vargrad_loss",
 ]

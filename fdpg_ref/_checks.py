@@ -46,6 +46,8 @@ def namespace(**arrays: Array) -> Any:
     # By exact type: a numpy float64 scalar is a Python float as well, and promotes like an array.
     named = {name: x for name, x in arrays.items() if type(x) not in (int, float)}
     libraries = {name: _library(name, x) for name, x in named.items()}
+
+    # One library.
     first, *others = libraries
     for name in others:
         if libraries[name] is not libraries[first]:
@@ -54,6 +56,8 @@ def namespace(**arrays: Array) -> Any:
                 f"{libraries[name].__name__}: convert one of them, the core never does"
             )
     xp = libraries[first]
+
+    # One dtype, and a wide enough one.
     for name, x in named.items():
         _require_float(xp, name, x)
         if x.dtype != named[first].dtype:

@@ -74,6 +74,7 @@ def minimise_dual(
     xp = array_namespace(log_base, z)
     point = _evaluate(xp, log_base, z, xp.zeros_like(z[0, :]))
     values, errors = [point.value], [_largest(xp, point.gradient)]
+
     for _ in range(max_iterations):
         if errors[-1] <= tolerance:
             return point, tuple(values), tuple(errors)
@@ -81,6 +82,7 @@ def minimise_dual(
         point = _damped_step(xp, log_base, z, point)
         values.append(point.value)
         errors.append(_largest(xp, point.gradient))
+
     if errors[-1] <= tolerance:
         return point, tuple(values), tuple(errors)
     raise _checks.MultipliersNotConverged(
@@ -104,8 +106,10 @@ def _damped_step(xp: Any, log_base: Array, z: Array, point: DualPoint) -> DualPo
     # curvature of unit-spread features at any moment that the tolerance can tell from the edge.
     shift = 1e-15 * xp.eye(z.shape[1], dtype=z.dtype)
     step = -xp.linalg.solve(point.hessian + shift, point.gradient[:, None])[:, 0]
+
     slope = float(point.gradient @ step)
     rounding = 1e-15 * (1 + abs(point.value))
+
     size = 1.0
     for _ in range(60):
         trial = _evaluate(xp, log_base, z, point.nu + size * step)

@@ -82,13 +82,16 @@ def _density_with_edges(
     xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
     limit = xp.full_like(log_policy, numerics.largest_exponent(log_policy))
     zero = xp.zeros_like(log_policy)
+
     # Densities beyond the largest float would give inf - inf or 0 * inf in the kernels.
     huge = xp.maximum(log_policy, log_target) > limit
     empty = (log_policy == -inf) | (log_target == -inf)
     q, p = (xp.where(huge | empty, zero, x) for x in (log_policy, log_target))
+
     # At an edge one of the two masses is zero, and where neither can draw the outcome both are.
     edge = _edge_mass(xp, xp.minimum(log_target, limit), value_at_zero)
     edge = edge + _edge_mass(xp, xp.minimum(log_policy, limit), slope_at_infinity)
+
     value = xp.where(empty, edge, kernel(q, p))
     return xp.where(huge & (log_policy != log_target), xp.full_like(value, inf), value)
 

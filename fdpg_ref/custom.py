@@ -58,6 +58,7 @@ def from_curvature(
     ValueError
         Naming the point at which kappa is negative or NaN, or the edge constant that does not fit.
     """
+    # Refuse what is not an f-divergence.
     for s in _GRID:
         if not kappa(s, math) >= 0:
             raise ValueError(
@@ -137,6 +138,7 @@ def from_generator(
         Naming the point at which f is not convex or f' is not its derivative, f(1) if it is not
         zero, or the constant that does not fit.
     """
+    # Refuse what is not an f-divergence.
     at_one, slope_at_one = formula(1.0, math), derivative(1.0, math)
     if not abs(at_one) <= 1e-12:
         raise ValueError(f"{name} has f(1) = {at_one:g}: an f-divergence needs f(1) = 0")

@@ -1,7 +1,6 @@
 """The estimator: signals and coefficients of the gradient, and values of the divergence.
 
-grad D_f(pi||p) = E_q[ w (g'(pi/p) - b) grad log pi ],   w = pi/q, b a baseline       (the one
-gradient)
+    grad D_f(pi||p) = E_q[ w (g'(pi/p) - b) grad log pi ],   w = pi/q, b a baseline
 
 `score_signal` returns g'(pi/p), `score_coefficients` the whole factor c of grad log pi. Contract c
 with the scores, as a mean over samples: by a closed-form score matrix, or by autograd on
@@ -60,6 +59,7 @@ def score_signal(
     """
     xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
     _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
+
     # A NaN of the policy stays NaN, also where the target excludes the sample.
     excluded = (log_target == -inf) & ~xp.isnan(log_policy)
     zero = xp.zeros_like(log_policy)
@@ -101,6 +101,7 @@ def score_coefficients(
     centred = signal - baseline
     if log_weights is None:
         return centred
+
     _checks.namespace(signal=signal, log_weights=log_weights)
     _checks.require_same_shape(signal=signal, log_weights=log_weights)
     # 0 * inf would be NaN where an impossible sample meets an infinite slope.
@@ -142,6 +143,7 @@ def exact_divergence(
     xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
     _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
     _checks.require_sample_axis("log_policy", log_policy)
+
     # -inf - (-inf) is NaN; with a finite stand-in, zero mass on both sides is a ratio of one.
     lowest = xp.full_like(log_policy[..., :1], -1e15)
 
@@ -200,11 +202,14 @@ def exact_divergence_from_probabilities(
     xp = _checks.namespace(policy=policy, target=target)
     _checks.require_same_shape(policy=policy, target=target)
     _checks.require_sample_axis("policy", policy)
+
+    # The two KL divergences have a kernel for linear masses.
     # Compared by value: torch.compile does not guard on the identity of an argument.
     if divergence == FORWARD_KL:
         return _exact_kl(policy, target)
     if divergence == REVERSE_KL:
         return _exact_kl(target, policy)
+
     shift, mass = _mass_mismatch(policy, target)
     scale = xp.exp(-shift)
 

@@ -135,10 +135,14 @@ def _alpha_density(alpha: float) -> Callable[[Array, Array], Array]:
     def density(q: Array, p: Array) -> Array:
         xp = array_namespace(q, p)
         u = q - p
+
+        # Sort the three nodes.
         middle = p + alpha * u
         low = xp.minimum(xp.minimum(q, p), middle)
         high = xp.maximum(xp.maximum(q, p), middle)
         middle = xp.maximum(xp.minimum(q, p), xp.minimum(xp.maximum(q, p), middle))
+
+        # Near: the series of positive terms.
         span = width * xp.abs(u)
         near = span <= 1
         inner = xp.where(near, span, xp.zeros_like(span))
@@ -146,6 +150,8 @@ def _alpha_density(alpha: float) -> Callable[[Array, Array], Array]:
             u > 0, numerics.polynomial(inner, rising), numerics.polynomial(inner, falling)
         )
         close = u * u * numerics.exp(low) * series
+
+        # Far: the difference of first divided differences.
         scale = xp.abs(u) / width
         far = _exp_difference(middle, high, scale) - _exp_difference(low, middle, scale)
         return xp.where(near, close, far)

@@ -241,9 +241,9 @@ def le_cam_signal(u: Float[Array, "..."]) -> Array:
     return w * (2 - w)
 
 
-# ---------------------------------------------------------------- densities p g(pi/p), finite
-# inputs Here q is log pi and p is log p; the edges, where one of them is -inf, belong to
-# divergences.py.
+# ---------------------------------------------------------------- densities p g(pi/p)
+# Here q is log pi and p is log p, both finite; the edges, where one of them is -inf, belong to
+# _record.py.
 
 
 def forward_kl_density(q: Float[Array, "..."], p: Float[Array, "..."]) -> Array:

@@ -93,15 +93,19 @@ def leave_one_out_log_partition(
     n = _checks.require_sample_axis("log_score", log_score, at_least=2)
     xp = _checks.namespace(log_score=log_score, log_proposal=log_proposal)
     log_weights = _log_weights(log_score, log_proposal)
+
     # Taking a weight out of the total loses nothing where it is at most half of it, and only the
     # largest can be more: the peers of that one are summed on their own.
     position = xp.arange(n, device=device(log_weights))
     is_largest = position == xp.argmax(log_weights, axis=-1, keepdims=True)
     excluded = xp.full_like(log_weights, -inf)
     peers_of_largest = logsumexp(xp.where(is_largest, excluded, log_weights), keepdims=True)
+
+    # All the others: the total less their own share.
     total = logsumexp(log_weights, keepdims=True)
     shares = xp.exp(log_weights - xp.where(total == -inf, xp.zeros_like(total), total))
     others = total + xp.log1p(-xp.where(is_largest, xp.zeros_like(shares), shares))
+
     return xp.where(is_largest, peers_of_largest, others) - log(n - 1)
 
 
@@ -160,10 +164,12 @@ def update_partition(
     """
     if not 0 < forgetting <= 1:
         raise ValueError(f"forgetting is {forgetting}: it must lie in (0, 1]; 1 forgets nothing")
+
     xp = _checks.namespace(log_z=state.log_z, log_score=log_score, log_proposal=log_proposal)
     batch = float(log_score.shape[-1])
     past = state.weight * forgetting
     total = past + batch
+
     new = importance_log_partition(log_score, log_proposal)
     terms = xp.stack([state.log_z + log(past / total), new + log(batch / total)], axis=-1)
     return PartitionState(logsumexp(terms), total)

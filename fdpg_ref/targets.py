@@ -201,11 +201,16 @@ def fit_multipliers(
     xp = _checks.namespace(log_base=log_base, features=features, moments=moments)
     _checks.require_feature_shapes(log_base, features, moments)
     _require_finite_problem(xp, log_base, features, moments)
+
+    # Centre the features on the moments, in float64.
     wide = [xp.astype(x, xp.float64) for x in (log_base, features, moments)]
     log_a = log_softmax(wide[0])
     support = (log_a > -inf)[:, None]
     centred = xp.where(support, wide[1] - wide[2], xp.zeros_like(wide[1]))
     _require_inside_ranges(xp, wide[1], wide[2], support)
+
+    # Minimise the dual in directions of unit spread; a direction without end proves that no
+    # multipliers exist.
     basis = _independent_directions(xp, centred, support)
     z = centred @ basis
     try:
@@ -214,9 +219,13 @@ def fit_multipliers(
         )
     except Separated as proof:
         _raise_unattainable(basis @ proof.direction)
+
+    # A minimum on the edge of the attainable moments is where rounding stopped, not an answer.
     margin = _margin(xp, point, z)
     if margin <= tolerance:
         _raise_unattainable(basis @ point.nu)
+
+    # Return to the units of the features, and measure the moments that are reached.
     multipliers = xp.astype(basis @ point.nu, log_base.dtype)
     log_score = exponential_family(log_base, features, multipliers)
     reached = xp.sum(xp.exp(log_softmax(log_score))[:, None] * features, axis=0)
@@ -266,6 +275,8 @@ def _independent_directions(xp: Any, centred: Array, support: Array) -> Array:
     scale = xp.max(xp.abs(deviation), axis=0)
     scale = xp.where(scale > 0, scale, xp.ones_like(scale))
     unit = deviation / scale
+
+    # Principal directions, each scaled to unit spread.
     eigenvalues, vectors = xp.linalg.eigh(unit.T @ unit / count)
     kept = []
     for j in range(eigenvalues.shape[0]):

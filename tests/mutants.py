@@ -459,14 +459,14 @@ MUTANTS = [
         ("core/test_families.py::test_skew_jensen_shannon_is_its_textbook_formula",),
     ),
     Mutant(
-        "fdpg_ref/control_variates.py",
+        "fdpg_ref/related/control_variates.py",
         "return -covariance /",
         "return covariance /",
         "a control variate with the wrong sign",
         ("core/test_theory.py::test_optimal_control_weight_has_the_least_variance",),
     ),
     Mutant(
-        "fdpg_ref/trajectory_balance.py",
+        "fdpg_ref/related/trajectory_balance.py",
         "/ (2 * (n - 1))",
         "/ (2 * n)",
         "VarGrad with the biased variance",
@@ -480,7 +480,7 @@ MUTANTS = [
         ("core/test_theory.py::test_self_normalised_weights_average_to_one_at_any_scale",),
     ),
     Mutant(
-        "fdpg_ref/rejection.py",
+        "fdpg_ref/related/rejection.py",
         "log_acceptance = log_capped - log_beta",
         "log_acceptance = log_weights - log_beta",
         "acceptance probabilities above one",

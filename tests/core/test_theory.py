@@ -18,20 +18,22 @@ from fdpg_ref import (
     FORWARD_KL,
     REVERSE_KL,
     TOTAL_VARIATION,
-    controlled_terms,
-    conventions,
     exact_divergence,
     forward_kl_gain,
     leave_one_out,
-    log_ratio_penalty,
     optimal_baseline,
-    optimal_control_weight,
-    per_prefix_kl,
-    quasi_rejection,
     score_coefficients,
     score_signal,
     self_normalised_log_weights,
     truncated_log_weights,
+)
+from fdpg_ref.related import (
+    controlled_terms,
+    conventions,
+    log_ratio_penalty,
+    optimal_control_weight,
+    per_prefix_kl,
+    quasi_rejection,
     vargrad_loss,
 )
 

@@ -11,7 +11,8 @@ import support.toy_slow as slow
 import torch
 from support.toy_cases import FIXED
 
-from fdpg_ref import DIVERGENCES, log_ratio_penalty, vargrad_loss
+from fdpg_ref import DIVERGENCES
+from fdpg_ref.related import log_ratio_penalty, vargrad_loss
 from toy.verify.cases import cases
 from toy.verify.claims import balance
 from toy.verify.records import BIASED, judge

@@ -9,7 +9,8 @@ import pytest
 import support.toy_slow as slow
 from support.toy_cases import FIXED
 
-from fdpg_ref import DIVERGENCES, controlled_terms, optimal_control_weight
+from fdpg_ref import DIVERGENCES
+from fdpg_ref.related import controlled_terms, optimal_control_weight
 from toy.verify.claims import control
 from toy.verify.records import judge
 

@@ -10,7 +10,8 @@ import pytest
 import support.toy_slow as slow
 from support.toy_cases import FIXED
 
-from fdpg_ref import alpha_divergence, conventions, exact_divergence, skew_jensen_shannon
+from fdpg_ref import alpha_divergence, exact_divergence, skew_jensen_shannon
+from fdpg_ref.related import conventions
 from toy.exact import exact_gradient
 from toy.verify.claims import families
 from toy.verify.claims.families import ALPHAS, WEIGHTS

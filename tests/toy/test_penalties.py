@@ -10,7 +10,8 @@ import support.toy_slow as slow
 from scipy.integrate import quad
 from support.toy_cases import FIXED
 
-from fdpg_ref import DIVERGENCES, log_ratio_penalty
+from fdpg_ref import DIVERGENCES
+from fdpg_ref.related import log_ratio_penalty
 from toy.verify.claims import penalties
 from toy.verify.claims.penalties import DICTIONARY, Entry, expected_gradient, find
 from toy.verify.records import judge

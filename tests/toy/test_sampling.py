@@ -10,13 +10,8 @@ import pytest
 import support.toy_slow as slow
 from support.toy_cases import FIXED
 
-from fdpg_ref import (
-    DIVERGENCES,
-    TOTAL_VARIATION,
-    forward_kl_gain,
-    quasi_rejection,
-    truncated_log_weights,
-)
+from fdpg_ref import DIVERGENCES, TOTAL_VARIATION, forward_kl_gain, truncated_log_weights
+from fdpg_ref.related import quasi_rejection
 from toy.estimators.estimates import CEILING
 from toy.verify.claims import sampling
 from toy.verify.records import judge

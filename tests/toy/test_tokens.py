@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.sequence_loops import PAIR, SMALL, rows_of, walk
 
-from fdpg_ref import per_prefix_kl
+from fdpg_ref.related import per_prefix_kl
 from toy.oracle import definition_gradient, probabilities
 from toy.verify.records import judge
 from toy.verify.token_claims import tokens

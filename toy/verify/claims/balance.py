@@ -12,11 +12,10 @@ from fdpg_ref import (
     REVERSE_KL,
     FDivergence,
     leave_one_out,
-    log_ratio_penalty,
     score_coefficients,
     score_signal,
-    vargrad_loss,
 )
+from fdpg_ref.related import log_ratio_penalty, vargrad_loss
 from toy.categorical import score_matrix
 from toy.verify.cases import ALPHA, Case, cases
 from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, Record, at_most, record

@@ -6,13 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fdpg_ref import (
-    DIVERGENCES,
-    FDivergence,
-    controlled_terms,
-    exact_divergence,
-    optimal_control_weight,
-)
+from fdpg_ref import DIVERGENCES, FDivergence, exact_divergence
+from fdpg_ref.related import controlled_terms, optimal_control_weight
 from toy.oracle import GENERATORS, gradient_of
 from toy.verify.cases import Case, cases
 from toy.verify.claims.theorem import textbook_slope

@@ -10,13 +10,13 @@ from fdpg_ref import (
     DIVERGENCES,
     FDivergence,
     alpha_divergence,
-    conventions,
     dual,
     exact_divergence,
     from_curvature,
     from_generator,
     skew_jensen_shannon,
 )
+from fdpg_ref.related import conventions
 from toy.exact import exact_gradient
 from toy.oracle import gradient_of
 from toy.verify.cases import Case, cases, partition_factor

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import spence
 
-from fdpg_ref import DIVERGENCES, log_ratio_penalty
+from fdpg_ref import DIVERGENCES
+from fdpg_ref.related import log_ratio_penalty
 from toy.oracle import gradient_of
 from toy.verify.cases import Case, cases
 from toy.verify.records import BIASED, EXACT, Comparison, Record, record

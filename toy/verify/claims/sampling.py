@@ -13,9 +13,9 @@ from fdpg_ref import (
     FDivergence,
     exact_divergence,
     forward_kl_gain,
-    quasi_rejection,
     score_signal,
 )
+from fdpg_ref.related import quasi_rejection
 from toy.estimators.composition import Composition
 from toy.estimators.estimates import CEILING, World
 from toy.exact import batch_expectation

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fdpg_ref import REVERSE_KL, exact_divergence, per_prefix_kl
+from fdpg_ref import REVERSE_KL, exact_divergence
+from fdpg_ref.related import per_prefix_kl
 from toy.categorical import log_probs
 from toy.estimators.composition import Composition
 from toy.estimators.estimates import Tokens, World

@@ -74,8 +74,12 @@ def quasi_rejection(
     xp = _checks.namespace(log_score=log_score, log_proposal=log_proposal)
     _checks.require_same_shape(log_score=log_score, log_proposal=log_proposal)
     _checks.require_sample_axis("log_score", log_score, at_least=2)
+
+    # Cap the weights P/q at beta: what lies above is accepted with certainty.
     log_weights = log_score - log_proposal
     log_capped = xp.where(log_weights > log_beta, xp.full_like(log_weights, log_beta), log_weights)
+
+    # Estimate how far the accepted distribution is from the target.
     log_z = log_mean_exp(log_weights, keepdims=True)
     log_z_beta = log_mean_exp(log_capped, keepdims=True)
     # Everything relative to q, whose own log-probability is then zero.
@@ -85,6 +89,7 @@ def quasi_rejection(
         xp.zeros_like(log_weights),
         divergence=divergence,
     )
+
     log_acceptance = log_capped - log_beta
     return QuasiRejection(
         log_acceptance=log_acceptance,
