@@ -41,6 +41,13 @@ def leave_one_out(signal: Float[Array, "*batch n"]) -> Array:
     ------
     ValueError, TypeError
         For a single sample; for a wrong dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import leave_one_out
+    >>> leave_one_out(np.array([1.0, 2.0, 6.0]))
+    array([4. , 3.5, 1.5])
     """
     xp = _checks.namespace(signal=signal)
     n = _checks.require_sample_axis("signal", signal, at_least=2)

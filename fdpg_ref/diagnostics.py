@@ -55,6 +55,13 @@ def effective_sample_size(log_weights: Float[Array, "*batch n"]) -> Array:
     -------
     (...) array
         Number of equally weighted samples that would be as good; NaN if all weights are zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import effective_sample_size
+    >>> float(effective_sample_size(np.log([1.0, 1.0, 2.0])).round(4))  # 4^2 / 6
+    2.6667
     """
     xp = _checks.namespace(log_weights=log_weights)
     _checks.require_sample_axis("log_weights", log_weights)

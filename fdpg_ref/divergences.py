@@ -156,6 +156,14 @@ def find_divergence(name: str) -> FDivergence:
     ------
     ValueError
         If it is neither; the names of the table are given.
+
+    Examples
+    --------
+    >>> from fdpg_ref import find_divergence
+    >>> find_divergence("total_variation").slope_at_infinity
+    0.5
+    >>> find_divergence("alpha_0.5").value_at_zero
+    2.0
     """
     if name in DIVERGENCES:
         return DIVERGENCES[name]

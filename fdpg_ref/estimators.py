@@ -56,6 +56,14 @@ def score_signal(
     ------
     ValueError, TypeError
         For unequal shapes; for a wrong or mixed dtype or library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import PEARSON_CHI2, score_signal
+    >>> policy, target = np.log([0.25, 0.75]), np.log([0.5, 0.5])
+    >>> score_signal(policy, target, divergence=PEARSON_CHI2).round(4)  # 2 (pi/p - 1)
+    array([-1.,  1.])
     """
     xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
     _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
@@ -95,6 +103,16 @@ def score_coefficients(
     ------
     ValueError, TypeError
         For shapes that do not fit; for a wrong or mixed dtype or library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import leave_one_out, score_coefficients
+    >>> signal = np.array([1.0, 2.0, 6.0])
+    >>> score_coefficients(signal, baseline=leave_one_out(signal))  # less 4, 3.5 and 1.5
+    array([-3. , -1.5,  4.5])
+    >>> score_coefficients(signal, log_weights=np.log([1.0, 0.5, 2.0])).round(4)
+    array([ 1.,  1., 12.])
     """
     xp = _checks.namespace(signal=signal, baseline=baseline)
     _checks.require_baseline_shape(baseline, signal)
@@ -139,6 +157,14 @@ def exact_divergence(
     ------
     ValueError, TypeError
         For unequal shapes; for a wrong or mixed dtype or library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import TOTAL_VARIATION, exact_divergence
+    >>> policy, target = np.log([0.25, 0.75]), np.log([0.5, 0.5])
+    >>> float(exact_divergence(policy, target, divergence=TOTAL_VARIATION).round(4))
+    0.25
     """
     xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
     _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
@@ -289,6 +315,20 @@ def estimate_divergence(
     ------
     ValueError, TypeError
         For unequal shapes, a single sample; for a wrong or mixed dtype or library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import PEARSON_CHI2, estimate_divergence
+    >>> policy, target = np.log([0.5, 0.5]), np.log([0.25, 0.75])
+    >>> drawn = [0, 1]  # samples of the policy itself
+    >>> estimate = estimate_divergence(
+    ...     policy[drawn], target[drawn], policy[drawn], divergence=PEARSON_CHI2
+    ... )
+    >>> float(estimate.mean.round(4))  # of 1/2 and 1/6
+    0.3333
+    >>> float(estimate.standard_error.round(4))
+    0.1667
     """
     return mean_and_standard_error(
         divergence_terms(log_policy, log_target, log_proposal, divergence=divergence)

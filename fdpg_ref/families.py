@@ -45,6 +45,14 @@ def alpha_divergence(alpha: float) -> FDivergence:
     ------
     ValueError
         If alpha is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import alpha_divergence
+    >>> u = np.log([0.25, 4.0])
+    >>> alpha_divergence(0.5).signal(u).round(4)  # 2 (1 - 1/sqrt(t))
+    array([-2.,  1.])
     """
     if not isfinite(alpha):
         raise ValueError(f"alpha is {alpha}: it must be a finite number")

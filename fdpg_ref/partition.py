@@ -71,6 +71,14 @@ def importance_log_partition(
     -------
     (...) array, nats
         log of the estimate; -inf if every sample is excluded by the target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import importance_log_partition
+    >>> log_score, log_proposal = np.log([0.2, 0.4]), np.log([0.4, 0.4])
+    >>> float(np.exp(importance_log_partition(log_score, log_proposal)).round(4))  # of 0.5 and 1
+    0.75
     """
     return log_mean_exp(_log_weights(log_score, log_proposal))
 
@@ -89,6 +97,14 @@ def leave_one_out_log_partition(
     -------
     (..., n) array, nats
         log of (1/(n-1)) sum_{j != i} P(x_j)/q(x_j).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import leave_one_out_log_partition
+    >>> weights = np.array([1.0, 2.0, 6.0])
+    >>> np.exp(leave_one_out_log_partition(np.log(weights), np.zeros(3))).round(4)
+    array([4. , 3.5, 1.5])
     """
     n = _checks.require_sample_axis("log_score", log_score, at_least=2)
     xp = _checks.namespace(log_score=log_score, log_proposal=log_proposal)
@@ -161,6 +177,15 @@ def update_partition(
     ------
     ValueError
         If ``forgetting`` is not in (0, 1], or the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import init_partition, update_partition
+    >>> state = init_partition(np.log([1.0, 3.0]), np.zeros(2))
+    >>> state = update_partition(state, np.log([2.0, 6.0]), np.zeros(2))
+    >>> float(np.exp(state.log_z).round(4))  # the mean of all four weights
+    3.0
     """
     if not 0 < forgetting <= 1:
         raise ValueError(f"forgetting is {forgetting}: it must lie in (0, 1]; 1 forgets nothing")

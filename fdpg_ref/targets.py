@@ -81,6 +81,13 @@ def reward_tilted(
     ------
     ValueError
         If beta is not positive, or the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import reward_tilted
+    >>> reward_tilted(np.array([-1.0, -2.0]), np.array([0.0, 1.0]), beta=0.5)
+    array([-1.,  0.])
     """
     _checks.namespace(log_base=log_base, reward=reward)
     _checks.require_same_shape(log_base=log_base, reward=reward)
@@ -113,6 +120,14 @@ def constrained(log_base: Float[Array, "*batch n"], satisfied: Bool[Array, "*bat
     ------
     ValueError, TypeError
         If the shapes differ; if ``satisfied`` is not boolean.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import constrained
+    >>> log_score = constrained(np.log([0.5, 0.3, 0.2]), np.array([True, False, True]))
+    >>> np.exp(log_score).round(4)  # Z is their sum, 0.7
+    array([0.5, 0. , 0.2])
     """
     xp = _checks.namespace(log_base=log_base)
     if not hasattr(satisfied, "dtype") or satisfied.dtype != xp.bool:
@@ -150,6 +165,14 @@ def exponential_family(
     ------
     ValueError
         If the shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import exponential_family
+    >>> features = np.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> exponential_family(np.array([-1.0, -2.0]), features, np.array([0.5, 3.0]))
+    array([-0.5,  1.5])
     """
     xp = _checks.namespace(log_base=log_base, features=features, multipliers=multipliers)
     _checks.require_feature_shapes(log_base, features, multipliers)
@@ -197,6 +220,16 @@ def fit_multipliers(
         If ``max_iterations`` did not suffice.
     ValueError, TypeError
         For NaN or infinite features or moments, a base without support, wrong shapes or dtypes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import fit_multipliers
+    >>> fit = fit_multipliers(np.log([0.75, 0.25]), np.array([[0.0], [1.0]]), np.array([0.5]))
+    >>> np.exp(fit.multipliers).round(4)  # three times as likely
+    array([3.])
+    >>> float(np.exp(fit.log_z).round(4))  # 0.75 + 3 * 0.25
+    1.5
     """
     xp = _checks.namespace(log_base=log_base, features=features, moments=moments)
     _checks.require_feature_shapes(log_base, features, moments)

@@ -28,6 +28,15 @@ def surrogate_loss(log_policy: Tensor, coefficients: Tensor) -> Tensor:
     ------
     ValueError
         The shapes differ: broadcasting would silently mix the samples.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lm.surrogate import surrogate_loss
+    >>> log_policy = torch.tensor([-1.0, -2.0], requires_grad=True)
+    >>> surrogate_loss(log_policy, torch.tensor([3.0, -4.0])).backward()
+    >>> log_policy.grad.tolist()
+    [1.5, -2.0]
     """
     if log_policy.shape != coefficients.shape:
         raise ValueError(

@@ -44,6 +44,14 @@ def score_matrix(logits: Float[np.ndarray, "*batch k"]) -> Float[np.ndarray, "*b
     -------
     (..., k, k) array
         ``scores[x, y] = 1[x = y] - pi(y)``. Every row sums to zero, and so does E_pi[score].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from toy.categorical import score_matrix
+    >>> score_matrix(np.log([0.25, 0.75])).round(4)
+    array([[ 0.75, -0.75],
+           [-0.25,  0.25]])
     """
     probs = np.exp(log_probs(logits))
     identity = np.eye(logits.shape[-1], dtype=bool)
@@ -71,6 +79,14 @@ def sample(
     -------
     (n,) array of int
         Indices of outcomes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from toy.categorical import sample
+    >>> drawn = sample(np.log([0.25, 0.75]), 10_000, rng=np.random.default_rng(0))
+    >>> float(drawn.mean().round(2))
+    0.75
     """
     cumulative = np.cumsum(np.exp(log_probs))
     # Scaling by the last entry, not by 1, keeps the rounding of the sum out of the tail.

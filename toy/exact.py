@@ -54,6 +54,17 @@ def exact_gradient(
     -------
     (d,) array
         E_pi[f'(pi/p) grad log pi]. Source: Go et al. (2023), arXiv 2302.08215, Theorem 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import FORWARD_KL
+    >>> from toy.categorical import score_matrix
+    >>> from toy.exact import exact_gradient
+    >>> policy, target = np.log([0.5, 0.5]), np.log([0.25, 0.75])
+    >>> scores = score_matrix(policy)
+    >>> exact_gradient(policy, target, scores, divergence=FORWARD_KL).round(4)  # pi - p
+    array([ 0.25, -0.25])
     """
     signal = score_signal(log_policy, log_target, divergence=divergence)
     return estimator_moments(log_policy, signal, scores).mean
