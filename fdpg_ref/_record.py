@@ -15,12 +15,16 @@ from fdpg_ref._typing import Array
 
 @dataclass(frozen=True, slots=True)
 class FDivergence:
-    """One f-divergence D_f(pi||p): three stable kernels and three constants.
+    """One f-divergence D_f(pi||p): what it is called, three stable kernels and its constants.
 
     Attributes
     ----------
     name : str
         Its key in `DIVERGENCES`.
+    title : str
+        What people call it, in tables, pictures and sentences.
+    unit : str
+        "nats" where the value is a sum of logarithms, empty where it is a pure number.
     generator : callable
         u -> g(e^u), elementwise, normalised to g(1) = g'(1) = 0.
     signal : callable
@@ -33,25 +37,39 @@ class FDivergence:
         g'(inf): the price of a unit of policy mass outside the target.
     curvature : float or None
         g''(1), None where g has a kink: near p, D is this times the KL divergence.
+    z_power : float or None
+        The k for which an estimate Zhat of Z multiplies the gradient by (Zhat/Z)^k. It exists for
+        the alpha family only, where it is alpha - 1; None: no such power is known.
     """
 
     name: str
+    title: str
+    unit: str
     generator: Callable[[Array], Array]
     signal: Callable[[Array], Array]
     density: Callable[[Array, Array], Array]
     value_at_zero: float
     slope_at_infinity: float
     curvature: float | None
+    z_power: float | None
+
+    @property
+    def upper_bound(self) -> float:
+        """The largest value, g(0) + g'(inf): that of a policy and a target that share nothing."""
+        return self.value_at_zero + self.slope_at_infinity
 
 
 def build_divergence(
     name: str,
     *,
+    title: str,
+    unit: str = "",
     signal: Callable[[Array], Array],
     density: Callable[[Array, Array], Array],
     value_at_zero: float,
     slope_at_infinity: float,
     curvature: float | None,
+    z_power: float | None = None,
 ) -> FDivergence:
     """Complete a record from its two kernels for finite arguments: add edges and generator."""
 
@@ -68,7 +86,16 @@ def build_divergence(
         return xp.where(endless, xp.full_like(u, inf), density_with_edges(finite, xp.zeros_like(u)))
 
     return FDivergence(
-        name, generator, signal, density_with_edges, value_at_zero, slope_at_infinity, curvature
+        name=name,
+        title=title,
+        unit=unit,
+        generator=generator,
+        signal=signal,
+        density=density_with_edges,
+        value_at_zero=value_at_zero,
+        slope_at_infinity=slope_at_infinity,
+        curvature=curvature,
+        z_power=z_power,
     )
 
 

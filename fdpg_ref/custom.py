@@ -41,7 +41,7 @@ def from_curvature(
     Parameters
     ----------
     name : str
-        Its name in tables and messages.
+        Its name in messages; underscores are spaces in tables and pictures.
     kappa : callable
         (s, xp) -> t^2 f''(t) at t = e^s, smooth and >= 0. 1 is forward KL, e^s reverse KL.
     value_at_zero, slope_at_infinity : float
@@ -94,6 +94,7 @@ def from_curvature(
 
     return build_divergence(
         name,
+        title=name.replace("_", " "),
         signal=signal,
         density=density,
         value_at_zero=value_at_zero,
@@ -119,7 +120,7 @@ def from_generator(
     Parameters
     ----------
     name : str
-        Its name in tables and messages.
+        Its name in messages; underscores are spaces in tables and pictures.
     formula, derivative : callable
         (t, xp) -> f(t) and f'(t), for t > 0; f convex with f(1) = 0.
     value_at_zero, slope_at_infinity : float
@@ -164,6 +165,7 @@ def from_generator(
 
     return build_divergence(
         name,
+        title=name.replace("_", " "),
         signal=lambda u: derivative(numerics.exp(u), array_namespace(u)) - slope_at_one,
         density=density,
         value_at_zero=value_at_zero,

@@ -46,22 +46,29 @@ __all__ = [
 
 FORWARD_KL = build_divergence(
     "forward_kl",  # f(t) = -log t: KL(p||pi), which DPG and GDC descend
+    title="forward KL",
+    unit="nats",
     signal=numerics.forward_kl_signal,
     density=numerics.forward_kl_density,
     value_at_zero=inf,
     slope_at_infinity=1.0,
     curvature=1.0,
+    z_power=-1.0,
 )
 REVERSE_KL = build_divergence(
     "reverse_kl",  # f(t) = t log t: KL(pi||p), which RL with a KL penalty descends
+    title="reverse KL",
+    unit="nats",
     signal=numerics.reverse_kl_signal,
     density=numerics.reverse_kl_density,
     value_at_zero=1.0,
     slope_at_infinity=inf,
     curvature=1.0,
+    z_power=0.0,
 )
 TOTAL_VARIATION = build_divergence(
     "total_variation",  # f(t) = abs(t - 1) / 2
+    title="total variation",
     signal=numerics.total_variation_signal,
     density=numerics.total_variation_density,
     value_at_zero=0.5,
@@ -72,6 +79,8 @@ JENSEN_SHANNON = build_divergence(
     # f(t) = [t log(2t/(t+1)) + log(2/(t+1))] / 2: the textbook scale, at most log 2, so that it
     # equals scipy's jensenshannon**2. Table 1 of Go et al. uses twice this generator.
     "jensen_shannon",
+    title="Jensen–Shannon",
+    unit="nats",
     signal=numerics.jensen_shannon_signal,
     density=numerics.jensen_shannon_density,
     value_at_zero=log(2.0) / 2,
@@ -80,30 +89,38 @@ JENSEN_SHANNON = build_divergence(
 )
 PEARSON_CHI2 = build_divergence(
     "pearson_chi2",  # f(t) = (t - 1)^2
+    title="Pearson χ²",
     signal=numerics.pearson_chi2_signal,
     density=numerics.pearson_chi2_density,
     value_at_zero=1.0,
     slope_at_infinity=inf,
     curvature=2.0,
+    z_power=1.0,
 )
 NEYMAN_CHI2 = build_divergence(
     "neyman_chi2",  # f(t) = (1 - t)^2 / t
+    title="Neyman χ²",
     signal=numerics.neyman_chi2_signal,
     density=numerics.neyman_chi2_density,
     value_at_zero=inf,
     slope_at_infinity=1.0,
     curvature=2.0,
+    z_power=-2.0,
 )
 SQUARED_HELLINGER = build_divergence(
     "squared_hellinger",  # f(t) = (sqrt(t) - 1)^2
+    title="squared Hellinger",
     signal=numerics.squared_hellinger_signal,
     density=numerics.squared_hellinger_density,
     value_at_zero=1.0,
     slope_at_infinity=1.0,
     curvature=0.5,
+    z_power=-0.5,
 )
 JEFFREYS = build_divergence(
     "jeffreys",  # f(t) = (t - 1) log t: forward plus reverse KL
+    title="Jeffreys",
+    unit="nats",
     signal=numerics.jeffreys_signal,
     density=numerics.jeffreys_density,
     value_at_zero=inf,
@@ -112,6 +129,7 @@ JEFFREYS = build_divergence(
 )
 LE_CAM = build_divergence(
     "le_cam",  # f(t) = (t - 1)^2 / (t + 1): the triangular discrimination
+    title="Le Cam",
     signal=numerics.le_cam_signal,
     density=numerics.le_cam_density,
     value_at_zero=1.0,
@@ -211,9 +229,13 @@ def dual(divergence: FDivergence) -> FDivergence:
 
     return build_divergence(
         f"dual({divergence.name})",
+        title=f"dual of {divergence.title}",
+        unit=divergence.unit,
         signal=signal,
         density=lambda q, p: divergence.density(p, q),
         value_at_zero=divergence.slope_at_infinity,
         slope_at_infinity=divergence.value_at_zero,
         curvature=divergence.curvature,
+        # alpha goes to 1 - alpha, and the power is alpha - 1.
+        z_power=None if divergence.z_power is None else -1 - divergence.z_power,
     )

@@ -58,11 +58,15 @@ def alpha_divergence(alpha: float) -> FDivergence:
         raise ValueError(f"alpha is {alpha}: it must be a finite number")
     return build_divergence(
         f"alpha({alpha:g})",
+        title=f"alpha {alpha:g}",
+        # The two members with a logarithm.
+        unit="nats" if alpha in (0, 1) else "",
         signal=_alpha_signal(alpha),
         density=_alpha_density(alpha),
         value_at_zero=1 / alpha if alpha > 0 else inf,
         slope_at_infinity=1 / (1 - alpha) if alpha < 1 else inf,
         curvature=1.0,
+        z_power=alpha - 1.0,
     )
 
 
@@ -100,6 +104,8 @@ def skew_jensen_shannon(weight: float, *, unit_curvature: bool = False) -> FDive
     suffix = ", unit_curvature" if unit_curvature else ""
     return build_divergence(
         f"skew_jensen_shannon({weight:g}{suffix})",
+        title=f"skew Jensen–Shannon {weight:g}" + (" of unit curvature" if unit_curvature else ""),
+        unit="nats",
         signal=lambda u: -scale * weight * _log_mixture(-u, weight, 1 - weight),
         density=lambda q, p: scale * _skew_density(q, p, weight),
         value_at_zero=-scale * (1 - weight) * log(1 - weight),

@@ -22,8 +22,10 @@ from fdpg_ref import (
     REVERSE_KL,
     TOTAL_VARIATION,
     FDivergence,
+    alpha_divergence,
     dual,
     exact_divergence,
+    skew_jensen_shannon,
 )
 
 INF = math.inf
@@ -291,3 +293,38 @@ def test_pearson_is_the_variance_of_the_weights():
     policy, target = np.array([0.875, 0.125]), np.array([0.5, 0.5])
     value = exact_divergence(np.log(policy), np.log(target), divergence=PEARSON_CHI2)
     assert value == pytest.approx(0.5625, rel=1e-14)
+
+
+# ------------------------------------------------------------------ what the record says of itself
+
+FAMILY = [
+    *DIVERGENCES.values(),
+    *map(alpha_divergence, (-1.5, 0.25, 3.0)),
+    *map(dual, map(alpha_divergence, (-1.5, 0.25))),
+    skew_jensen_shannon(0.25),
+]
+
+
+@pytest.mark.parametrize("divergence", FAMILY, ids=lambda one: one.name)
+def test_an_error_of_z_scales_the_signal_by_its_power_or_by_nothing(divergence):
+    """With Zhat = e^c Z the signal is g'(e^(u+c)): e^(kc) g'(e^u) and a constant, or no such k."""
+    u, c = np.linspace(-3.0, 3.0, 13), 0.7
+    moved = divergence.signal(u + c)
+    moved, right = moved - np.mean(moved), divergence.signal(u) - np.mean(divergence.signal(u))
+    factor = np.sum(moved * right) / np.sum(right * right)
+    rest = np.max(np.abs(moved - factor * right)) / np.max(np.abs(moved))
+    if divergence.z_power is None:
+        assert rest > 1e-2
+    else:
+        assert rest < 1e-12
+        assert factor == pytest.approx(math.exp(divergence.z_power * c), rel=1e-12)
+
+
+@pytest.mark.parametrize("divergence", FAMILY, ids=lambda one: one.name)
+def test_the_upper_bound_is_that_of_two_laws_that_share_nothing(divergence):
+    policy, target = np.log([0.25, 0.75, 1e-90, 1e-90]), np.log([1e-90, 1e-90, 0.5, 0.5])
+    apart = exact_divergence(policy, target, divergence=divergence)
+    if math.isinf(divergence.upper_bound):
+        assert apart > 100
+    else:
+        assert apart == pytest.approx(divergence.upper_bound, rel=1e-12)
