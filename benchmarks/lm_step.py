@@ -61,7 +61,7 @@ class Stopwatch:
         return dict(seconds)
 
 
-def run_engine(size: str, threads: int, laps: Laps, *, reuse: bool = False) -> None:
+def run_engine(size: str, threads: int, laps: Laps) -> None:
     """Train with the engine, calling ``laps`` after each step until it has enough.
 
     Parameters
@@ -72,8 +72,6 @@ def run_engine(size: str, threads: int, laps: Laps, *, reuse: bool = False) -> N
         Of torch.
     laps
         Times the steps.
-    reuse
-        Reuse the sampling forward.
     """
     import torch  # noqa: PLC0415 - the driver of a paired run needs no torch
 
@@ -94,7 +92,7 @@ def run_engine(size: str, threads: int, laps: Laps, *, reuse: bool = False) -> N
         tempfile.TemporaryDirectory() as folder,
         contextlib.suppress(Finished),
     ):
-        train(_config(size, Path(folder), laps.count, reuse=reuse), on_step=on_step)
+        train(_config(size, Path(folder), laps.count), on_step=on_step)
 
 
 def run_floor(size: str, threads: int, laps: Laps) -> None:
@@ -136,7 +134,7 @@ def _phases(seconds: dict[str, float]) -> dict[str, float]:
     return {**seconds, "base": score - seconds["policy"]}
 
 
-def _config(size: str, folder: Path, steps: int, *, reuse: bool) -> Any:
+def _config(size: str, folder: Path, steps: int) -> Any:
     from benchmarks._lm_model import REWARDED, write_model  # noqa: PLC0415
     from lm import config  # noqa: PLC0415
     from lm.features.registry import feature  # noqa: PLC0415
@@ -159,7 +157,6 @@ def _config(size: str, folder: Path, steps: int, *, reuse: bool) -> Any:
         evaluation=config.EvaluationConfig(every=10**6, samples=64, group=2, texts=1),
         steps=steps + 1,
         batch_size=SIZES[size].samples,
-        reuse_sampling_forward=reuse,
         device="cpu",
     )
 
@@ -169,7 +166,7 @@ def _alone(options: argparse.Namespace) -> dict[str, Any]:
     if options.floor:
         run_floor(options.size, options.threads, laps)
     else:
-        run_engine(options.size, options.threads, laps, reuse=options.reuse)
+        run_engine(options.size, options.threads, laps)
     return summary(laps.made, warm_up=WARM_UP)
 
 
@@ -177,10 +174,9 @@ def _paired(options: argparse.Namespace) -> dict[str, Any]:
     arguments = ["--size", options.size, "--threads", str(options.threads)]
     arguments += ["--steps", str(options.steps)]
     module = ["-m", "benchmarks.lm_step", *arguments]
-    reuse = ["--reuse"] if options.reuse else []
     with (
         Contender("floor", [*module, "--floor"]) as floor,
-        Contender("engine", [*module, *reuse]) as engine,
+        Contender("engine", module) as engine,
     ):
         ratios = []
         for lap in range(WARM_UP + options.steps):
@@ -199,7 +195,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--steps", type=int, default=STEPS, help="after the warm-up; at least 5")
     parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--reuse", action="store_true", help="reuse the sampling forward")
     parser.add_argument("--floor", action="store_true", help="time the floor, not the engine")
     parser.add_argument("--paired", action="store_true", help="both in turns")
     parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)

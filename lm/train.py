@@ -24,7 +24,6 @@ from lm.evaluation.evaluate import Evaluator
 from lm.policy.causal import CausalPolicy
 from lm.policy.checks import check_device
 from lm.report.build import finish_run
-from lm.reuse import SamplingRecord
 from lm.run.folder import open_run
 from lm.run.start import how_to_start
 from lm.run.trackers import open_tracker
@@ -167,19 +166,18 @@ def train_steps(session: Session) -> None:
     }
     moving = Moving(policy.model, optimizer, schedule, amp, proposal.generator, memories)
     largest_norm = config.optimizer.clip_norm or math.inf
-    reuse = {"record": SamplingRecord(policy.model)} if config.reuse_sampling_forward else {}
     for step in range(session.begin(moving) + 1, config.steps + 1):
         started = time.perf_counter()
         contexts = proposal.contexts(step)
         with amp.autocast(), torch.no_grad(), fail_together(accelerator):
-            samples = proposal.sample(contexts, **reuse)
+            samples = proposal.sample(contexts)
             reading = problem.read(samples)
             log_base = batches.score_by(problem.anchor, samples)
             log_score = problem.log_score(log_base, reading)
         record = session.new_record(step, samples, reading)
         # From here on of all processes, shape (contexts, samples of each).
         log_score = gather(accelerator, log_score).view(config.contexts, -1)
-        log_policy = batches.score(samples, **reuse).view_as(log_score)
+        log_policy = batches.score(samples).view_as(log_score)
         session.check(log_policy, reading, start=(samples, log_base) if step == 1 else None)
         # On-policy, this scoring is the proposal's as well: none is needed for it.
         log_proposal = proposal.log_prob(samples, log_policy)

@@ -290,8 +290,8 @@ MUTANTS = [
     ),
     Mutant(
         "lm/policy/sampling.py",
-        "law = transformed_log_probs(logits, transform)",
-        "law = transformed_log_probs(logits / 0.7, transform)",
+        "law = transformed_log_probs(lines.next_logits(), transform)",
+        "law = transformed_log_probs(lines.next_logits() / 0.7, transform)",
         "a temperature in sampling that scoring does not know",
         ("lm/test_enumerated.py::test_samples_occur_as_often_as_the_scorer_says",),
     ),
@@ -850,35 +850,6 @@ MUTANTS = [
         'if device == "gpu":\n            raise RunError(',
         "FSDP2 on a CPU, which accelerate silently turns into DDP",
         ("lm/test_processes.py::test_what_a_launcher_cannot_have_is_refused",),
-    ),
-    # ------------------------------------------------------------------ lm: reuse, its benchmarks
-    Mutant(
-        "lm/reuse.py",
-        "self.lines[:, :1] * layer.first_positions + context",
-        "self.lines[:, :1] + context",
-        "a context's positions looked for as if it had one",
-        ("lm/test_reuse.py::test_the_gradient_is_the_one_without_reuse",),
-    ),
-    Mutant(
-        "lm/reuse.py",
-        "of_bias = flat.sum(0)",
-        "of_bias = flat.mean(0)",
-        "the bias's gradient as a mean over positions",
-        ("lm/test_reuse.py::test_the_gradient_is_the_one_without_reuse",),
-    ),
-    Mutant(
-        "lm/reuse.py",
-        "if not torch.equal(_some(self.module.weight), self._probe):",
-        "if len(self._probe) == 0:",
-        "products of old weights returned for new ones",
-        ("lm/test_reuse.py::test_changed_weights_are_refused",),
-    ),
-    Mutant(
-        "lm/reuse.py",
-        "(recorded == inputs) | ended",
-        "(recorded == recorded) | ended",
-        "another batch's products returned",
-        ("lm/test_reuse.py::test_other_samples_are_refused",),
     ),
     # ------------------------------------------------------------------ what a person sees
     Mutant(

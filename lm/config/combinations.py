@@ -34,7 +34,6 @@ def check_combinations(config: RunConfig) -> None:
     _check_prompts(config)
     _check_transform(config)
     _check_estimator(config)
-    _check_reuse(config)
     _check_coverage(config)
 
 
@@ -171,25 +170,4 @@ def _check_estimator(config: RunConfig) -> None:
         micro is None or micro <= config.batch_size,
         f"micro_batch_size is {micro}, more than batch_size = {config.batch_size}: leave it out "
         "to score the whole batch at once",
-    )
-
-
-def _check_reuse(config: RunConfig) -> None:
-    if not config.reuse_sampling_forward:
-        return
-    reasons = {
-        "updates_per_batch above 1": config.updates_per_batch > 1,
-        "proposal.kind kl_adaptive": config.proposal.kind != "policy",
-        "off_policy": config.off_policy,
-        "micro_batch_size below batch_size": config.micro_batch_size
-        not in {None, config.batch_size},
-        "activation_checkpointing": config.activation_checkpointing,
-        f"precision {config.precision}": config.halves,
-    }
-    found = [reason for reason, holds in reasons.items() if holds]
-    require(
-        not found,
-        f"reuse_sampling_forward is refused with {', '.join(found)}: what sampling computed is "
-        "kept for one differentiated pass over the same samples by the same weights, and over "
-        "nothing else",
     )

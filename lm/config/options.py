@@ -22,6 +22,9 @@ from lm.errors import UsageError
 
 Config = TypeVar("Config")
 OWN_OPTIONS = ("config", "help", "print_config")
+# Options of earlier versions. A folder of that time records them, and means the same without them
+# where they were off.
+GONE = {"reuse_sampling_forward": "it saved a tenth of a step for up to 44 % more memory"}
 
 
 def parse_config(kind: type[Config], arguments: Sequence[str], *, program: str) -> Config:
@@ -119,10 +122,10 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
-    """Rebuild a configuration from what `to_plain` returned."""
+    """Rebuild a configuration from what `to_plain` returned; options that are gone are left out."""
     hints = typing.get_type_hints(kind)
     values = {}
-    for name, value in plain.items():
+    for name, value in without_gone(plain).items():
         hint = hints[name]
         group = _dataclass_of(hint)
         if group is not None and value is not None:
@@ -130,6 +133,11 @@ def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def without_gone(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded options without those that only earlier versions had."""
+    return {name: value for name, value in plain.items() if name not in GONE}
 
 
 def _dataclass_of(hint: Any) -> type[Any] | None:
@@ -195,6 +203,8 @@ def _require_known(key: str, valid: Mapping[str, Any], *, where: str) -> None:
     if key in valid or opens_a_mapping or key in OWN_OPTIONS or not key:
         return
     nearest = _nearest(key, valid)
+    if key in GONE:
+        raise UsageError(f"{key} {where}: this option is gone ({GONE[key]}). Leave it out")
     advice = f"did you mean {nearest!r}?" if nearest else f"there are: {', '.join(valid)}"
     raise UsageError(f"unknown key {key!r} {where}; {advice}")
 

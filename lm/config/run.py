@@ -109,8 +109,6 @@ class RunConfig:
     """recompute activations in the backward pass: less memory, one forward pass more"""
     score_chunk: int | None = None
     """tokens whose logits are held in memory at a time while scoring; by default all"""
-    reuse_sampling_forward: bool = False
-    """keep what sampling computed for the differentiated forward pass: faster, more memory"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one"""
     tracker: Literal["none", "tensorboard"] = "none"

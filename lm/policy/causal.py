@@ -20,8 +20,8 @@ from lm.models.token_ids import ModelFolderError, TokenIds, load_ids
 from lm.models.tokenizer import load_vocabulary
 from lm.models.vocabulary import CharVocabulary, IdVocabulary, Vocabulary
 from lm.policy.prompts import PromptError, Prompts
-from lm.policy.sampling import Samples, StepRecorder, sample_sequences
-from lm.policy.scoring import CallRecorder, TokenScorer
+from lm.policy.sampling import Samples, sample_sequences
+from lm.policy.scoring import TokenScorer
 from lm.policy.transforms import IDENTITY
 
 
@@ -132,7 +132,6 @@ class CausalPolicy:
         generator: torch.Generator,
         prompts: Prompts | None = None,
         rows: slice | None = None,
-        record: StepRecorder | None = None,
     ) -> Samples:
         """Draw sequences.
 
@@ -147,8 +146,6 @@ class CausalPolicy:
             The contexts; None takes the start token (c = 1).
         rows
             Which of the c x n rows to draw; None draws all. Several processes take a share each.
-        record
-            Takes part in the calls of the model (`lm.policy.sampling.StepRecorder`).
 
         Returns
         -------
@@ -185,7 +182,6 @@ class CausalPolicy:
             eos_ids=torch.tensor(self.ids.eos_ids, dtype=torch.int64, device=self.device),
             pad_id=self.ids.pad_id,
             transform=self.transform,
-            record=record,
         )
         return samples._replace(prompts=None if prompts is None else contexts)
 
@@ -195,7 +191,6 @@ class CausalPolicy:
         mask: Tensor,
         *,
         prompts: Prompts | None = None,
-        record: CallRecorder | None = None,
     ) -> Tensor:
         """Return log pi(x | context) of whole sequences, differentiable.
 
@@ -211,8 +206,6 @@ class CausalPolicy:
             in a sequence cut at the limit.
         prompts
             n contexts, one for each sequence; None takes the start token.
-        record
-            Takes part in the calls of the model (`lm.policy.scoring.CallRecorder`).
 
         Returns
         -------
@@ -227,13 +220,9 @@ class CausalPolicy:
             The prompts do not fit the model or the sequences (a ValueError).
         """
         tokens, mask, contexts = self._inputs(tokens, mask, prompts)
-        # Only where it is asked for: a wrapper of the scorer may know nothing of it.
-        options = {} if record is None else {"record": record}
-        return self.scorer(tokens, mask, *contexts, **options)
+        return self.scorer(tokens, mask, *contexts)
 
-    def score(
-        self, samples: Samples, *, off_policy: bool = False, record: CallRecorder | None = None
-    ) -> Tensor:
+    def score(self, samples: Samples, *, off_policy: bool = False) -> Tensor:
         """Return log pi(x | context) of samples, differentiable.
 
         Parameters
@@ -243,8 +232,6 @@ class CausalPolicy:
         off_policy
             Whether the samples may come from another transform than this policy's. Then they are
             samples of another law: weigh them by exp(this - samples.log_prob).
-        record
-            As in `log_prob`.
 
         Returns
         -------
@@ -262,7 +249,7 @@ class CausalPolicy:
                 f"{self.transform}: score them with a policy of their transform, or set off_policy "
                 "and weigh them"
             )
-        return self.log_prob(samples.tokens, samples.mask, prompts=samples.prompts, record=record)
+        return self.log_prob(samples.tokens, samples.mask, prompts=samples.prompts)
 
     def token_log_probs(self, samples: Samples) -> Tensor:
         """Return the law of every next token along samples, differentiable.

@@ -8,8 +8,7 @@ sum to one. `lm.policy.scoring` is the other direction of the same distribution.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -60,25 +59,6 @@ class Samples(NamedTuple):
         )
 
 
-class StepRecorder(Protocol):
-    """What takes part in the sampler's calls of the model."""
-
-    def sampling(self, position: int, rows: Tensor, prefix: Tensor) -> AbstractContextManager[Any]:
-        """Return what one call of the model stands in.
-
-        Parameters
-        ----------
-        position
-            Which token of the completion the call gives the probabilities of. At 0 the call's input
-            is the whole context, afterwards one token.
-        rows
-            Shape (going,), int64: the samples that have not ended.
-        prefix
-            Shape (going,), int64: for each of them, its line in the call's batch.
-        """
-        ...
-
-
 @torch.no_grad()
 def sample_sequences(
     model: PreTrainedModel,
@@ -88,7 +68,6 @@ def sample_sequences(
     eos_ids: Tensor,
     pad_id: int,
     transform: SamplingConfig = IDENTITY,
-    record: StepRecorder | None = None,
 ) -> Samples:
     """Draw sequences by inverting the cumulative distribution of each next token.
 
@@ -108,8 +87,6 @@ def sample_sequences(
         End tokens of shape (k,), and what fills the rest of an ended row.
     transform
         Changes the law of each next token.
-    record
-        Takes part in every call of the model.
 
     Returns
     -------
@@ -130,10 +107,7 @@ def sample_sequences(
     distinct, prefix = distinct_prompts(contexts)
     lines = _Lines(model, distinct.left_padded())
     for position in range(limit):
-        call = nullcontext() if record is None else record.sampling(position, rows, prefix)
-        with call:
-            logits = lines.next_logits()
-        law = transformed_log_probs(logits, transform)
+        law = transformed_log_probs(lines.next_logits(), transform)
         log_probs = law.log_probs[prefix]
         chosen = invert_cdf(log_probs, uniforms[rows, position])
         tokens[rows, position] = chosen

@@ -7,8 +7,7 @@ forward pass and one backward pass, however many calls of the model inside it to
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +25,6 @@ GROUP_ROWS = 64
 # Groups of one longest length waste nothing by being one call, which two threads share better;
 # their logits then stay below 128 MiB in float32.
 GROUP_LOGITS = 2**25
-
-
-class CallRecorder(Protocol):
-    """What takes part in the scorer's calls of the model."""
-
-    def scoring(self, rows: Tensor, length: int) -> AbstractContextManager[Any]:
-        """Return what one call of the model stands in.
-
-        Parameters
-        ----------
-        rows
-            Shape (lines,), int64: for each line of the call's batch, a row of the scored batch that
-            it is the score of. Rows that are equal share a line.
-        length
-            Tokens of the completion that the call scores; its inputs are the context, padded to
-            the longest of these rows, and length - 1 tokens.
-        """
-        ...
 
 
 class TokenScorer(nn.Module):
@@ -92,8 +73,6 @@ class TokenScorer(nn.Module):
         mask: Tensor,
         prompt_tokens: Tensor,
         prompt_mask: Tensor,
-        *,
-        record: CallRecorder | None = None,
     ) -> Tensor:
         """Return log pi(x | context) = sum_t mask_t log q(x_t | context, x_<t).
 
@@ -103,8 +82,6 @@ class TokenScorer(nn.Module):
             Shape (n, length): completions as in `lm.policy.sampling.Samples`.
         prompt_tokens, prompt_mask
             Shape (n, context length): what each of them follows, padded on the left.
-        record
-            Takes part in every call of the model.
 
         Returns
         -------
@@ -117,18 +94,13 @@ class TokenScorer(nn.Module):
         keys, place = torch.unique(keys, dim=0, return_inverse=True)
         which, tokens = keys[:, 0], keys[:, 1:]
         mask, tokens = tokens >= 0, tokens.clamp(min=0)
-        first = _first_rows(place, len(keys)) if record is not None else None
         scores, orders = [], []
         lengths = mask.sum(-1)
         for rows in self._groups(contexts.lengths[which] + lengths):
             longest = int(lengths[rows].max())
             group_tokens, group_mask = tokens[rows, :longest], mask[rows, :longest]
             prompts = contexts.rows(which[rows]).left_padded()
-            call = nullcontext()
-            if record is not None and first is not None:
-                call = record.scoring(first[rows], longest)
-            with call:
-                log_probs = self._chosen_log_probs(group_tokens, group_mask, prompts)
+            log_probs = self._chosen_log_probs(group_tokens, group_mask, prompts)
             scores.append(log_probs.sum(-1))
             orders.append(rows)
         return torch.cat(scores)[torch.argsort(torch.cat(orders))][place]
@@ -192,10 +164,3 @@ def _inputs(tokens: Tensor, prompts: Prompts) -> dict[str, Any]:
         "use_cache": False,
         **padding_inputs(mask),
     }
-
-
-def _first_rows(place: Tensor, distinct: int) -> Tensor:
-    """Return, for each of the distinct rows, the first row that equals it."""
-    rows = torch.arange(len(place), device=place.device)
-    unset = torch.full((distinct,), len(place), device=place.device)
-    return unset.scatter_reduce(0, place, rows, reduce="amin")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lm.config.options import to_plain
+from lm.config.options import GONE, to_plain, without_gone
 from lm.config.run import RunConfig
 from lm.errors import RunError
 from lm.run.files import require_new_folder
@@ -94,9 +94,12 @@ def differences(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[
     list of str
         ``key is X now, but was Y``; empty if the run may go on.
     """
-    now, then = _flatten(config), _flatten(recorded)
+    now, then = _flatten(config), _flatten(without_gone(recorded))
+    gone = [
+        f"{key} was {json.dumps(recorded[key])}, and is gone" for key in GONE if recorded.get(key)
+    ]
     keys = [key for key in {**then, **now} if key.split(".")[0] not in MAY_DIFFER]
-    return [
+    return gone + [
         f"{key} is {_shown(now, key)} now, but was {_shown(then, key)}"
         for key in keys
         if _shown(now, key) != _shown(then, key)

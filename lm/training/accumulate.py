@@ -70,15 +70,13 @@ class MicroBatches:
         self._samples: Samples | None = None
         self._graph: Tensor | None = None
 
-    def score(self, samples: Samples, **options: Any) -> Tensor:
+    def score(self, samples: Samples) -> Tensor:
         """Return log pi of all processes' samples; `parts` then gives what to differentiate.
 
         Parameters
         ----------
         samples
             This process's rows.
-        options
-            For `CausalPolicy.score`.
 
         Returns
         -------
@@ -88,7 +86,7 @@ class MicroBatches:
         self._samples, self._graph = samples, None
         if len(self._slices(samples)) > 1:
             return self.measure(samples)
-        self._graph = self._differentiable(samples, **options)
+        self._graph = self._differentiable(samples)
         return gather(self._accelerator, self._graph)
 
     @torch.no_grad()
@@ -149,9 +147,9 @@ class MicroBatches:
                 place = slice(first + rows.start, first + rows.stop)
                 yield Part(log_policy, place, (rows.stop - rows.start) / n)
 
-    def _differentiable(self, samples: Samples, **options: Any) -> Tensor:
+    def _differentiable(self, samples: Samples) -> Tensor:
         with self._amp.autocast():
-            return self.policy.score(samples, off_policy=self._off_policy, **options)
+            return self.policy.score(samples, off_policy=self._off_policy)
 
     def _slices(self, samples: Samples) -> list[slice]:
         n = len(samples.tokens)

@@ -7,8 +7,6 @@ policy has become the better one. Importance weights pi/q then stand in the coef
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -66,7 +64,7 @@ class Proposal:
         config, number = self._config, len(self._prompts.tokens)
         return prompts_of_step(config.seed, step, number=number, per_step=config.prompts.per_step)
 
-    def sample(self, contexts: Tensor | None, **options: Any) -> Samples:
+    def sample(self, contexts: Tensor | None) -> Samples:
         """Draw this process's rows of a batch, contexts outermost.
 
         Every process draws the uniforms of the whole batch: a sample does not depend on how many
@@ -76,8 +74,6 @@ class Proposal:
         ----------
         contexts
             As `contexts` returned them.
-        options
-            For `CausalPolicy.sample`.
         """
         known = None
         if self._prompts is not None and contexts is not None:
@@ -88,7 +84,6 @@ class Proposal:
                 generator=self.generator,
                 prompts=known,
                 rows=local_rows(self._config.batch_size, self._accelerator),
-                **options,
             )
 
     def log_prob(self, samples: Samples, log_policy: Tensor) -> Tensor:

@@ -96,10 +96,6 @@ def refuse_sharded(config: RunConfig) -> None:
             config.lora.rank > 0,
             "an adapter's gradients and Adam states are small: launch with DDP, not --use_fsdp",
         ),
-        "reuse_sampling_forward": (
-            config.reuse_sampling_forward,
-            "the sampler runs on a gathered copy, whose products the scorer cannot take: drop it",
-        ),
         "proposal.kind kl_adaptive": (
             config.proposal.kind == "kl_adaptive",
             "its proposal is a second whole copy on every process: use proposal.kind policy",

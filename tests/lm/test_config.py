@@ -101,6 +101,7 @@ def test_an_unknown_key_in_a_recipe_names_the_nearest_and_the_file(tmp_path):
         ("a: [", "is not valid YAML"),
         ("steps: many\ntarget: {moments: {ends_in_i: 0.9}}", "steps"),
         ("steps: 3", "target"),
+        ("reuse_sampling_forward: false", r"in .*wrong.yaml: this option is gone.* Leave it out"),
     ],
 )
 def test_an_unusable_recipe_is_refused(tmp_path, content, message):
@@ -221,22 +222,6 @@ def test_an_infinite_divergence_to_a_base_with_holes_is_refused_with_advice(name
                 SamplingConfig(top_p=0.9),
                 SamplingConfig(min_p=0.1),
             )
-        ),
-        *(
-            (
-                lambda changes=changes: RunConfig(
-                    target=RARE, reuse_sampling_forward=True, **changes
-                ),
-                f"reuse_sampling_forward is refused with {reason}",
-            )
-            for reason, changes in {
-                "updates_per_batch above 1": {"updates_per_batch": 2},
-                "proposal.kind kl_adaptive": {"proposal": ProposalConfig("kl_adaptive")},
-                "off_policy": {"off_policy": True, "sampling": SamplingConfig(temperature=2.0)},
-                "micro_batch_size below": {"micro_batch_size": 8},
-                "activation_checkpointing": {"activation_checkpointing": True},
-                "precision bfloat16": {"precision": "bfloat16"},
-            }.items()
         ),
         (
             lambda: RunConfig(target=RARE, steps=5, optimizer=OptimizerConfig(warmup_steps=6)),

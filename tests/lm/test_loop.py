@@ -80,7 +80,6 @@ def plain(tmp_path_factory) -> Path:
         {"micro_batch_size": 12},
         {"activation_checkpointing": True, "micro_batch_size": 16},
         {"score_chunk": 7},
-        {"reuse_sampling_forward": True},
     ],
     ids="-".join,
 )

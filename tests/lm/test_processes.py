@@ -261,7 +261,6 @@ def test_whole_weights_are_lent_with_the_transform_and_taken_back():
     ("changes", "message"),
     [
         ({"precision": "float16"}, "precision float16 under FSDP2 is refused"),
-        ({"reuse_sampling_forward": True}, "reuse_sampling_forward under FSDP2 is refused"),
         ({"proposal": ProposalConfig(kind="kl_adaptive")}, "kl_adaptive under FSDP2 is refused"),
         ({"precision": "bfloat16"}, None),
     ],

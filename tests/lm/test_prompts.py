@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 import torch
 from support.lm_tiny import CONTEXTS, TRANSFORMS, padded_prompts, tiny_gpt2, tiny_llama, tiny_policy
@@ -210,43 +208,3 @@ def test_scoring_in_chunks_is_scoring(build, transform):
     # 1e-12: the same sums in float64, a position at a time.
     torch.testing.assert_close(scores, in_chunks, rtol=0, atol=1e-12)
     assert float((gradient - chunk_gradient).norm() / gradient.norm()) < 1e-12
-
-
-class _Recorder:
-    """Writes down what it is told."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[int, list[int], list[int]]] = []
-        self.scored: list[int] = []
-
-    def sampling(self, position, rows, prefix):
-        self.steps.append((position, rows.tolist(), prefix.tolist()))
-        return contextlib.nullcontext()
-
-    def scoring(self, rows, length):
-        self.scored += rows.tolist()
-        assert 1 <= length <= 4
-        return contextlib.nullcontext()
-
-
-def test_a_recorder_learns_which_line_computed_which_row():
-    policy = tiny_policy(tiny_gpt2(positions=6))
-    inputs, recorder = [], _Recorder()
-    hook = policy.model.register_forward_pre_hook(
-        lambda _module, _args, options: inputs.append(options["input_ids"]), with_kwargs=True
-    )
-    samples = policy.sample(
-        20, generator=_seeded(), prompts=Prompts.from_ids([[0, 2], [3]]), record=recorder
-    )
-    hook.remove()
-    assert samples.prompts is not None
-    assert [step[0] for step in recorder.steps] == list(range(len(inputs)))
-    for (position, rows, prefix), given in zip(recorder.steps, inputs, strict=True):
-        for row, line in zip(rows, prefix, strict=True):
-            read = [*samples.prompts.tokens[row], *samples.tokens[row, :position]]
-            assert given[line, -1] == read[-1]
-            assert position == 0 or bool(samples.mask[row, position - 1])
-    assert torch.equal(policy.score(samples, record=recorder), policy.score(samples))
-    # One row stands for all that equal it.
-    keys = {(row // 20, *samples.tokens[row][samples.mask[row]].tolist()) for row in range(40)}
-    assert len(recorder.scored) == len(set(recorder.scored)) == len(keys)

@@ -28,6 +28,7 @@ from lm.config.run import (
 )
 from lm.errors import RunError, RunInterrupted
 from lm.run.checkpoint import checkpoint_steps
+from lm.run.folder import read_config
 from lm.run.start import differences, how_to_start, partial_folder, resume_command
 from lm.train import train
 
@@ -120,6 +121,22 @@ def test_a_key_of_another_version_counts_as_a_difference(tmp_path):
         "batch is absent now, but was 256",
         "batch_size is 256 now, but was absent",
     ]
+
+
+def test_a_run_of_the_version_that_could_reuse_the_sampling_forward_goes_on(tmp_path):
+    config = _config(tmp_path / "run", resume=True)
+    partial = partial_folder(tmp_path / "run")
+    _leave(partial, config)
+    for used in (False, True):
+        recorded = {**to_plain(config), "reuse_sampling_forward": used}
+        _ = (partial / "config.json").write_text(json.dumps(recorded))
+        # What was measured can be read in any case; the numbers to come would not be the same.
+        assert read_config(partial, complete=False) == config
+        if not used:
+            assert how_to_start(config) == "resumed"
+            continue
+        with pytest.raises(RunError, match="reuse_sampling_forward was true, and is gone"):
+            _ = how_to_start(config)
 
 
 def test_an_unreadable_record_of_an_interrupted_run_is_refused(tmp_path):
