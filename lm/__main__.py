@@ -9,7 +9,16 @@ import sys
 # setting is read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lm.cli.main import main
+try:
+    from lm.cli.main import main
+except ModuleNotFoundError as error:  # torch and its like are imported later, by a command
+    if error.name is None or error.name.partition(".")[0] in {"lm", "fdpg_ref"}:
+        raise
+    print(
+        f"python -m lm: {error.name} is not installed: python -m pip install 'fdpg-ref[lm]'",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -7,12 +7,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
+try:
+    from rich.console import Console
 
-from study.report.document import write_report
-from study.rules.power import power_markdown
-from study.rules.rates import write_rates
-from study.tables.stored import LM_COLUMNS, StudyError, Table, load_tables, read_table
+    from study.report.document import write_report
+    from study.rules.power import power_markdown
+    from study.rules.rates import write_rates
+    from study.tables.stored import LM_COLUMNS, StudyError, Table, load_tables, read_table
+except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0] == "study":
+        raise
+    print(
+        f"python -m study: {error.name} is not installed: python -m pip install 'fdpg-ref[study]'",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 RESULTS = Path("study/results")
 RATES = Path(__file__).parent / "sweeps" / "rates.yaml"

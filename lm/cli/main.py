@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name not in HEAVY_LIBRARIES:
             raise
-        message = f"{error.name} is not installed: python -m pip install -e '.[lm]'"
+        message = f"{error.name} is not installed: python -m pip install 'fdpg-ref[lm]'"
         return _fail(message, error)
     except Exception as error:
         if not isinstance(error, _user_errors()):

@@ -143,7 +143,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatc
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("lm.cli.main._commands", missing)
-    assert "python -m pip install -e '.[lm]'" in _refused(capsys, "env")
+    assert "python -m pip install 'fdpg-ref[lm]'" in _refused(capsys, "env")
 
 
 def test_train_from_a_shell_is_silent_on_stderr_and_ends_with_the_report(tmp_path):

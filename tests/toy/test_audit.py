@@ -440,8 +440,8 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # an import of it fails from here on
 import toy
-from toy.cli.main import main
-assert main(["audit", "k1"]) == 2
+from toy.__main__ import run
+assert run(["audit", "k1"]) == 2
 """
 
 
@@ -450,7 +450,9 @@ def test_without_torch_the_audit_says_what_to_install():
     command = [sys.executable, "-c", WITHOUT_TORCH]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "needs torch: python -m pip install" in result.stderr
+    assert result.stderr == (
+        "python -m toy: torch is not installed: python -m pip install 'fdpg-ref[lm]'\n"
+    )
 
 
 def test_the_documentation_example_runs():

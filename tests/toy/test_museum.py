@@ -241,7 +241,7 @@ def test_a_false_alarm_or_a_blind_oracle_fails_the_command(
 def test_without_torch_it_exits_2_with_the_pip_command():
     program = (
         "import sys\nsys.modules['torch'] = None\n"
-        "from toy.cli.main import main\nsys.exit(main(['museum']))\n"
+        "from toy.__main__ import run\nsys.exit(run(['museum']))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],
@@ -252,7 +252,7 @@ def test_without_torch_it_exits_2_with_the_pip_command():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 2
-    assert "python -m pip install -e '.[lm]'" in result.stderr
+    assert "python -m pip install 'fdpg-ref[lm]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 

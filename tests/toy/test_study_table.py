@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from toy.__main__ import run
 from toy.cli.main import main
 from toy.sweep import command
 from toy.sweep.config import StudyConfig
@@ -231,6 +233,6 @@ def test_bad_input_is_one_message(
 
 
 def test_without_pandas_it_says_how_to_install_it(monkeypatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "pandas" else object())
-    assert main(["study"]) == 2
-    assert "needs pandas. Install with: python -m pip install" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert run(["study"]) == 2
+    assert "pandas is not installed: python -m pip install 'fdpg-ref[" in capsys.readouterr().err

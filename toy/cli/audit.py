@@ -5,8 +5,6 @@ Nothing here imports torch until an audit runs, so the other commands work witho
 
 from __future__ import annotations
 
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +12,6 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from toy.files import require_writable
-
-MISSING_TORCH = 2
-_INSTALL = "python -m pip install -e '.[lm]'"
 
 
 def add_audit_arguments(parser: ArgumentParser) -> None:
@@ -67,7 +62,7 @@ def run_audit(options: Namespace) -> int:
     Returns
     -------
     int
-        0, or 2 where torch is missing.
+        0.
 
     Raises
     ------
@@ -75,9 +70,6 @@ def run_audit(options: Namespace) -> int:
         For arguments that mean nothing, a loss that cannot be audited, and unwritable files.
     """
     _check(options)
-    if find_spec("torch") is None:
-        print(f"python -m toy audit needs torch: {_INSTALL}", file=sys.stderr)
-        return MISSING_TORCH
     from toy.audit.audits import audit, audit_all  # noqa: PLC0415
     from toy.audit.report import plot_signals, print_all, print_audit, write_json  # noqa: PLC0415
     from toy.cli.plots import save_figure  # noqa: PLC0415

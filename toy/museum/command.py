@@ -6,7 +6,6 @@ Importing this module needs no torch; running the museum does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,13 +49,8 @@ def run(options: Namespace) -> int:
     Raises
     ------
     ValueError
-        If torch is missing, there is no such exhibit, or a file cannot be named so.
+        If there is no such exhibit, or a file cannot be named so.
     """
-    if find_spec("torch") is None:
-        raise ValueError(
-            "the losses of the museum are torch functions and torch is not installed: "
-            "python -m pip install -e '.[lm]'"
-        )
     files = _files(options)
     # torch takes seconds to import: only after the options have been found right.
     from toy.museum.exhibits import EXHIBITS, run_museum  # noqa: PLC0415

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -17,9 +16,6 @@ from toy.sweep.provenance import Stopwatch
 from toy.sweep.report import print_report
 from toy.sweep.run import run_study
 from toy.sweep.table import metadata, to_frame, write_table
-
-MISSING_PANDAS = 2
-_INSTALL = "python -m pip install -e '.[study]'"
 
 
 def add_study_arguments(parser: ArgumentParser) -> None:
@@ -43,14 +39,9 @@ def run(options: Namespace) -> int:
         For settings that mean nothing, or a file that cannot be written; before any work is done.
     """
     config = StudyConfig(problems=options.problems, seed=options.seed)
-    missing = [name for name in ("pandas", "pyarrow") if find_spec(name) is None]
-    if missing:
-        print(
-            f"python -m toy study: error: the table needs {' and '.join(missing)}. "
-            f"Install with: {_INSTALL}",
-            file=sys.stderr,
-        )
-        return MISSING_PANDAS
+    # The table needs them at the end: better missed now than after the work.
+    for library in ("pandas", "pyarrow"):
+        import_module(library)
     path = None if options.output is None else Path(options.output)
     if path is not None:
         require_writable(path, suffix=".parquet")
