@@ -28,7 +28,7 @@ RATES = Path(__file__).parent / "sweeps" / "rates.yaml"
 COMMANDS = {
     "rates": "choose learning rates from the pilot, and write study/sweeps/rates.yaml and rates.md",
     "power": "say what differences 3, 5 and 8 seeds detect, and write power.md",
-    "report": "judge every hypothesis, and write REPORT.md, REPORT.html, figures/ and tables/",
+    "report": "judge every hypothesis, and write REPORT.md and figures/",
 }
 
 
@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name, line in COMMANDS.items():
             print(f"python -m study {name:8} {line}")
         return 0
+
+    # Read the command line.
     parser = Parser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, line in COMMANDS.items():
@@ -67,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "rates":
             command.add_argument("--yaml", type=Path, default=RATES, help="the chosen rates")
     chosen = parser.parse_args(arguments)
+
+    # Run the command.
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "rates": _rates,
         "power": _power,
@@ -104,7 +108,7 @@ def _report(options: argparse.Namespace) -> int:
         console.print(f"{verdict.name:4}{verdict.study:18} {verdict.verdict}", highlight=False)
     for line in report.failures:
         print(f"FAILED: {line}", file=sys.stderr)
-    print(f"wrote {options.output / 'REPORT.md'}, REPORT.html, figures/ and tables/")
+    print(f"wrote {options.output / 'REPORT.md'} and figures/")
     return 1 if report.failures else 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FIVE = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon", "alpha_0.5")
 MEASURES = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
-# What people use beside the five; reported, and in no ordering.
+# Also widely used: reported, but not ranked with the five.
 REINFORCEMENT = ("rl_kl", "reward")
 # The family between forward KL (0) and reverse KL (1).
 ALPHAS = {

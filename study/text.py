@@ -1,22 +1,12 @@
-"""Numbers as the report prints them, and Markdown and HTML tables of them."""
+"""Numbers as the report prints them, and Markdown tables of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from html import escape
-from typing import NamedTuple
 
 NONE = "–"
 ROUNDING = 1e-9
-
-
-class Grid(NamedTuple):
-    """A table ready to print: what it is, headings, and rows of text."""
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -73,15 +63,6 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; the first column is left-aligned, the others right."""
     lines = [_line(heads), "|" + "---|" + "---:|" * (len(heads) - 1)]
     return "\n".join([*lines, *(_line(row) for row in rows)]) + "\n"
-
-
-def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table that scrolls sideways by itself."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
 
 
 def _line(cells: Sequence[str]) -> str:

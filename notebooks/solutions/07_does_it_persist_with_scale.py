@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from study.rules.statistics import mean, spearman
+from study.statistics import mean, spearman
 
 
 # %% exercise-1

@@ -6,10 +6,10 @@ import pandas as pd
 from scipy.stats import norm
 
 from study.names import label_of
-from study.report.blocks import Section
+from study.report.blocks import Grid, Section
 from study.tables.cubes import RUN_KEYS
 from study.tables.stored import Frame, Tables
-from study.text import Grid, number
+from study.text import number
 
 Z_BOUND, Z_NOTABLE = 5.0, 2.0
 EXACT, ESTIMATE = "an exact value", "a better estimate"
@@ -61,6 +61,7 @@ def agreement_section(table: Frame) -> Section:
         )
         for row in table.itertuples()
     )
+
     heads = ("table", "against", "comparisons", "largest |z|", "at", "above 2", "share above 2")
     blocks = (
         "Sampled estimates against exact values of the same quantity, in standard errors. "
@@ -74,11 +75,12 @@ def agreement_section(table: Frame) -> Section:
         "collapsed no sample may show the rest, and both standard errors are then too small.",
         Grid("", heads, rows),
     )
+
     return Section("Agreement of exact and sampled values", blocks)
 
 
 def agreement_failures(table: Frame) -> list[str]:
-    """Return one sentence a table whose largest |z| against exact values exceeds the bound."""
+    """Return one sentence per table whose largest |z| against exact values exceeds the bound."""
     return [
         f"{row.table} has |z| = {number(row.largest)} ({row.where}), which must be below "
         f"{Z_BOUND:g}"

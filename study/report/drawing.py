@@ -6,9 +6,10 @@ as colour, so that a picture in grey is readable too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from study.names import label_of, method_order
+from study.report.blocks import Picture
 
 # Okabe and Ito's palette and its neighbours: distinguishable without colour vision.
 COLORS = {
@@ -62,12 +64,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
-class Picture(NamedTuple):
-    """A drawn figure: the name of its file, what it shows, and the figure."""
+def picture(
+    name: str, caption: str
+) -> Callable[[Callable[[Any], Figure | None]], Callable[[Any], Picture | None]]:
+    """Return a decorator: the function draws in our style, and its figure becomes a `Picture`."""
 
-    name: str
-    caption: str
-    figure: Figure
+    def decorate(draw: Callable[[Any], Figure | None]) -> Callable[[Any], Picture | None]:
+        @wraps(draw)
+        def drawn(source: Any) -> Picture | None:
+            with mpl.rc_context(STYLE):
+                figure = draw(source)
+            return None if figure is None else Picture(name, caption, figure)
+
+        return drawn
+
+    return decorate
 
 
 def panels(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
@@ -157,6 +168,12 @@ def dot(
         capsize=3,
         zorder=4,
     )
+
+
+def rows_axis(axes: Axes, labels: Sequence[str]) -> None:
+    """Give each row of dots its name, the first one at the top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
 
 
 def log_axis(axes: Axes, which: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
-from study.report.drawing import Picture
+from study.report.blocks import Picture
 from study.report.figures_main import alignment_figure, measures_figure, teacher_figure
 from study.report.figures_sweeps import (
     ablation_figure,
@@ -15,9 +16,8 @@ from study.report.figures_sweeps import (
     scale_figure,
 )
 from study.report.figures_toy import noise_figure, wins_figure
-from study.rules.verdicts import NotJudgedError
 from study.tables.cubes import Runs, runs_of
-from study.tables.stored import Frame, Tables
+from study.tables.stored import Frame, NotJudgedError, Tables
 
 
 def draw_all(tables: Tables, sweeps: Mapping[str, Runs], regret: Frame) -> list[Picture]:
@@ -28,7 +28,7 @@ def draw_all(tables: Tables, sweeps: Mapping[str, Runs], regret: Frame) -> list[
     tables, sweeps
         What is stored, and its sweeps of transformers.
     regret
-        As `study.tables.summaries.regret_table` gives it.
+        As `study.report.summaries.regret_table` gives it.
 
     Returns
     -------
@@ -50,13 +50,10 @@ def draw_all(tables: Tables, sweeps: Mapping[str, Runs], regret: Frame) -> list[
         (ablations, ablation_figure),
         (pilot, rates_figure),
     ]
-    drawn = [_drawn(source, draw) for source, draw in wanted if source is not None]
+
+    drawn = []
+    for source, draw in wanted:
+        # The verdicts say what is missing, so a picture of it is left out without a word.
+        with suppress(NotJudgedError):
+            drawn.append(None if source is None else draw(source))
     return [picture for picture in drawn if picture is not None]
-
-
-def _drawn(source: Any, draw: Callable[[Any], Picture | None]) -> Picture | None:
-    # The verdicts say what is missing: a picture of it is left out without a word.
-    try:
-        return draw(source)
-    except NotJudgedError:
-        return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from study.names import FIVE, label_of
-from study.report.blocks import Section
+from study.report.blocks import Grid, Section
 from study.rules.rates import chosen_rates
-from study.rules.statistics import DRAWS, SEED, coverage_of_mean
+from study.statistics import DRAWS, SEED, coverage_of_mean
 from study.tables.stored import Table, Tables
-from study.text import NONE, Grid, share
+from study.text import NONE, share
 
 
 def method_section(seeds: Sequence[int]) -> Section:
@@ -50,10 +50,13 @@ def provenance_grid(tables: Tables) -> Grid:
                 ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
             )
         )
+
+    # The comparison of updates is no table: it says less of itself.
     if tables.unification is not None:
         command, commit = (str(tables.unification.get(key, NONE)) for key in ("command", "commit"))
         unknown = (NONE,) * 4
         rows.append(("unification.json", *unknown[:3], command, "0", NONE, commit, *unknown))
+
     heads = (
         *("table", "rows", "runs", "failed", "command", "seeds", "log", "commit", "started"),
         *("wall time", "CPU time", "versions"),
@@ -73,6 +76,8 @@ def limitations(tables: Tables) -> list[str]:
         "The power calculation counts the spread over seeds; intervals here hold that between "
         "tasks, too, and are wider.",
     ]
+
+    # What the stored tables show.
     if tables.pilot is not None:
         chosen = chosen_rates(tables.pilot)
         edge = sum(choice.at_edge for choice in chosen)
@@ -96,6 +101,8 @@ def limitations(tables: Tables) -> list[str]:
             "The transformers are small and their texts are names: nothing here was run on a "
             "large language model."
         )
+
+    # What failed, and what was not run.
     found += [
         f"{table.name}: the run {cell} failed ({reason}) and is missing from every mean."
         for table in tables.stored

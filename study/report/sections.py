@@ -1,4 +1,4 @@
-"""The sections of the report: the numbers of `study.tables` as sentences and tables of text."""
+"""The sections of the report: the numbers of `study.report.summaries` as tables of text."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from study.names import COMMON, MEASURES, TUNED, VARIANT_LABELS, label_of, measure_label
-from study.report.blocks import Section
-from study.report.drawing import Picture
+from study.names import COMMON, FIVE, MEASURES, TUNED, VARIANT_LABELS, label_of, measure_label
+from study.report.blocks import Grid, Picture, Section
 from study.report.figures_main import title_of
+from study.report.summaries import PROCESS, QUALITY
 from study.rules.verdicts import STATEMENTS, Verdict
 from study.tables.cubes import Runs, target_of
+from study.tables.selections import COVERED, PASS
 from study.tables.stored import Frame
-from study.tables.summaries import PROCESS, QUALITY
-from study.text import NONE, Grid, bracket, number, plus_minus, share
+from study.text import NONE, bracket, number, plus_minus, share
 from study.text import interval as interval_text
 
 HEADS = {
@@ -51,7 +51,7 @@ def verdict_grid(verdicts: Sequence[Verdict]) -> Grid:
 def hypothesis_sections(
     verdicts: Sequence[Verdict], pictures: Mapping[str, Sequence[Picture]]
 ) -> list[Section]:
-    """Return a section a hypothesis: what it says, its verdicts, its pictures."""
+    """Return one section per hypothesis: what it says, its verdicts, its pictures."""
     found = []
     for name, statement in STATEMENTS.items():
         mine = [one for one in verdicts if one.name == name]
@@ -61,7 +61,7 @@ def hypothesis_sections(
 
 
 def task_sections(runs: Runs, main: Frame, base: Frame) -> list[Section]:
-    """Return a section a task: ends at both rates, and how the runs got there."""
+    """Return one section per task: ends at both rates, and how the runs got there."""
     return [
         Section(title_of(runs.tasks, task), _task_grids(runs, main, base, task))
         for task in main["task"].unique()
@@ -109,6 +109,45 @@ def ablation_grid(table: Frame) -> Grid:
     return Grid("The own measure against the default's, paired by seed.", heads, rows)
 
 
+def wins_grid(table: Frame) -> Grid:
+    """Return who ends lowest how often on the exact problems."""
+    groups = table.groupby(["phase", "measure"], sort=False)
+    rows = tuple(
+        (phase, label_of(measure), f"{part['problems'].iloc[0]:,}", *map(_percent, part["share"]))
+        for (phase, measure), part in groups
+    )
+    heads = ("phase", "measure", "problems", *map(label_of, FIVE))
+    return Grid("Exact problems: the share on which an objective ends lowest.", heads, rows)
+
+
+def scale_grid(table: Frame) -> Grid:
+    """Return the measures at the end by size."""
+    quantities = (*MEASURES, "alignment")
+    groups = table.groupby(["task", "size", "method"], sort=False)
+    rows = tuple(
+        (f"{task} {size}", label_of(method), *_cells(part, quantities))
+        for (task, size, method), part in groups
+    )
+    heads = ("task, size", "objective", *(HEADS[name] for name in quantities))
+    caption = "Sizes (layers x width), tuned rate: mean ± standard deviation over the seeds."
+    return Grid(caption, heads, rows)
+
+
+def frontier_grid(table: Frame) -> Grid:
+    """Return precision and coverage along alpha."""
+    rows = []
+    for (task, method), part in table.groupby(["task", "method"], sort=False):
+        known = part.set_index("quantity")[["mean", "low", "high"]]
+        cells = [interval_text(*known.loc[name]) for name in (PASS, COVERED)]
+        rows.append((task, label_of(method), *cells))
+    heads = ("task", "objective", "pass@1", "coverage of 256 samples")
+    return Grid("From coverage to precision along alpha.", heads, tuple(rows))
+
+
+def _percent(part: float) -> str:
+    return share(part, 1.0)
+
+
 def _task_grids(runs: Runs, main: Frame, base: Frame, task: str) -> list[Grid]:
     rows = main[main["task"] == task]
     feature, moment = target_of(runs.tasks, task)
@@ -116,10 +155,13 @@ def _task_grids(runs: Runs, main: Frame, base: Frame, task: str) -> list[Grid]:
     tuned, common = (rows[rows["rate"] == rate] for rate in (TUNED, COMMON))
     seeds = " to ".join(str(n) for n in sorted({rows["seeds"].min(), rows["seeds"].max()}))
     ends = _rows(tuned, QUALITY)
+
+    # The row of the target: what is known of it, and zero distance to itself.
     entropy = first.loc[first["quantity"] == "entropy_target", "mean"].mean()
     distance = first.loc[first["quantity"] == "kl_target_base", "mean"].mean()
     known = {"alignment": moment, "entropy": entropy, "kl_policy_base": distance}
     target = tuple(number(known.get(name, 0.0 if name in MEASURES else np.nan)) for name in QUALITY)
+
     grids = [
         Grid(
             f"At the end, tuned rate: mean ± standard deviation over the seeds ({seeds}); φ is "

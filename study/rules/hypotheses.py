@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from study.names import FIVE, label_of
-from study.rules.statistics import (
+from study.rules.verdicts import Effect, Verdict, decide
+from study.statistics import (
     Interval,
     bootstrap,
     interval,
@@ -22,8 +23,8 @@ from study.rules.statistics import (
     percentiles,
     spearman,
 )
-from study.rules.verdicts import Effect, NotJudgedError, Verdict, decide
 from study.tables.cubes import Cube, log_measures, mean_regrets
+from study.tables.stored import NotJudgedError
 from study.text import number, share
 
 # The bounds of docs/hypotheses.md.
@@ -131,6 +132,7 @@ def beats_forward(cube: Cube, study: str) -> Verdict:
     _need_cells(difference)
     found = paired_difference(after_js, after_forward)
     won, of = units_below_zero(difference)
+
     below = _below(found.high, 0.0)
     effect = Effect("log[forward KL after JS / after forward KL]", *found)
     what = "by the interval over their seeds" if difference.shape[1] > 1 else "each by its value"
@@ -244,6 +246,7 @@ def baseline_helps(gains: np.ndarray, objectives: Sequence[str], study: str) -> 
     listed = ", ".join(
         f"{label_of(name)} {number(one)}" for name, one in zip(objectives, means, strict=True)
     )
+
     effects = [
         Effect("reverse KL's gain less the largest of the others (nats of log)", *found),
         Effect("reverse KL's own", *own),

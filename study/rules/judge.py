@@ -9,8 +9,8 @@ import numpy as np
 
 from study.names import ALPHAS, COMMON, FIVE, RARE, SOFT, TUNED, size_order
 from study.rules import hypotheses as rules
-from study.rules.statistics import spearman
-from study.rules.verdicts import NotJudgedError, Verdict, not_judged
+from study.rules.verdicts import Verdict, not_judged
+from study.statistics import spearman
 from study.tables.cubes import (
     OWN,
     Runs,
@@ -30,7 +30,7 @@ from study.tables.selections import (
     study_tables,
     with_alignment,
 )
-from study.tables.stored import Frame, Tables
+from study.tables.stored import Frame, NotJudgedError, Tables
 
 TOY_RARE = "soft_rare"
 LARGE_BATCH, NO_BASELINE = "batch_1024", "no_baseline"
@@ -54,6 +54,8 @@ def judge(tables: Tables, sweeps: Mapping[str, Runs] | None = None) -> list[Verd
     sweeps = study_tables(tables) if sweeps is None else sweeps
     main, scale, ablations = (sweeps.get(name) for name in ("main", "scale", "ablations"))
     toy = tables.toy.frame if tables.toy else None
+
+    # Hypothesis, study, what is looked at, and the rule.
     cases: list[tuple[str, str, Any, Callable[[Any, str], Verdict]]] = [
         ("H1", "transformer", tables.unification, rules.unification),
         ("H2", "toy", toy, lambda frame, study: rules.no_best(toy_cube(frame), study)),
@@ -141,6 +143,7 @@ def _dips(runs: Runs, study: str) -> Verdict:
     rows = rows[(rows["group"] == "teacher") & (rows["method"] == "reverse_kl")]
     rows = some(rows, "reverse KL on a teacher task")
     need_columns(rows, "entropy", "entropy_target")
+
     groups = rows.groupby(["task", "seed", "method"], sort=True)
     found = groups.agg(
         start=("entropy", "first"),
@@ -153,6 +156,7 @@ def _dips(runs: Runs, study: str) -> Verdict:
         recovery=found["end"] - found["least"],
         below_start=found["start"] - found["least"],
     )
+
     measures = ("dip", "recovery", "below_start")
     values = cube_of(found.reset_index(), ("reverse_kl",), measures).values[:, :, 0]
     dip, recovery, below_start = (values[..., place] for place in range(3))

@@ -109,7 +109,7 @@ def power_markdown(pilot: Table) -> str:
     Returns
     -------
     str
-        Markdown: one row a task and measure, and one for all of them.
+        Markdown: one row per task and measure, and one for all of them.
 
     Raises
     ------
@@ -120,12 +120,14 @@ def power_markdown(pilot: Table) -> str:
     found = spreads(cube_of(_by_rate(runs)))
     if not found:
         raise StudyError(f"{pilot.name} has no two objectives with two seeds of one task")
+
     factors = {seeds: detectable(seeds) for seeds in SEEDS}
     rows = [_row(one, factors, runs) for one in [*found, _all(found)]]
     heads = (
         *("task, size, rate", "measure", "pairs", "degrees of freedom", "SD of the log ratio"),
         *(f"{seeds} seeds" for seeds in SEEDS),
     )
+
     sizes = ", ".join(f"{number(factor)} SD with {seeds}" for seeds, factor in factors.items())
     return (
         "# What so many seeds can see\n\n"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from study.tables.stored import NotJudgedError
 from study.text import interval
 
 HOLDS, PARTLY, DOES_NOT, NOT_JUDGED = "holds", "holds partly", "does not hold", "not judged"
@@ -23,10 +24,6 @@ STATEMENTS = {
     "H11": "Alpha traces a frontier from coverage to precision",
     "H12": "One common rate gives the same order as tuned rates",
 }
-
-
-class NotJudgedError(Exception):
-    """The tables lack what a rule needs; the message says what."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From long tables to arrays: one number a run, and cubes of them with the axes in fixed places."""
+"""From long tables to arrays: one number per run, and cubes with fixed axes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from study.names import DEFAULT, FIVE, MEASURES, TUNED, size_order
-from study.rules.statistics import mean
+from study.statistics import mean
 from study.tables.stored import Frame, Table
 
 ESTIMATORS = ("exact", "list_and_remainder", "rao_blackwell", "sampled", "record")
@@ -26,12 +26,12 @@ class Runs(NamedTuple):
     Attributes
     ----------
     steps
-        One row a run and evaluation, quantities as columns by their best estimator, and the run's
+        One row per run and evaluation, quantities as columns by their best estimator, and the run's
         own measure.
     ends, starts
         The last and the first row of every run.
     tasks
-        What the table says of its tasks.
+        The table's description of each task.
     """
 
     steps: Frame
@@ -48,7 +48,7 @@ class Cube(NamedTuple):
     values : (units, seeds, objectives, measures) array
         Each measure as it is, not its logarithm.
     units, seeds, objectives, measures
-        What the places along each axis are.
+        The names along each axis.
     """
 
     values: np.ndarray
@@ -108,7 +108,7 @@ def best_values(frame: Frame) -> Frame:
     Returns
     -------
     DataFrame
-        One row a run, step and quantity. Entropy prefers prefixes to the list, as most of its
+        One row per run, step and quantity. Entropy prefers prefixes to the list, as most of its
         variance comes from unlisted texts.
     """
     # Rows of another kind are no estimates: the target's own moments.
@@ -122,7 +122,7 @@ def best_values(frame: Frame) -> Frame:
 
 
 def wide(values: Frame) -> Frame:
-    """Return one row a run and step, the quantities as columns."""
+    """Return one row per run and step, the quantities as columns."""
     keys = [*RUN_KEYS, "learning_rate", "step", "samples"]
     table = values.pivot(index=keys, columns="quantity", values="value").reset_index()
     table.columns.name = None
@@ -155,7 +155,7 @@ def cube_of(
     units: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Cube:
-    """Arrange ends of runs, at most one a task, seed and method, in a cube.
+    """Arrange ends of runs, at most one per task, seed and method, in a cube.
 
     Parameters
     ----------
@@ -178,6 +178,7 @@ def cube_of(
     """
     units = sorted(table["task"].unique()) if units is None else units
     seeds = sorted(table["seed"].unique()) if seeds is None else seeds
+
     indexed = table.set_index(["task", "seed", "method"]).reindex(columns=list(measures))
     places = pd.MultiIndex.from_product([units, seeds, objectives])
     shape = (len(units), len(seeds), len(objectives), len(measures))

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from study.names import ALPHAS, MIDDLE, TUNED
-from study.rules.verdicts import NotJudgedError
 from study.tables.cubes import (
     OWN,
     Cube,
@@ -22,7 +21,7 @@ from study.tables.cubes import (
     toy_cube,
     usual_size,
 )
-from study.tables.stored import Frame, Tables
+from study.tables.stored import Frame, NotJudgedError, Tables
 
 # One sample passes with the probability that the task's feature holds.
 PASS, COVERED = "alignment", "coverage/256"

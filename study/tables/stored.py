@@ -24,12 +24,16 @@ TOY_COLUMNS = (
 )
 
 
-# A pandas DataFrame. What pandas says of its own types makes a Series of every selection.
+# A pandas DataFrame. By the type hints of pandas itself, every selection would be a Series.
 Frame = Any
 
 
 class StudyError(Exception):
-    """What a user can mend: a missing table, a table that lacks a column."""
+    """Something the user can mend: a missing table, or a missing column."""
+
+
+class NotJudgedError(Exception):
+    """The tables lack what a rule needs; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Table:
     frame
         Its rows.
     metadata
-        What the file says of itself: sweep, command, commits, versions, seconds, tasks.
+        The metadata of the file: sweep, command, commits, versions, seconds, tasks.
     """
 
     name: str
@@ -147,16 +151,18 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     missing = [name for name in columns if name not in stored.column_names]
     if missing:
         raise StudyError(f"{path} lacks the columns {', '.join(missing)}")
+
     said = stored.schema.metadata or {}
     metadata = json.loads(next((said[key] for key in METADATA_KEYS if key in said), b"{}"))
     frame = stored.to_pandas()
+
     # Stored tables may spell names as categories: plain text sorts and joins as one expects.
     for name in frame.columns[frame.dtypes == "category"]:
         frame[name] = frame[name].astype(str)
     for name in frame.columns[frame.dtypes == "float32"]:
         frame[name] = frame[name].astype(float)
     if "learning_rate" in frame:
-        # As it was set: stored in single precision, 3e-4 has a tail that is nobody's.
+        # As it was set: stored in single precision, 3e-4 has a tail of meaningless digits.
         frame["learning_rate"] = frame["learning_rate"].map(lambda rate: float(f"{rate:.6g}"))
     return Table(path.stem, frame, metadata)
 

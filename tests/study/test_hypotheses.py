@@ -10,8 +10,9 @@ import pytest
 
 from study.names import FIVE, MEASURES
 from study.rules import hypotheses as rules
-from study.rules.verdicts import DOES_NOT, HOLDS, PARTLY, STATEMENTS, NotJudgedError
+from study.rules.verdicts import DOES_NOT, HOLDS, PARTLY, STATEMENTS
 from study.tables.cubes import Cube, log_measures, mean_regrets, regrets
+from study.tables.stored import NotJudgedError
 from study.text import number
 
 RULES = Path(__file__).resolve().parents[2] / "docs" / "hypotheses.md"

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from study.rules.power import detectable, power_of
-from study.rules.statistics import (
+from study.statistics import (
     bootstrap,
     concordance,
     coverage_of_mean,
@@ -118,7 +118,7 @@ def test_units_may_have_different_numbers_of_seeds():
 def test_chunks_do_not_change_the_draws(monkeypatch, rng):
     """The order of the generator's calls may differ, the number of draws may not."""
     cube = rng.normal(size=(3, 4))
-    monkeypatch.setattr("study.rules.statistics.CHUNK", 12 * 7)
+    monkeypatch.setattr("study.statistics.CHUNK", 12 * 7)
     drawn = bootstrap(mean_over_cells, cube, draws=100)
     assert drawn.shape == (100,)
     assert np.unique(drawn).size > 50

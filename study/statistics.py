@@ -56,6 +56,7 @@ def bootstrap(
     packed, counts = _packed(cube)
     units, seeds = packed.shape[:2]
     generator = np.random.default_rng(seed)
+
     step = max(1, CHUNK // max(1, packed.size))
     found = []
     for start in range(0, draws, step):
@@ -156,7 +157,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
         The ranks.
     """
     own, other = values[..., :, None], values[..., None, :]
-    # Comparisons with NaN are false: a missing item is nobody's rival.
+    # Comparisons with NaN are false: a missing item is below or equal to no other.
     below = (other < own).sum(axis=-1)
     equal = (other == own).sum(axis=-1)
     return np.where(np.isnan(values), np.nan, below + (equal + 1) / 2.0)
@@ -180,6 +181,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     y = ranks(np.where(missing, np.nan, second))
     x = np.where(missing, 0.0, x - mean(x, axis=-1)[..., None])
     y = np.where(missing, 0.0, y - mean(y, axis=-1)[..., None])
+
     spread = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     defined = ((~missing).sum(axis=-1) >= 3) & (spread > 0)
     return np.where(defined, (x * y).sum(axis=-1) / np.where(defined, spread, 1.0), np.nan)
@@ -203,6 +205,7 @@ def kendalls_w(values: np.ndarray) -> np.ndarray:
     raters, items = values.shape[-2:]
     sums = rank.sum(axis=-2)
     squares = ((sums - sums.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
+
     # Ties of t items take t^3 - t from what a rater could have spread.
     tied = (values[..., :, None] == values[..., None, :]).sum(axis=-1)
     ties = (tied**2 - 1).sum(axis=(-2, -1))
@@ -227,9 +230,9 @@ def coverage_of_mean(
     seeds
         How many values an interval is made of.
     draws
-        Resampled means an interval.
+        Resampled means per interval.
     trials
-        Intervals made.
+        How many intervals.
     seed
         Of the generator.
 

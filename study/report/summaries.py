@@ -1,6 +1,6 @@
-"""The numbers behind the verdicts, as tables of plain numbers: one function a table.
+"""The numbers behind the verdicts, as tables of plain numbers: one function per table.
 
-What is written here goes to study/results/tables as it is; `study.report.sections` prints it.
+`study.report.document.collect` gathers them; `study.report.sections` prints them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pandas as pd
 
 from study.names import COMMON, DEFAULT, MEASURES, TUNED, method_order, size_order
 from study.rules.hypotheses import win_shares
-from study.rules.statistics import concordance, mean, mean_interval, mean_over_cells
+from study.statistics import concordance, mean, mean_interval, mean_over_cells
 from study.tables.cubes import (
     OWN,
     RUN_KEYS,
@@ -32,14 +32,14 @@ TO_HALF = "samples_to_half"
 RECORDS = ("gradient_norm", "gradient_norm_above_1", "gradient_signal_to_noise")
 # In the order of the report's table.
 QUALITY = (*MEASURES, "alignment", "kl_policy_base", "entropy", "distinct_share", "self_bleu")
-# What the base's rows know of the target.
+# Properties of the target that the rows of the base hold.
 OF_TARGET = ("entropy_target", "kl_target_base")
 PROCESS = (TO_HALF, *RECORDS)
 PHASES = ("optimum", "exact", "sampled")
 
 
 def per_run(runs: Runs) -> Frame:
-    """Return one row a run: what it ended at, and how it got there.
+    """Return one row per run: its values at the end, and how it got there.
 
     Parameters
     ----------
@@ -53,9 +53,12 @@ def per_run(runs: Runs) -> Frame:
         measure (infinite if it never fell so far) and the records averaged over the run.
     """
     ends = with_alignment(runs.ends, runs)
+
     groups = runs.steps.groupby(RUN_KEYS, sort=True)
     halves = pd.Series({keys: samples_to_half(part) for keys, part in groups}, name=TO_HALF)
     records = [name for name in RECORDS if name in runs.steps]
+
+    # Average the records over the run; a ratio of signal to noise by its root mean square.
     squares = runs.steps.assign(
         **{name: runs.steps[name] ** 2 for name in records if name.endswith("noise")}
     )
@@ -63,6 +66,7 @@ def per_run(runs: Runs) -> Frame:
     for name in records:
         if name.endswith("noise"):
             averages[name] **= 0.5
+
     halves.index.names = RUN_KEYS
     # A plain reward descends no divergence: there is no own measure to halve.
     halves[halves.index.get_level_values("method") == "reward"] = np.nan
@@ -132,9 +136,10 @@ def stability_table(main: Runs | None, scale: Runs | None) -> Frame:
         sizes = sorted(rows["size"].unique(), key=size_order)
         by_size = [mean_regrets(cube_of(rows[rows["size"] == size])) for size in sizes]
         found.append(("sizes", np.stack([mean_over_cells(v[None])[0] for v in by_size])))
+
     rows = []
     for over, matrix in found:
-        # Whoever ranks only some of the five is no judge of them all.
+        # A rater that ranks only some of the five cannot be compared with the others.
         whole = matrix[~np.isnan(matrix).any(axis=1)]
         if len(whole) > 1:
             rows.append((over, len(whole), *concordance(whole)))
@@ -167,6 +172,7 @@ def ablation_table(runs: Runs) -> Frame:
         if np.isfinite(ratio).any():
             seeds = int(np.isfinite(ratio).sum())
             found.append((*key, part[OWN].mean(), seeds, *mean_interval(ratio)))
+
     columns = [*keys, OWN, "seeds", "log_ratio", "low", "high"]
     return pd.DataFrame(found, columns=columns).sort_values(
         ["task", "size", "variant", "method"],
@@ -225,6 +231,8 @@ def _over_seeds(rows: Frame, keys: list[str], quantities: Sequence[str]) -> Fram
                 spread = np.std(values, ddof=1) if several else np.nan
                 middle = mean_interval(np.asarray(values)[None])
                 found.append((*key, quantity, *middle, spread, len(values)))
+
+    # In the order of the methods, and of the sizes from small to large.
     columns = [*keys, "quantity", "mean", "low", "high", "deviation", "seeds"]
     table = pd.DataFrame(found, columns=columns)
     if "method" not in keys:
