@@ -18,6 +18,8 @@ from toy import categorical
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+__all__ = ["Family", "GaussianFamily", "SoftmaxFamily", "TiltFamily"]
+
 
 class Family(Protocol):
     """What the trainer and the claims ask of a family of policies over k outcomes."""

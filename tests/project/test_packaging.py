@@ -186,7 +186,7 @@ def python(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> str
             continue
         target = site / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        _ = shutil.copyfile(compat.locate_file(file), target)
+        _ = shutil.copyfile(str(compat.locate_file(file)), target)
     (built,) = distributions.glob("*.whl")
     pip = [sys.executable, "-m", "pip", "--python", executable]
     # Without --no-deps: pip itself must find that nothing is missing.

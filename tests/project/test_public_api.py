@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -98,3 +101,33 @@ def test_the_tests_that_the_map_names_exist():
         tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
         present = {name for name, _ in public_definitions(tree)}
         assert {function for where, function in named if where == file} <= present, file
+
+
+def what_users_run() -> Iterator[str]:
+    """Yield the code of the notebooks, their solutions and the documents."""
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield from ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for path in sorted((ROOT / "notebooks").rglob("*.py")):
+        yield path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        yield from re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def imported_by_users() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for code in what_users_run():
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = {alias.name for alias in node.names}
+                found.setdefault(node.module, set()).update(names)
+    return found
+
+
+USED = imported_by_users()
+
+
+@pytest.mark.parametrize("name", [name for name in USED if name.startswith(("fdpg_ref", "toy"))])
+def test_what_users_import_is_declared_public(name):
+    assert USED[name] - set(importlib.import_module(name).__all__) == set()

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from toy.audit.audits import AuditReport
     from toy.audit.compare import Comparison
 
+__all__ = ["NAMES", "batch_sentence", "sentence", "short_verdict"]
+
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "forward_kl": "forward KL",

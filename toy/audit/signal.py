@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from toy.audit.call import Loss
 
+__all__ = ["DECREASING", "FLAT", "INCREASING", "Signal", "centred", "log_ratio", "recover_signal"]
+
 # Two recovered signals agree to 1e-12; those of a gradient of another form differ by some percent.
 _AGREEMENT = 1e-8
 

@@ -26,6 +26,8 @@ from toy.estimators.estimates import (
 from toy.exact import Moments, batch_moments
 from toy.problems import Problem
 
+__all__ = ["Composition", "world_of"]
+
 PROPOSALS = ("policy", "base")
 
 

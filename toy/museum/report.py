@@ -15,6 +15,8 @@ from rich.text import Text
 
 from toy.museum.records import Exhibit, Measurement, Record
 
+__all__ = ["as_json", "as_markdown", "print_exhibit", "print_museum"]
+
 _INTRODUCTION = """\
 # The museum of real mistakes
 
