@@ -997,6 +997,16 @@ MUTANTS = [
         ("lm/test_aims.py::test_a_teachers_score_is_its_log_probability_of_every_sequence",),
     ),
     Mutant(
+        "lm/target/teacher.py",
+        "    if difference:\n",
+        "    if teacher.vocabulary != base.vocabulary:\n",
+        "a teacher that is refused because its tokenizer was loaded separately",
+        (
+            "lm/test_aims.py"
+            "::test_a_teacher_with_a_tokenizer_is_taken_by_its_tokens_and_not_as_an_object",
+        ),
+    ),
+    Mutant(
         "lm/selfcheck/unification.py",
         "batch.reward - BETA * (held - batch.log_base)",
         "batch.reward - BETA * (batch.log_base - held)",

@@ -43,6 +43,11 @@ class TokenizerVocabulary:
         self.ids = ids
         self.size = size
 
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """The id of every token of the tokenizer, added ones included."""
+        return dict(self.tokenizer.get_vocab())
+
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn prompts into contexts as the model was trained on them.
 

@@ -24,6 +24,11 @@ class VocabularyError(ValueError):
 class Vocabulary(Protocol):
     """What turns texts into contexts and samples into texts."""
 
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """The id of every token. Two vocabularies are the same if these are, however loaded."""
+        ...
+
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn prompts into whole contexts, the start token included where the model has one.
 
@@ -82,6 +87,11 @@ class CharVocabulary:
     def __len__(self) -> int:
         """Return the number of ids."""
         return 3 + len(self.letters)
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """The id of every letter."""
+        return {letter: 3 + index for index, letter in enumerate(self.letters)}
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Turn texts into tokens that end in the end token.
@@ -152,7 +162,7 @@ class CharVocabulary:
         """Write nothing: the letters stand beside the token ids."""
 
     def _letter_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        ids = {letter: 3 + index for index, letter in enumerate(self.letters)}
+        ids = self.token_ids
         for text in texts:
             unknown = sorted(set(text) - ids.keys())
             if unknown:
@@ -179,6 +189,11 @@ class IdVocabulary:
     bos_id: int
     eos_ids: tuple[int, ...]
     size: int
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """Every number, as a word, and itself."""
+        return {str(token): token for token in range(self.size)}
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn ids joined by spaces into contexts; the start token is put first if it is missing.

@@ -23,16 +23,37 @@ def check_teacher(teacher: CausalPolicy, base: CausalPolicy) -> None:
     teacher, base
         Loaded for the same run, with the same length limit and sampling transform.
     """
-    if teacher.vocabulary != base.vocabulary or teacher.ids.eos_ids != base.ids.eos_ids:
+    difference = _difference(teacher, base)
+    if difference:
         raise RunError(
-            "target.teacher has another vocabulary than the model that is trained, so that a "
-            "sequence of one is none of the other: take a teacher with the same tokenizer"
+            f"target.teacher has another vocabulary than the model that is trained ({difference}), "
+            "so that a sequence of one is none of the other: take a teacher with the same tokenizer"
         )
     if teacher.max_new_tokens != base.max_new_tokens:
         raise RunError(
             f"target.teacher stops after {teacher.max_new_tokens} tokens and the model after "
             f"{base.max_new_tokens}: set max_new_tokens, which holds for both"
         )
+
+
+def _difference(teacher: CausalPolicy, base: CausalPolicy) -> str:
+    """Return the first difference of two vocabularies in words; an empty text if there is none."""
+    theirs, ours = teacher.vocabulary.token_ids, base.vocabulary.token_ids
+    for token in [*ours, *theirs]:
+        if theirs.get(token) != ours.get(token):
+            return f"the id of {token!r} is {theirs.get(token)} there and {ours.get(token)} here"
+    # Their order means nothing.
+    roles = {
+        "end tokens": (set(teacher.ids.eos_ids), set(base.ids.eos_ids)),
+        "start token": ({teacher.ids.bos_id}, {base.ids.bos_id}),
+    }
+    for role, (there, here) in roles.items():
+        if there != here:
+            return f"the {role} are {sorted(there)} there and {sorted(here)} here"
+    # Models of one family pad their embeddings to different sizes; a longer one can read all ids.
+    if teacher.vocabulary_size < base.vocabulary_size:
+        return f"it has {teacher.vocabulary_size} ids and the model {base.vocabulary_size}"
+    return ""
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from importlib import resources
 
 import pytest
 import torch
+from support.lm_models import make_llama_folder
 from support.lm_runs import SMALL, lines, tiny_config, tiny_model
 
 from fdpg_ref import (
@@ -30,6 +31,7 @@ from lm.config.run import (
 from lm.errors import RunError
 from lm.features.census import DATA_FILE
 from lm.models.folder import build_gpt2
+from lm.models.tokenizer import TokenizerVocabulary
 from lm.policy.causal import CausalPolicy, load_policy
 from lm.selfcheck.oracle import enumerable_policy, every_sequence
 from lm.surrogate import surrogate_loss
@@ -144,6 +146,32 @@ def test_a_teacher_with_other_tokens_or_another_limit_is_refused(teacher):
     foreign = CausalPolicy(model, bos_id=0, eos_ids=(1,), pad_id=1, max_new_tokens=12)
     with pytest.raises(RunError, match=r"target\.teacher has another vocabulary"):
         check_teacher(foreign, base)
+
+
+def test_a_teacher_with_a_tokenizer_is_taken_by_its_tokens_and_not_as_an_object(tmp_path):
+    folder = make_llama_folder(tmp_path / "model")
+    base, teacher = (load_policy(folder, max_new_tokens=4) for _ in range(2))
+    # The very folder that is trained, loaded twice: two tokenizers with the same tokens.
+    check_teacher(teacher, base)
+    teacher.ids = replace(teacher.ids, eos_ids=teacher.ids.eos_ids[::-1])
+    check_teacher(teacher, base)
+    teacher.ids = replace(teacher.ids, eos_ids=teacher.ids.eos_ids[:1])
+    with pytest.raises(RunError, match=r"end tokens are \[265\] there and \[264, 265\] here"):
+        check_teacher(teacher, base)
+    other = load_policy(folder, max_new_tokens=4)
+    assert isinstance(other.vocabulary, TokenizerVocabulary)
+    _ = other.vocabulary.tokenizer.add_tokens(["new"])
+    with pytest.raises(RunError, match="the id of 'new' is 266 there and None here"):
+        check_teacher(other, base)
+
+
+def test_a_teacher_may_have_more_rows_than_its_tokenizer_has_tokens_but_not_fewer(tmp_path):
+    folder = make_llama_folder(tmp_path / "model")
+    base, padded = (load_policy(folder, max_new_tokens=4) for _ in range(2))
+    padded.model.resize_token_embeddings(base.vocabulary_size + 6)
+    check_teacher(padded, base)
+    with pytest.raises(RunError, match="it has 266 ids and the model 272"):
+        check_teacher(base, padded)
 
 
 def test_a_reward_alone_has_the_gradient_of_its_expectation():
