@@ -845,6 +845,26 @@ MUTANTS = [
         ("lm/test_processes.py::test_whole_weights_are_lent_with_the_transform_and_taken_back",),
     ),
     Mutant(
+        "lm/training/sharding.py",
+        "yield _unwrapped(policy)",
+        "yield policy",
+        "an evaluation by one process that waits for the others at each forward pass",
+        (
+            "lm/test_processes.py"
+            "::test_whoever_works_alone_is_lent_a_policy_that_waits_for_no_other_process",
+        ),
+    ),
+    Mutant(
+        "lm/device/interrupt.py",
+        "    if by_torchelastic():\n",
+        "    if False:\n",
+        "a process that waits for ever once its launcher was killed",
+        (
+            "lm/test_processes.py"
+            "::test_a_process_whose_launcher_was_killed_ends_even_if_it_waits_for_another",
+        ),
+    ),
+    Mutant(
         "lm/device/launched.py",
         'if device == "cpu":\n            raise RunError(',
         'if device == "gpu":\n            raise RunError(',

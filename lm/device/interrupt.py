@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from lm.device.launched import is_main
+from lm.device.launched import by_torchelastic, is_main
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STANDARD_ERROR = 2
+# How often a launched process looks for its launcher, and how long it may then take to save.
+LOOK_SECONDS = 5.0
+GRACE_SECONDS = 120.0
 
 
 class Interrupt:
@@ -50,6 +53,10 @@ def interruptible() -> Iterator[Interrupt]:
     Signals that are ignored stay ignored (as in a worker whose parent follows them), and outside
     the main thread, where Python handles none, nothing changes.
 
+    A process that torchrun or accelerate started is asked to stop when its launcher is gone, and
+    ended where that does not help: waiting for another process it would never see the signal, and
+    hold the run's lock for ever.
+
     Yields
     ------
     Interrupt
@@ -59,6 +66,10 @@ def interruptible() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
+    ended = threading.Event()
+    if by_torchelastic():
+        arguments = (os.getppid(), ended)
+        threading.Thread(target=_follow_the_launcher, args=arguments, daemon=True).start()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     # None is a handler that was not set by Python: it could not be put back.
     ours = [number for number in SIGNALS if before[number] not in {signal.SIG_IGN, None}]
@@ -67,8 +78,20 @@ def interruptible() -> Iterator[Interrupt]:
             signal.signal(number, interrupt.receive)
         yield interrupt
     finally:
+        ended.set()
         for number in ours:
             signal.signal(number, before[number])
+
+
+def _follow_the_launcher(launcher: int, ended: threading.Event) -> None:
+    while os.getppid() == launcher:
+        if ended.wait(LOOK_SECONDS):
+            return
+    os.kill(os.getpid(), signal.SIGTERM)
+    if not ended.wait(GRACE_SECONDS):
+        _say(f"the launcher is gone and no step ended in {GRACE_SECONDS:.0f} s: stopping")
+        # The main thread sits in a wait that no exception reaches.
+        os._exit(1)
 
 
 def _say(message: str) -> None:

@@ -51,6 +51,11 @@ def is_main() -> bool:
     return process_index() == 0
 
 
+def by_torchelastic() -> bool:
+    """Return whether torchrun, or accelerate by way of it, started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def require_alone(command: str) -> None:
     """Raise a UsageError if several processes run a command that only one should."""
     processes = next((int(os.environ[name]) for name in SIZES if name in os.environ), 1)

@@ -23,6 +23,7 @@ from lm.config.run import RunConfig
 from lm.device.processes import local_rows, require_same_config
 from lm.errors import RunError
 from lm.policy.causal import CausalPolicy
+from lm.policy.scoring import TokenScorer
 
 
 def check_processes(accelerator: Accelerator, config: RunConfig) -> None:
@@ -139,11 +140,12 @@ class WholeWeights:
         Yields
         ------
         CausalPolicy
-            The policy itself if it is not sharded. Else a frozen copy, whose weights are freed at
+            If it is not sharded, the policy itself, or one with the same weights and without what
+            wraps its scorer for several processes. Else a frozen copy, whose weights are freed at
             the end.
         """
         if self._copy is None:
-            yield policy
+            yield _unwrapped(policy)
             return
         shards = dict(policy.model.named_parameters())
         try:
@@ -164,6 +166,13 @@ class WholeWeights:
         if self._copy is not None:
             for parameter in self._copy.model.parameters():
                 parameter.data = parameter.data.new_empty(0)
+
+
+def _unwrapped(policy: CausalPolicy) -> CausalPolicy:
+    # DDP broadcasts a model's buffers before each forward pass, such as Llama's rotary frequencies:
+    # one process that evaluates alone would wait for the others for ever.
+    bare = isinstance(policy.scorer, TokenScorer)
+    return policy if bare else policy.with_model(policy.model)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 from support.launch import ROOT, TIMEOUT_SECONDS, free_port, launch, quiet_environment
-from support.lm_models import make_gpt2_folder
+from support.lm_models import make_gpt2_folder, make_llama_folder
 from support.lm_runs import lines, tiny_model
-from support.lm_tiny import tiny_gpt2, tiny_policy
+from support.lm_tiny import tiny_gpt2, tiny_llama, tiny_policy
 from support.two_processes import run_all
 
 from lm.config.run import ProposalConfig, RunConfig, SamplingConfig, TargetConfig
@@ -76,6 +76,7 @@ def seen(together: Path) -> list[dict[str, Any]]:
 def prepared(folder: Path) -> Path:
     """Put into a folder what the runs read."""
     _ = make_gpt2_folder(folder / "gpt2")
+    _ = make_llama_folder(folder / "llama")
     _ = (folder / "prompts.txt").write_text("the c\na\nco in the\nin\n")
     return folder
 
@@ -164,6 +165,8 @@ RUNS = [
     "same batch of prompts",
     "several updates",
     "adapter",
+    "buffers",
+    "adapter on buffers",
 ]
 
 
@@ -255,6 +258,56 @@ def test_whole_weights_are_lent_with_the_transform_and_taken_back():
     assert weights.numbers_held == 0
     with WholeWeights(policy, sharded=False).of(policy) as lent:
         assert lent is policy
+
+
+class Joined(torch.nn.Module):
+    """What DDP puts around a scorer: a forward pass that every process has to call."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *_: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("one process called what all processes must call")
+
+
+def test_whoever_works_alone_is_lent_a_policy_that_waits_for_no_other_process():
+    policy = tiny_policy(tiny_llama())
+    samples = policy.sample(8, generator=torch.Generator().manual_seed(1))
+    expected = policy.score(samples)
+    policy.scorer = Joined(policy.scorer)
+    with WholeWeights(policy, sharded=False).of(policy) as lent:
+        assert torch.equal(lent.score(samples), expected)
+        assert lent.model is policy.model
+    assert isinstance(policy.scorer, Joined)
+
+
+LAUNCHER = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline(), end="")
+"""
+# It sleeps on through SIGTERM, as a process does that waits for another one's tensors.
+ORPHAN = """
+import os, time
+from lm.device import interrupt
+interrupt.LOOK_SECONDS, interrupt.GRACE_SECONDS = 0.05, 0.2
+with interrupt.interruptible():
+    print("started", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_whose_launcher_was_killed_ends_even_if_it_waits_for_another():
+    # The pipe of the errors is closed when the orphan has ended, too.
+    environment = quiet_environment() | {"TORCHELASTIC_RUN_ID": "none"}
+    started = time.monotonic()
+    words = [sys.executable, "-c", LAUNCHER, ORPHAN]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 50
+    assert done.stdout == "started\n"
+    assert "SIGTERM: finishing this step" in done.stderr
+    assert "the launcher is gone and no step ended" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ def sampling(accelerator: Accelerator) -> dict[str, Any]:
 def run_configs(folder: Path, base: Path) -> dict[str, RunConfig]:
     """Return runs of five steps in float64, each with another part of the engine.
 
-    `folder` holds prompts.txt and gets the run folders; `base` is a model of first names.
+    `folder` holds gpt2, llama and prompts.txt and gets the run folders; `base` is a model of first
+    names.
     """
     texts = RunConfig(
         model=str(folder / "gpt2"),
@@ -157,6 +158,11 @@ def run_configs(folder: Path, base: Path) -> dict[str, RunConfig]:
             texts, updates_per_batch=2, proposal=ProposalConfig(kind="kl_adaptive", every=2)
         ),
         "adapter": replace(texts, lora=LoraConfig(rank=2)),
+        # Its rotary frequencies are buffers, which DDP exchanges in every forward pass.
+        "buffers": replace(texts, model=str(folder / "llama"), steps=2),
+        "adapter on buffers": replace(
+            texts, model=str(folder / "llama"), steps=2, lora=LoraConfig(rank=2), prompts=prompts
+        ),
     }
     return {
         name: replace(config, name=name, output=str(folder / name))
