@@ -1,7 +1,7 @@
 """The named errors of the project and the checks of shape, dtype and array library.
 
 Nothing here reads a value: a check looks at metadata only, so that a GPU never synchronises. Checks
-that read values stand beside the users of the core: ``toy/checks.py``, ``lm/policy/checks.py``.
+that read values belong to the users of the core: ``toy/checks.py``, ``lm/policy/checks.py``.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def require_baseline_shape(baseline: Array, signal: Array) -> None:
     if baseline.shape not in (signal.shape, per_context):
         raise ValueError(
             f"baseline has shape {tuple(baseline.shape)} but signal has {tuple(signal.shape)}: it "
-            f"must be a number, {tuple(per_context)} (one a context) or {tuple(signal.shape)}"
+            f"must be a number, {tuple(per_context)} (one per context) or {tuple(signal.shape)}"
         )
 
 

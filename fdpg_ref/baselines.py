@@ -1,9 +1,9 @@
 """Baselines: what is subtracted from the signal to lower the variance of the gradient.
 
-E_pi[b grad log pi] = 0 for a b that does not depend on the sample it multiplies. Leave-one-out and
-a running mean of *past* batches meet that; the mean of the batch itself does not, and shrinks the
-gradient by (n-1)/n. Leave-one-out stops being unbiased if the signal itself uses a Z that was
-estimated on the same batch.
+E_pi[b grad log pi] = 0 if b does not depend on the sample that it multiplies. Leave-one-out and a
+running mean of *past* batches meet this condition. The mean of the batch itself does not, and it
+scales the gradient by (n-1)/n. Leave-one-out is no longer unbiased if the signal uses a Z that was
+estimated from the same batch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def leave_one_out(signal: Float[Array, "*batch n"]) -> Array:
     Parameters
     ----------
     signal : (..., n) array
-        n >= 2 signals; also of off-policy samples, whose weights stand in the coefficients.
+        n >= 2 signals. For off-policy samples too: their weights enter `score_coefficients`.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def batch_mean(signal: Float[Array, "*batch n"]) -> Array:
     Returns
     -------
     (..., 1) array
-        Their mean, one a context.
+        Their mean, one per context.
     """
     xp = _checks.namespace(signal=signal)
     _checks.require_sample_axis("signal", signal)
@@ -137,13 +137,13 @@ def optimal_baseline(
     squared_score_norms : (..., n) array
         |grad log pi(x)|^2 at the same samples.
     log_mass : (..., n) array, nats, optional
-        log pi, for an axis that enumerates all outcomes instead of holding samples. From the
-        samples that it is used on, the baseline is biased, like any mean of the batch.
+        log pi, for an axis that enumerates all outcomes instead of holding samples. A baseline
+        estimated from the samples that it is used on is biased, like any mean of the batch.
 
     Returns
     -------
     (..., 1) array
-        The baseline, one a context.
+        The baseline, one per context.
 
     Raises
     ------

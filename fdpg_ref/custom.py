@@ -1,4 +1,4 @@
-"""User-defined f-divergences, checked for what makes them one before they are used.
+"""User-defined f-divergences, checked to be f-divergences before they are used.
 
 Callables take ``(x, xp)``: an array and its namespace, so that one definition serves every
 library. The checks call them with Python floats and ``xp = math``, which has log, exp, sqrt, expm1
@@ -35,7 +35,7 @@ def from_curvature(
     """Return the divergence whose generator has t^2 f''(t) = kappa(log t): exact also near t = 1.
 
     g'(e^u) = int_0^u kappa(s) e^-s ds and g(e^u) = int_0^u (e^(u-s) - 1) kappa(s) ds, integrands of
-    one sign, by 8 panels of 40 Gauss-Legendre points: nothing cancels, but a call costs 320
+    one sign, by 8 panels of 40 Gauss-Legendre points. Nothing cancels, but each call costs 320
     evaluations of kappa.
 
     Parameters

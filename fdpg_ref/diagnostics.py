@@ -69,7 +69,7 @@ def effective_sample_size(log_weights: Float[Array, "*batch n"]) -> Array:
 
 
 def largest_share(log_weights: Float[Array, "*batch n"]) -> Array:
-    """Return max w / sum w: above about 0.2 one sample speaks for all.
+    """Return max w / sum w: above about 0.2, one sample dominates the estimate.
 
     Parameters
     ----------

@@ -212,10 +212,10 @@ def dual(divergence: FDivergence) -> FDivergence:
     Returns
     -------
     FDivergence
-        The dual; of a record outside the table, one named ``dual(name)`` whose signal
-        g(1/t) - g'(1/t)/t is composed from the given kernels and cancels far below t = 1; the duals
-        of `alpha_divergence` (alpha to 1 - alpha) and `skew_jensen_shannon` (weight to 1 - weight)
-        are better built anew.
+        The dual. For a record outside the table it is named ``dual(name)``, and its signal
+        g(1/t) - g'(1/t)/t is composed from the given kernels, which cancels far below t = 1. For
+        `alpha_divergence` and `skew_jensen_shannon`, call the function again with 1 - alpha or
+        1 - weight instead.
     """
     if DIVERGENCES.get(divergence.name) is divergence:
         return _DUALS.get(divergence.name, divergence)

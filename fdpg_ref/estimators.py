@@ -2,9 +2,10 @@
 
     grad D_f(pi||p) = E_q[ w (g'(pi/p) - b) grad log pi ],   w = pi/q, b a baseline
 
-`score_signal` returns g'(pi/p), `score_coefficients` the whole factor c of grad log pi. Contract c
-with the scores, as a mean over samples: by a closed-form score matrix, or by autograd on
-``mean(stop_gradient(c) * log_policy)``. Source: Go et al. (2023), arXiv 2302.08215, Theorem 1.
+`score_signal` returns g'(pi/p); `score_coefficients` returns the whole factor c of grad log pi. The
+gradient is the mean of c times the score over samples: multiply by a closed-form score matrix, or
+use autograd on ``mean(stop_gradient(c) * log_policy)``. Source: Go et al. (2023), arXiv 2302.08215,
+Theorem 1.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ def score_coefficients(
     signal : (..., n) array
         From `score_signal`.
     baseline : float or array
-        A number, one a context (..., 1), or one a sample (..., n). A constant, the leave-one-out
-        mean and a running mean of past batches leave the gradient unbiased.
+        A number, one per context (..., 1), or one per sample (..., n). A constant, the
+        leave-one-out mean and a running mean of past batches leave the gradient unbiased.
     log_weights : (..., n) array, nats, optional
         log w = log pi - log q, for samples of a proposal q. On-policy it is zero or left out.
 
@@ -138,7 +139,7 @@ def exact_divergence(
     """Return D_f(pi||p), the sum of p g(pi/p) over the last axis, which holds every outcome.
 
     For normalised distributions: the rounding of their logarithms leaves a mass mismatch of
-    rounding size, which is taken out of the log-ratio. A larger mismatch is the caller's mistake
+    rounding size, which is taken out of the log-ratio. A larger mismatch is a mistake of the caller
     and is *not* detected here (the core reads no values).
 
     Parameters
@@ -205,8 +206,8 @@ def exact_divergence_from_probabilities(
 ) -> Array:
     """Return D_f(pi||p) from *linear* probabilities, accurate also where they nearly agree.
 
-    A relative difference of 1e-12 gives a KL divergence of 5e-25, which comes out with a relative
-    error near 1e-16; from logarithms, their rounding alone costs 1e-5 there.
+    A relative difference of 1e-12 gives a KL divergence of 5e-25. This function returns it with a
+    relative error near 1e-16; from logarithms, their rounding alone would cost 1e-5.
 
     Parameters
     ----------
@@ -262,7 +263,7 @@ def divergence_terms(
 ) -> Array:
     """Return p g(pi/p) / q at each sample of q: nonnegative, each with expectation D_f(pi||p).
 
-    q must cover pi and p; what lies outside it is not seen.
+    q must cover pi and p; mass outside its support is missed.
 
     Parameters
     ----------
@@ -339,7 +340,7 @@ def _exact_kl(policy: Array, target: Array) -> Array:
     """Return KL(p||pi) of the normalised masses.
 
     With c the log of the ratio of the two total masses, sum p phi(u - c) is exactly
-    sum p phi(u) - phi(c) sum p, so that the mismatch costs no second look at the outcomes.
+    sum p phi(u) - phi(c) sum p, so the mismatch costs no second pass over the outcomes.
     """
     xp = array_namespace(policy, target)
     shift, mass = _mass_mismatch(policy, target)
@@ -361,8 +362,8 @@ def _mass_mismatch(policy: Array, target: Array) -> tuple[Array, Array]:
 def _sum_blocks(function: Callable[..., Array], *arrays: Array) -> Array:
     """Return the sum of function(*arrays) over the last axis, which is kept with length one.
 
-    numpy writes every intermediate array to memory: in blocks that stay in the cache it is several
-    times as fast. A library that fuses operations, or launches them, is better off with the whole.
+    numpy writes every intermediate array to memory, and is several times as fast on blocks that
+    stay in the cache. A library that fuses operations, or launches them, is faster on the whole.
     """
     xp = array_namespace(*arrays)
     if not is_numpy_array(arrays[0]):

@@ -1,8 +1,8 @@
 """Partition functions Z = sum P(x) in log space: exact, by importance sampling, and running.
 
 E_q[P/q] = Z, so the mean of importance weights is unbiased for Z. What happens to the *gradient*
-when the estimate stands in for Z depends on the divergence and on which samples it was made from;
-the six policies and their status are facts F5 of the verification (``python -m toy verify``).
+when an estimate replaces Z depends on the divergence and on the samples that it was made from.
+There are six ways to do it; ``python -m toy verify`` shows the status of each (facts F5).
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ def update_partition(
 ) -> PartitionState:
     """Return the running mean of P/q with one more batch in it.
 
-    Use ``state.log_z`` for the batch at hand *before* updating with it: an estimate from past
-    batches only keeps reverse KL unbiased and the alpha family proportional; one that includes the
-    batch does not.
+    Use ``state.log_z`` for a batch *before* updating with that batch. An estimate from past batches
+    alone keeps the gradient of reverse KL unbiased and that of the alpha family proportional; one
+    that includes the batch does not.
 
     Parameters
     ----------
@@ -165,8 +165,8 @@ def update_partition(
     log_score, log_proposal : (..., n) arrays, nats
         log P and log q at the new samples; q may differ from batch to batch.
     forgetting : float
-        Factor in (0, 1] on the weight of the past; 1 is the lifetime mean, under which one outlier
-        stays for ever.
+        Factor in (0, 1] on the weight of the past; 1 is the lifetime mean, from which an outlier
+        never disappears.
 
     Returns
     -------

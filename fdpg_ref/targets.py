@@ -26,7 +26,7 @@ class MultiplierFit(NamedTuple):
 
     Attributes
     ----------
-    multipliers : (k,) array, nats a unit of feature
+    multipliers : (k,) array, nats per unit of feature
         lambda.
     log_z : () array, nats
         Log partition function of ``log_base + features . multipliers``.
@@ -60,8 +60,8 @@ def reward_tilted(
 ) -> Array:
     """Return log P = log a + r / beta, the target of RL with a KL penalty.
 
-    E_pi[r] - beta KL(pi||a) = beta log Z - beta KL(pi||p) for every policy: maximising the left
-    side is descending reverse KL to p. Source: Korbak et al. (2022), arXiv 2206.00761.
+    E_pi[r] - beta KL(pi||a) = beta log Z - beta KL(pi||p) for every policy, so maximising the left
+    side means descending reverse KL to p. Source: Korbak et al. (2022), arXiv 2206.00761.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def reward_tilted(
     reward : (..., n) array
         Rewards; -inf excludes a sample.
     beta : float
-        Strength of the penalty, > 0, in units of reward a nat.
+        Strength of the penalty, > 0, in units of reward per nat.
 
     Returns
     -------
@@ -153,7 +153,7 @@ def exponential_family(
         Log-probabilities of the base model a.
     features : (..., n, k) array
         phi(x).
-    multipliers : (k,) array, nats a unit of feature
+    multipliers : (k,) array, nats per unit of feature
         lambda.
 
     Returns
@@ -196,11 +196,11 @@ def fit_multipliers(
     Parameters
     ----------
     log_base : (n,) array, nats
-        Log-probabilities a(x) of all outcomes; or zeros, for a sample drawn from a.
+        Log-probabilities a(x) of all outcomes; or zeros, if the n outcomes are a sample from a.
     features : (n, k) array
         phi(x). Columns may depend linearly on each other if their moments agree.
     moments : (k,) array
-        mu, what E_p[phi] shall be.
+        mu, the wanted values of E_p[phi].
     tolerance : float
         Largest error of a moment, in spreads of the features over the support.
     max_iterations : int

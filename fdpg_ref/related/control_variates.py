@@ -70,8 +70,8 @@ def optimal_control_weight(
     Parameters
     ----------
     log_policy, log_target : (..., n) arrays, nats
-        log pi and log p, at samples of pi; estimated from the samples it is used on, the weight
-        makes the estimate biased by O(1/n), so take it from other samples.
+        log pi and log p, at samples of pi. Use other samples than those that the weight is applied
+        to: on the same ones, the estimate is biased by O(1/n).
     divergence : FDivergence
         Which f.
     log_mass : (..., n) array, nats, optional
@@ -103,9 +103,10 @@ def per_prefix_kl(
 ) -> Array:
     """Return sum_t KL(pi(.|x_<t)||p(.|x_<t)) along each sequence: k1 with the last draw summed out.
 
-    Its expectation over sequences of pi is KL(pi||p) by the chain rule, which no other f obeys.
+    Its expectation over sequences of pi is KL(pi||p) by the chain rule, which holds for no other f.
     The variance is usually far below that of log pi - log p, since each draw's own noise is summed
-    out, but not always: terms of one sequence that offset each other do so only in the whole sum.
+    out. Not always: where terms of log pi - log p offset each other within a sequence, their means
+    need not.
     Source: Amini et al. (2025), arXiv 2504.10637.
 
     Parameters
@@ -118,7 +119,7 @@ def per_prefix_kl(
     Returns
     -------
     (...) array, nats
-        One value a sequence, >= 0.
+        One value per sequence, >= 0.
 
     Raises
     ------
@@ -130,7 +131,7 @@ def per_prefix_kl(
     if tuple(mask.shape) != tuple(log_policy.shape[:-1]):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}: for log_policy {tuple(log_policy.shape)} it must "
-            f"have {tuple(log_policy.shape[:-1])}, one flag a position"
+            f"have {tuple(log_policy.shape[:-1])}, one flag per position"
         )
     per_position = exact_divergence(log_policy, log_target, divergence=REVERSE_KL)
     return xp.sum(xp.where(mask, per_position, xp.zeros_like(per_position)), axis=-1)

@@ -2,7 +2,7 @@
 
 Accept x of q with probability min(1, P/(beta q)). Accepted samples follow p_beta ~ min(P, beta q),
 which is q for beta to 0 and p once beta >= sup P/q; the price is the acceptance rate Z_beta/beta.
-What p_beta misses of p is estimated from the same samples. Source: Eikema et al. (2022),
+The divergence of p_beta to p is estimated from the same samples. Source: Eikema et al. (2022),
 arXiv 2112.05702.
 """
 
@@ -75,7 +75,7 @@ def quasi_rejection(
     _checks.require_same_shape(log_score=log_score, log_proposal=log_proposal)
     _checks.require_sample_axis("log_score", log_score, at_least=2)
 
-    # Cap the weights P/q at beta: what lies above is accepted with certainty.
+    # Cap the weights P/q at beta: samples above it are always accepted.
     log_weights = log_score - log_proposal
     log_capped = xp.where(log_weights > log_beta, xp.full_like(log_weights, log_beta), log_weights)
 

@@ -5,12 +5,12 @@ strictly convex f). At a *fixed* sampling distribution q,
 
     grad E_q[h_f(log pi - log p)] = E_q[g'(pi/p) grad log pi].
 
-With q = pi that is grad D_f(pi||p): a convex penalty of u, differentiated in the loss, descends the
-f-divergence with f'(e^u) = h'(u), and this is a one-to-one map. With any other q that covers p the
-loss keeps its minimiser, pi = p, where u = 0 everywhere, though its gradient is not that of D_f. A
-shift of u, which an unknown Z is, is fitted along: minimise over log Z as well, or, for reverse KL,
-where h = u^2/2, replace the mean square by the variance, which no shift changes. Source: Fawkes and
-Hartford (2026), arXiv 2605.15417; VarGrad: Richter et al. (2020), arXiv 2010.10436.
+With q = pi that is grad D_f(pi||p). So a convex penalty of u, differentiated in the loss, descends
+the f-divergence with f'(e^u) = h'(u), and each penalty has exactly one such f. With any other q
+that covers p, the loss keeps its minimiser pi = p, where u = 0 everywhere, but its gradient is not
+that of D_f. An unknown Z shifts u by a constant. Minimise over log Z as well; or, for reverse KL,
+where h = u^2/2, replace the mean square by the variance, which a shift does not change. Source:
+Fawkes and Hartford (2026), arXiv 2605.15417; VarGrad: Richter et al. (2020), arXiv 2010.10436.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def log_ratio_penalty(log_ratio: Float[Array, "..."], *, divergence: FDivergence
 def vargrad_loss(log_ratio: Float[Array, "*batch n"]) -> Array:
     """Return half the sample variance of u, the trajectory-balance loss of reverse KL without Z.
 
-    At fixed samples of pi its expected gradient is grad KL(pi||p), exactly, for every n >= 2: it is
-    the signal u with the leave-one-out baseline, sample by sample.
+    At fixed samples of pi its expected gradient is exactly grad KL(pi||p), for every n >= 2: sample
+    by sample, it is the signal u with the leave-one-out baseline.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class _K3InTheLoss:
     """k3 in the loss called reverse KL.
 
     Its value estimates KL(pi‖ref), but its gradient is that of KL(ref‖pi): the samples depend on
-    the policy and the gradient does not know it.
+    the policy, and the gradient ignores that.
     """
 
     @staticmethod
@@ -134,7 +134,7 @@ class _AbsoluteRatio:
 class _NoGradient:
     """The KL penalty computed under no_grad.
 
-    The penalty is a number in the loss and nothing in its gradient.
+    The penalty changes the value of the loss and not its gradient.
     """
 
     @staticmethod
@@ -246,7 +246,7 @@ class _ClampedPenalty:
 class _DoublyNegated:
     """A doubly negated loss.
 
-    The advantage is minus the cost already; with its sign dropped in the loss the policy moves
+    The advantage is already minus the cost; with its sign dropped in the loss, the policy moves
     away.
     """
 

@@ -136,7 +136,7 @@ class _JumpingEnds:
 class _MeanBeforeMask:
     """The mean taken before the mask.
 
-    Each row is averaged over its padding too, and the mask comes too late.
+    Each row is averaged over its padding too: the mask comes too late.
     """
 
     @staticmethod

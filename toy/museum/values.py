@@ -49,7 +49,7 @@ class _ReversedRatio:
 class _FallsThrough:
     """If, if, else: every option but one falls through to the last.
 
-    The `else` belongs to the last `if` alone and overwrites what an earlier one has chosen.
+    The `else` belongs to the last `if` alone, and overwrites the choice of an earlier one.
     """
 
     @staticmethod
@@ -85,8 +85,8 @@ class _FallsThrough:
 class _SwappedChiSquared:
     """The two chi-squared losses swapped.
 
-    Each of the two names gives its dual, so that a coverage-seeking loss becomes mode-seeking and
-    the other way round.
+    Each of the two names gives its dual, so that a coverage-seeking loss becomes mode-seeking, and
+    vice versa.
     """
 
     @staticmethod

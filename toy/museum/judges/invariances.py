@@ -62,7 +62,7 @@ def _precision_ladder(function: Function) -> Measurement:
     logits = (4 * torch.randn(64, 512, generator=generator)).to(torch.bfloat16)
     truth = torch.log_softmax(logits.to(torch.float64), dim=-1)
     error = float(torch.max(torch.abs(function(logits).to(torch.float64) - truth)))
-    return Measurement(error, _FLOAT32_NATS, f"off by up to {error:.2g} nats a token")
+    return Measurement(error, _FLOAT32_NATS, f"off by up to {error:.2g} nats per token")
 
 
 def _survives_shifts(function: Function) -> Measurement:
