@@ -39,8 +39,10 @@ def test_trajectory_balance(name: str):
     for claim, law_gradient in (("_on_policy", gradients[0]), ("_off_policy", gradients[1])):
         value = getattr(balance, claim)(FIXED, divergence).value
         np.testing.assert_allclose(value, law_gradient, rtol=1e-10, atol=1e-13)
-    for _, _, compare, claimed in balance._CLAIMS:
-        assert (judge([compare(FIXED, divergence)]).verdict == BIASED) is (claimed == BIASED)
+    for claim in balance.CLAIMS.listed:
+        if claim.test_id.endswith("test_trajectory_balance"):
+            found = judge([claim.compare(FIXED, divergence)]).verdict
+            assert (found == BIASED) is (claim.predicted(name) == BIASED), claim
 
 
 @pytest.mark.parametrize("name", sorted(DIVERGENCES))

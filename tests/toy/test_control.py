@@ -66,5 +66,5 @@ def test_monotone(name: str):
     above = np.array(signal)[u >= 0]
     falls = np.min(np.diff(above)) < -1e-9 * np.max(np.abs(above))
     assert bool(falls) is (name not in ("reverse_kl", "pearson_chi2"))
-    comparisons = [control._falls(DIVERGENCES[name], wide) for wide in control._RANGES]
+    comparisons = [control._falls(wide, DIVERGENCES[name]) for wide in control._RANGES]
     assert (judge(comparisons).verdict == "biased") is bool(falls)

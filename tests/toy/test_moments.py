@@ -14,7 +14,7 @@ from support.toy_cases import FIXED, ordinary_cases
 from fdpg_ref import DIVERGENCES, batch_mean, leave_one_out
 from toy.exact import estimator_moments
 from toy.verify.cases import Case
-from toy.verify.claims.moments import MOMENT_CLAIMS
+from toy.verify.claims.moments import CLAIMS
 from toy.verify.records import judge
 
 NAMES = sorted(DIVERGENCES)
@@ -35,7 +35,7 @@ def loop_moments(coefficients, n: int, name: str) -> tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize("name", NAMES)
 def test_covariances(name: str):
-    claims = {claim.estimator: claim for claim in MOMENT_CLAIMS}
+    claims = {claim.estimator: claim for claim in CLAIMS.listed}
     divergence = DIVERGENCES[name]
     for estimator, coefficients, n in [
         ("covariance, no baseline", slow.plain, 2),
@@ -81,7 +81,7 @@ def test_best_constant_baseline(name: str):
 
     for step in (0.01, 0.1, 1.0):
         assert trace(best) < min(trace(best - step), trace(best + step))
-    claim = next(c for c in MOMENT_CLAIMS if c.estimator == "best constant baseline")
+    claim = next(c for c in CLAIMS.listed if c.estimator == "best constant baseline")
     assert judge([claim.compare(FIXED, DIVERGENCES[name])]).verdict == "exact"
 
 

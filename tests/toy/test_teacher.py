@@ -66,9 +66,9 @@ def test_top_k(forward: bool):
     assert float(function(crowded if forward else empty, target)) < 0
     for other in (crowded, empty, student):
         assert float(teacher.with_tail(function)(other, target)) > 0
-    for claim, _, compare, claimed in teacher._CLAIMS:
-        verdicts = {judge([compare(pupil)]).verdict for pupil in teacher.pupils()[:3]}
-        assert claimed in verdicts, claim
+    for claim in teacher.CLAIMS.listed:
+        verdicts = {judge([claim.compare(pupil)]).verdict for pupil in teacher.pupils()[:3]}
+        assert claim.claimed in verdicts, claim
 
 
 def test_the_kept_tokens_are_the_teachers_largest():

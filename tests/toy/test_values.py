@@ -24,7 +24,7 @@ from fdpg_ref import (
 )
 from toy import oracle
 from toy.verify.cases import Case
-from toy.verify.claims.values import VALUE_CLAIMS
+from toy.verify.claims.values import CLAIMS
 from toy.verify.records import judge
 
 NAMES = sorted(DIVERGENCES)
@@ -32,7 +32,7 @@ each_divergence = pytest.mark.parametrize("name", NAMES)
 
 
 def claim_named(estimator: str):
-    return next(claim for claim in VALUE_CLAIMS if claim.estimator == estimator)
+    return next(claim for claim in CLAIMS.listed if claim.estimator == estimator)
 
 
 def textbook(case: Case, name: str) -> float:

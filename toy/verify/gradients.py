@@ -32,8 +32,8 @@ class GradientClaim:
 
     Attributes
     ----------
-    claim, name : str
-        The statement, and the short name of the estimator.
+    fact, statement, name : str
+        The section of the theory, the statement, and the short name of the estimator.
     estimator : callable
         From batches to gradient estimates.
     plan : Plan
@@ -48,7 +48,8 @@ class GradientClaim:
         From case, plan and name to a predicted mean other than the gradient.
     """
 
-    claim: str
+    fact: str
+    statement: str
     name: str
     estimator: Callable[[Batch, FDivergence], np.ndarray]
     plan: Plan
@@ -63,7 +64,8 @@ def measure(claim: GradientClaim) -> Iterator[Record]:
     sample = cases(holes=claim.plan.holes)
     for name in sample[0].gradients:
         yield record(
-            claim.claim,
+            claim.fact,
+            claim.statement,
             [compare(claim, case, name) for case in sample],
             claimed=claim.verdict(name),
             divergence=name,

@@ -6,7 +6,6 @@ measured verdict is the claimed one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -51,22 +50,8 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "sequences": "ends of sequences and truncated sampling",
     }
 )
-_SECTIONS = {
-    "theorem": "theorem",
-    "RLHF": "targets",
-    "GDC pointwise": "targets",
-    "GDC distributional": "targets",
-    "GDC++": "targets",
-    "DPG": "targets",
-    "conditional": "targets",
-    "family": "families",
-    "conventions": "families",
-    "quasi-rejection": "sampling",
-    "KL-adaptive proposal": "sampling",
-    "ends": "sequences",
-    "truncated sampling": "sequences",
-    "complete and cut-off sequences together have mass one": "sequences",
-}
+# Sections that open their claims: the theorem, and the numbered facts.
+NUMBERED = ("theorem", *(f"F{number}" for number in range(1, 16)))
 
 
 class Comparison(NamedTuple):
@@ -107,8 +92,10 @@ class Record:
 
     Attributes
     ----------
+    fact : str
+        The section of the theory it belongs to, a key of `FACTS`.
     claim : str
-        The statement, opened by its number in the theory (F1 ... F13) where it has one.
+        The statement, opened by the number of its section where it has one.
     divergence, estimator : str or None
         What it is about; None where it is about neither.
     claimed : str
@@ -126,6 +113,7 @@ class Record:
         The pytest node that guards the claim.
     """
 
+    fact: str
     claim: str
     divergence: str | None
     estimator: str | None
@@ -135,13 +123,6 @@ class Record:
     max_relative_error: float
     problems: int
     test_id: str
-
-    @property
-    def fact(self) -> str:
-        """The section of the theory it belongs to: a number F1 ... F15, or a key of `FACTS`."""
-        opening = self.claim.partition(":")[0]
-        number = re.match(r"F\d+", opening)
-        return number.group() if number else _SECTIONS.get(opening, "definition")
 
     @property
     def composition(self) -> str:
@@ -190,7 +171,8 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict:
 
 
 def record(
-    claim: str,
+    fact: str,
+    statement: str,
     comparisons: Sequence[Comparison],
     *,
     test_id: str,
@@ -201,7 +183,8 @@ def record(
     """Return the record of a claim, its verdict measured from the comparisons."""
     measured = judge(comparisons)
     return Record(
-        claim=claim,
+        fact=fact,
+        claim=f"{fact}: {statement}" if fact in NUMBERED else statement,
         divergence=divergence,
         estimator=estimator,
         claimed=claimed,

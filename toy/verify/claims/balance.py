@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import brentq
 
 from fdpg_ref import (
-    DIVERGENCES,
     REVERSE_KL,
     FDivergence,
     leave_one_out,
@@ -18,64 +17,25 @@ from fdpg_ref import (
 from fdpg_ref.related import log_ratio_penalty, vargrad_loss
 from toy.categorical import score_matrix
 from toy.verify.cases import ALPHA, Case, cases
-from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, Record, at_most, record
+from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, at_most
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_balance.py::"
+CLAIMS = Claims("tests/toy/test_balance.py", cases, test="test_trajectory_balance")
 # The value of a penalty is 320 evaluations of the signal, so some claims see fewer problems.
 _FEW = 4
 
 
-def balance_records() -> Iterator[Record]:
-    """Yield the records of all claims about trajectory balance."""
-    for name, divergence in DIVERGENCES.items():
-        for claim, estimator, compare, claimed in _CLAIMS:
-            yield record(
-                claim,
-                [
-                    compare(case, divergence)
-                    for case in (cases()[:_FEW] if compare is _minimiser else cases())
-                ],
-                claimed=claimed,
-                divergence=name,
-                estimator=estimator,
-                test_id=_TESTS + "test_trajectory_balance",
-            )
-        yield record(
-            "F14: on-policy with log Z fitted, it descends D_f: both KLs exactly, alpha scaled",
-            [_fitted_on_policy(case, divergence) for case in cases()],
-            claimed=_fitted_verdict(name),
-            divergence=name,
-            estimator="balance loss with log Z fitted, on-policy",
-            test_id=_TESTS + "test_translation_invariance",
-        )
-        yield record(
-            "F14: the balance loss with log Z fitted is invariant to translation of u",
-            [_invariant(case, divergence) for case in cases()[:_FEW]],
-            divergence=name,
-            estimator="balance loss with log Z fitted, off-policy: value",
-            test_id=_TESTS + "test_translation_invariance",
-        )
-    for claim, estimator, compare in (
-        (
-            "F14: half the variance of u at fixed samples of pi has grad KL(pi||p)",
-            "Var(u)/2",
-            _half,
-        ),
-        (
-            "F14: VarGrad is leave-one-out reverse KL, sample by sample, with any Z (n = 3)",
-            "VarGrad, sample by sample",
-            _sample_by_sample,
-        ),
-    ):
-        yield record(
-            claim,
-            [compare(case) for case in cases()],
-            divergence="reverse_kl",
-            estimator=estimator,
-            test_id=_TESTS + "test_vargrad",
-        )
+def _few() -> tuple[Case, ...]:
+    return cases()[:_FEW]
 
 
+@CLAIMS.once(
+    "F14",
+    "half the variance of u at fixed samples of pi has grad KL(pi||p)",
+    "Var(u)/2",
+    test="test_vargrad",
+    divergence="reverse_kl",
+)
 def _half(case: Case) -> Comparison:
     # d/du_x of half the variance under fixed masses is mass_x (u_x - E u).
     probs, u = np.exp(case.log_policy), case.log_policy - case.log_score
@@ -86,6 +46,13 @@ def _half(case: Case) -> Comparison:
     return Comparison(_slopes(half_variance, u) @ case.scores, case.gradients["reverse_kl"])
 
 
+@CLAIMS.once(
+    "F14",
+    "VarGrad is leave-one-out reverse KL, sample by sample, with any Z (n = 3)",
+    "VarGrad, sample by sample",
+    test="test_vargrad",
+    divergence="reverse_kl",
+)
 def _sample_by_sample(case: Case) -> Comparison:
     n, k = 3, case.log_policy.size
     drawn = np.indices((k,) * n).reshape(n, -1).T
@@ -108,16 +75,32 @@ def _loss_gradient(case: Case, log_sampler: np.ndarray, divergence: FDivergence)
     return (np.exp(log_sampler) * signal) @ case.scores
 
 
+@CLAIMS.each(
+    "F14",
+    "the balance loss E[h_f(u)] at samples of pi has grad D_f",
+    "balance loss, on-policy",
+)
 def _on_policy(case: Case, divergence: FDivergence) -> Comparison:
     value = _loss_gradient(case, case.log_policy, divergence)
     return Comparison(value, case.gradients[divergence.name])
 
 
+@CLAIMS.each(
+    "F14",
+    "at samples of another q its gradient is not grad D_f",
+    "balance loss, off-policy",
+    claimed=BIASED,
+)
 def _off_policy(case: Case, divergence: FDivergence) -> Comparison:
     value = _loss_gradient(case, case.log_base, divergence)
     return Comparison(value, case.gradients[divergence.name])
 
 
+@CLAIMS.each(
+    "F14",
+    "... but the target stays stationary, for any q",
+    "balance loss, off-policy, at the target",
+)
 def _stationary(case: Case, divergence: FDivergence) -> Comparison:
     # The policy of the logits log P: it is the target, up to the rounding of its own softmax.
     scores, sampler = score_matrix(case.log_score), np.exp(case.log_base)
@@ -125,6 +108,11 @@ def _stationary(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison((sampler * here) @ scores, np.zeros(len(sampler)), scale=1.0)
 
 
+@CLAIMS.each(
+    "F14",
+    "... with log Z fitted along, both gradients vanish at the target",
+    "balance loss with log Z, off-policy, at the target",
+)
 def _stationary_with_z(case: Case, divergence: FDivergence) -> Comparison:
     # u = log pi - log P + log Z: the derivative of the loss in log Z is the mean signal.
     sampler = np.exp(case.log_base)
@@ -133,6 +121,12 @@ def _stationary_with_z(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(both, np.zeros(both.size), scale=1.0)
 
 
+@CLAIMS.each(
+    "F14",
+    "... and minimal: the loss rises from zero towards any other policy",
+    "balance loss, off-policy: value",
+    problems=_few,
+)
 def _minimiser(case: Case, divergence: FDivergence) -> Comparison:
     # h >= 0 with equality at u = 0: no policy has a smaller loss than the target, for any q.
     sampler, u = np.exp(case.log_base), case.log_policy - case.log_target
@@ -152,6 +146,13 @@ def _fitted_shift(u: np.ndarray, log_sampler: np.ndarray, divergence: FDivergenc
     return shift
 
 
+@CLAIMS.each(
+    "F14",
+    "the balance loss with log Z fitted is invariant to translation of u",
+    "balance loss with log Z fitted, off-policy: value",
+    test="test_translation_invariance",
+    problems=_few,
+)
 def _invariant(case: Case, divergence: FDivergence) -> Comparison:
     losses = []
     for error in (0.0, 1.3):
@@ -161,6 +162,20 @@ def _invariant(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(np.asarray(losses[1]), np.asarray(losses[0]))
 
 
+def _fitted_verdict(name: str) -> str:
+    if name not in ALPHA:
+        return BIASED
+    # For forward KL, E_pi[1 - e^c p/pi] = 0 fits Z itself.
+    return EXACT if ALPHA[name] in (0, 1) else PROPORTIONAL
+
+
+@CLAIMS.each(
+    "F14",
+    "on-policy with log Z fitted, it descends D_f: both KLs exactly, alpha scaled",
+    "balance loss with log Z fitted, on-policy",
+    test="test_translation_invariance",
+    claimed=_fitted_verdict,
+)
 def _fitted_on_policy(case: Case, divergence: FDivergence) -> Comparison:
     # The fit does not move the gradient to first order: what is left is Z off by e^shift.
     u = case.log_policy - case.log_score
@@ -171,49 +186,5 @@ def _fitted_on_policy(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(value, case.gradients[divergence.name], factor=factor)
 
 
-def _fitted_verdict(name: str) -> str:
-    if name not in ALPHA:
-        return BIASED
-    # For forward KL, E_pi[1 - e^c p/pi] = 0 fits Z itself.
-    return EXACT if ALPHA[name] in (0, 1) else PROPORTIONAL
-
-
 def _penalised_signal(log_policy: np.ndarray, case: Case, divergence: FDivergence) -> np.ndarray:
     return score_signal(log_policy, case.log_target, divergence=divergence)
-
-
-_CLAIMS: tuple[
-    tuple[str, str, Callable[[Case, FDivergence], Comparison], str],
-    ...,
-] = (
-    (
-        "F14: the balance loss E[h_f(u)] at samples of pi has grad D_f",
-        "balance loss, on-policy",
-        _on_policy,
-        EXACT,
-    ),
-    (
-        "F14: at samples of another q its gradient is not grad D_f",
-        "balance loss, off-policy",
-        _off_policy,
-        BIASED,
-    ),
-    (
-        "F14: ... but the target stays stationary, for any q",
-        "balance loss, off-policy, at the target",
-        _stationary,
-        EXACT,
-    ),
-    (
-        "F14: ... with log Z fitted along, both gradients vanish at the target",
-        "balance loss with log Z, off-policy, at the target",
-        _stationary_with_z,
-        EXACT,
-    ),
-    (
-        "F14: ... and minimal: the loss rises from zero towards any other policy",
-        "balance loss, off-policy: value",
-        _minimiser,
-        EXACT,
-    ),
-)

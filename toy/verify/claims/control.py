@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 
-from fdpg_ref import DIVERGENCES, FDivergence, exact_divergence
+from fdpg_ref import FDivergence, exact_divergence
 from fdpg_ref.related import controlled_terms, optimal_control_weight
 from toy.oracle import GENERATORS, gradient_of
 from toy.verify.cases import Case, cases
 from toy.verify.claims.theorem import textbook_slope
-from toy.verify.records import BIASED, EXACT, Comparison, Record, at_most, record
+from toy.verify.records import BIASED, EXACT, Comparison, at_most
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_control.py::"
+CLAIMS = Claims("tests/toy/test_control.py", cases, test="test_controlled_terms")
 _WEIGHTS = (-2.5, 0.0, 0.3, 1.0)
 # Ranges of the log-ratio, in nats, on which the signal is looked at.
 _RANGES = (3.0, 6.0, 9.0)
-
-
-def control_records() -> Iterator[Record]:
-    """Yield the records of all claims of this module."""
-    for name, divergence in DIVERGENCES.items():
-        for claim, estimator, compare in _CLAIMS:
-            yield record(
-                claim,
-                [compare(case, divergence) for case in cases()],
-                divergence=name,
-                estimator=estimator,
-                test_id=_TESTS + "test_controlled_terms",
-            )
-        yield record(
-            "F8: in the loss at lam = 0 it descends an f-divergence for RKL and Pearson alone",
-            [_falls(divergence, wide) for wide in _RANGES],
-            claimed=EXACT if name in ("reverse_kl", "pearson_chi2") else BIASED,
-            divergence=name,
-            estimator="g(t)/t in the loss: is its signal monotone?",
-            test_id=_TESTS + "test_monotone",
-        )
 
 
 def loss_signal(name: str, t: np.ndarray, lam: float = 0.0) -> np.ndarray:
@@ -47,6 +25,11 @@ def loss_signal(name: str, t: np.ndarray, lam: float = 0.0) -> np.ndarray:
     return textbook_slope(name, t) - at_one - generator / t + lam / t
 
 
+@CLAIMS.each(
+    "F8",
+    "the core's controlled terms have mean D_f for every weight",
+    "controlled_terms",
+)
 def _unbiased(case: Case, divergence: FDivergence) -> Comparison:
     logs = case.log_policy, case.log_target
     means = [
@@ -63,6 +46,11 @@ def _variance(case: Case, divergence: FDivergence, weight: float) -> float:
     return float(probs @ (terms - probs @ terms) ** 2)
 
 
+@CLAIMS.each(
+    "F8",
+    "the core's best weight has the least variance",
+    "best control weight",
+)
 def _best(case: Case, divergence: FDivergence) -> Comparison:
     logs = case.log_policy, case.log_target
     best = optimal_control_weight(*logs, divergence=divergence, log_mass=case.log_policy)
@@ -75,6 +63,11 @@ def _best(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(np.array([low, high]), np.full(2, least + rise))
 
 
+@CLAIMS.each(
+    "F8",
+    "g(t)/t + lam (1 - 1/t) in the loss has the signal g' - g/t + lam/t",
+    "k3 for every f, in the loss",
+)
 def _in_the_loss(case: Case, divergence: FDivergence) -> Comparison:
     name, lam = divergence.name, 0.3
     at_one = 0.0 if name == "total_variation" else float(textbook_slope(name, np.ones(1))[0])
@@ -94,24 +87,17 @@ def _in_the_loss(case: Case, divergence: FDivergence) -> Comparison:
     )
 
 
-def _falls(divergence: FDivergence, wide: float) -> Comparison:
+@CLAIMS.each(
+    "F8",
+    "in the loss at lam = 0 it descends an f-divergence for RKL and Pearson alone",
+    "g(t)/t in the loss: is its signal monotone?",
+    test="test_monotone",
+    claimed=lambda name: EXACT if name in ("reverse_kl", "pearson_chi2") else BIASED,
+    problems=lambda: _RANGES,
+)
+def _falls(wide: float, divergence: FDivergence) -> Comparison:
     """Return by how much the signal falls in all, relative to how far it rises above t = 1."""
     u = np.linspace(-wide, wide, 181)
     signal = loss_signal(divergence.name, np.exp(u))
     falls = -float(np.sum(np.minimum(np.diff(signal), 0.0)))
     return at_most(falls / float(np.max(np.abs(signal[u >= 0]))), 0.0)
-
-
-_CLAIMS: tuple[tuple[str, str, Callable[[Case, FDivergence], Comparison]], ...] = (
-    (
-        "F8: the core's controlled terms have mean D_f for every weight",
-        "controlled_terms",
-        _unbiased,
-    ),
-    ("F8: the core's best weight has the least variance", "best control weight", _best),
-    (
-        "F8: g(t)/t + lam (1 - 1/t) in the loss has the signal g' - g/t + lam/t",
-        "k3 for every f, in the loss",
-        _in_the_loss,
-    ),
-)

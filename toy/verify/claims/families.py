@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -22,43 +23,16 @@ from toy.oracle import gradient_of
 from toy.verify.cases import Case, cases, partition_factor
 from toy.verify.estimators import leave_one_out_z
 from toy.verify.gradients import Plan, enumerated_mean
-from toy.verify.records import Comparison, Record, at_most, record
+from toy.verify.records import EXACT, PROPORTIONAL, Comparison, at_most
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_families.py::"
+CLAIMS = Claims("tests/toy/test_families.py", cases, test="test_members")
 ALPHAS = (-2.5, -1.0, -1e-6, 0.0, 1e-6, 1 / 3, 0.5, 0.999, 1.0, 2.0, 3.0)
 WEIGHTS = (1e-3, 0.25, 0.5, 0.999)
 # The generator's 1 / (a (a - 1)) loses digits near its limits: there the judge is the limit itself.
 _ORDINARY = tuple(a for a in ALPHAS if min(abs(a), abs(a - 1)) > 1e-3 / 2)
 
 Formula = Callable[[np.ndarray], np.ndarray]
-
-
-def family_records() -> Iterator[Record]:
-    """Yield the records of all claims of this module."""
-    for alpha in _ORDINARY:
-        yield _record(
-            f"F1: alpha = {alpha:.4g}: E_pi[g'(pi/p) score] = grad D_f of the textbook",
-            f"alpha {alpha:.4g}, one sample",
-            lambda case, a=alpha: _against(case, alpha_divergence(a), textbook_alpha(a)),
-            "test_gradients",
-        )
-    for weight in WEIGHTS:
-        yield _record(
-            f"F1: skew JS, l = {weight:.4g}: E_pi[g'(pi/p) score] = grad D_f of the textbook",
-            f"skew JS {weight:.4g}, one sample",
-            lambda case, w=weight: _against(case, skew_jensen_shannon(w), textbook_skew(w)),
-            "test_gradients",
-        )
-    for alpha in ALPHAS:
-        yield _record(
-            f"F5: alpha = {alpha:.4g}: leave-one-out Z only scales, by E[(Zhat/Z)^(alpha-1)]",
-            f"alpha {alpha:.4g}, LOO Z",
-            lambda case, a=alpha: _proportional(case, a),
-            "test_proportional",
-            claimed="exact" if alpha in (1.0, 2.0) else "proportional",
-        )
-    for claim, estimator, compare, test in _CLAIMS:
-        yield _record(claim, estimator, compare, test)
 
 
 def textbook_alpha(alpha: float) -> Formula:
@@ -78,17 +52,6 @@ def textbook_skew(weight: float) -> Formula:
         return -(1 - weight) * np.log(mixture) + weight * t * np.log(t / mixture)
 
     return formula
-
-
-def _record(
-    claim: str,
-    estimator: str,
-    compare: Callable[[Case], Comparison],
-    test: str,
-    claimed: str = "exact",
-) -> Record:
-    comparisons = [compare(case) for case in cases()]
-    return record(claim, comparisons, claimed=claimed, estimator=estimator, test_id=_TESTS + test)
 
 
 def _gradient(case: Case, divergence: FDivergence) -> np.ndarray:
@@ -113,6 +76,30 @@ def _proportional(case: Case, alpha: float) -> Comparison:
     return Comparison(mean, _gradient(case, alpha_divergence(alpha)), factor=factor)
 
 
+for _alpha in _ORDINARY:
+    CLAIMS.once(
+        "F1",
+        f"alpha = {_alpha:.4g}: E_pi[g'(pi/p) score] = grad D_f of the textbook",
+        f"alpha {_alpha:.4g}, one sample",
+        test="test_gradients",
+    )(partial(_against, divergence=alpha_divergence(_alpha), formula=textbook_alpha(_alpha)))
+for _weight in WEIGHTS:
+    CLAIMS.once(
+        "F1",
+        f"skew JS, l = {_weight:.4g}: E_pi[g'(pi/p) score] = grad D_f of the textbook",
+        f"skew JS {_weight:.4g}, one sample",
+        test="test_gradients",
+    )(partial(_against, divergence=skew_jensen_shannon(_weight), formula=textbook_skew(_weight)))
+for _alpha in ALPHAS:
+    CLAIMS.once(
+        "F5",
+        f"alpha = {_alpha:.4g}: leave-one-out Z only scales, by E[(Zhat/Z)^(alpha-1)]",
+        f"alpha {_alpha:.4g}, LOO Z",
+        test="test_proportional",
+        claimed=EXACT if _alpha in (1.0, 2.0) else PROPORTIONAL,
+    )(partial(_proportional, alpha=_alpha))
+
+
 def _stack(case: Case, first: list[FDivergence], second: list[FDivergence]) -> Comparison:
     """Compare values and gradients of two lists of divergences that should be the same."""
     sides = []
@@ -128,6 +115,11 @@ def _scaled(divergence: FDivergence, factor: float, case: Case) -> np.ndarray:
     return factor * np.append(_gradient(case, divergence), value)
 
 
+@CLAIMS.once(
+    "families",
+    "family: alpha = -1, 0, 1/2, 1, 2 are Neyman/2, forward KL, 2 Hellinger^2, RKL, Pearson/2",
+    "alpha, named members",
+)
 def _members(case: Case) -> Comparison:
     known = {
         -1.0: ("neyman_chi2", 0.5),
@@ -141,6 +133,12 @@ def _members(case: Case) -> Comparison:
     return Comparison(np.concatenate(mine), np.concatenate(table))
 
 
+@CLAIMS.once(
+    "families",
+    "family: the gradient at alpha within 1e-6 of 0 and 1 is the limit's to 1e-6 (1 + max |u|)",
+    "alpha, limits",
+    test="test_limits",
+)
 def _limits(case: Case) -> Comparison:
     """Return the largest relative change of the gradient between a limit and 1e-6 beside it."""
     u = case.log_policy - case.log_target
@@ -157,15 +155,27 @@ def _limits(case: Case) -> Comparison:
     return at_most(worst / (1 + float(np.max(np.abs(u)))), 1e-6)
 
 
+@CLAIMS.once("families", "family: alpha and 1 - alpha are dual", "alpha, dual")
 def _dual_alpha(case: Case) -> Comparison:
     swapped = [dual(alpha_divergence(alpha)) for alpha in (-1.3, 0.25, 2.6)]
     return _stack(case, swapped, [alpha_divergence(1 - alpha) for alpha in (-1.3, 0.25, 2.6)])
 
 
+@CLAIMS.once(
+    "families",
+    "family: skew JS with weight 1/2 is Jensen-Shannon",
+    "skew JS, half",
+)
 def _half_skew(case: Case) -> Comparison:
     return _stack(case, [skew_jensen_shannon(0.5)], [DIVERGENCES["jensen_shannon"]])
 
 
+@CLAIMS.once(
+    "families",
+    "family: in units of its curvature, skew JS keeps at least half the end's gradient norm",
+    "skew JS, weights 1e-3 and 1 - 1e-3",
+    test="test_ends_of_skew",
+)
 def _ends_of_skew(case: Case) -> Comparison:
     """Return the least ratio of the gradient's norm near an end to that of the end, against 1/2."""
     ratios = []
@@ -175,6 +185,11 @@ def _ends_of_skew(case: Case) -> Comparison:
     return at_most(0.5, float(min(ratios)))
 
 
+@CLAIMS.once(
+    "families",
+    "family: unit_curvature divides by l (1 - l)",
+    "skew JS, unit curvature",
+)
 def _unit_curvature(case: Case) -> Comparison:
     weights = (0.05, 0.3, 0.9)
     unit = [
@@ -184,6 +199,11 @@ def _unit_curvature(case: Case) -> Comparison:
     return Comparison(np.concatenate(unit), np.concatenate(plain))
 
 
+@CLAIMS.once(
+    "families",
+    "family: from_curvature rebuilds reverse KL and Jeffreys",
+    "f from its curvature",
+)
 def _from_curvature(case: Case) -> Comparison:
     # t^2 f'' = t for reverse KL; 2 t for Jeffreys' two halves: 1 + t.
     mine = [
@@ -195,6 +215,7 @@ def _from_curvature(case: Case) -> Comparison:
     return _stack(case, mine, [DIVERGENCES["reverse_kl"], DIVERGENCES["jeffreys"]])
 
 
+@CLAIMS.once("families", "family: from_generator rebuilds Le Cam", "f from its formula")
 def _from_generator(case: Case) -> Comparison:
     mine = from_generator(
         "le cam",
@@ -212,6 +233,12 @@ def _value(case: Case, formula: Formula) -> float:
     return float(np.sum(target * formula(np.exp(case.log_policy) / target)))
 
 
+@CLAIMS.once(
+    "families",
+    "conventions: the paper's Jensen-Shannon is twice the textbook's",
+    "paper JS",
+    test="test_conventions",
+)
 def _paper_scale(case: Case) -> Comparison:
     # Table 1 of arXiv 2302.08215.
     paper = _value(case, lambda t: t * np.log(t) - (t + 1) * np.log((t + 1) / 2))
@@ -220,6 +247,9 @@ def _paper_scale(case: Case) -> Comparison:
     return Comparison(conventions.PAPER_JENSEN_SHANNON_SCALE * ours, np.asarray(paper))
 
 
+@CLAIMS.once(
+    "families", "conventions: Amari's a is 2 alpha - 1", "Amari's alpha", test="test_conventions"
+)
 def _amari(case: Case) -> Comparison:
     # f = 4 (1 - t^((1+a)/2)) / (1 - a^2), Amari (2009).
     amari = (-0.6, 0.2, 2.0)
@@ -232,6 +262,12 @@ def _amari(case: Case) -> Comparison:
     return Comparison(np.array(ours), np.array(paper))
 
 
+@CLAIMS.once(
+    "families",
+    "conventions: alpha-DPG's alpha is ours, pseudo-reward by pseudo-reward",
+    "alpha of alpha-DPG",
+    test="test_conventions",
+)
 def _alpha_dpg(case: Case) -> Comparison:
     # Its pseudo-reward is ((p/pi)^(1-a) - 1) / (1-a) up to a constant: the negative of our signal.
     alphas = (0.1, 0.5, 0.9)
@@ -243,6 +279,12 @@ def _alpha_dpg(case: Case) -> Comparison:
     return Comparison(np.stack(ours), np.stack(paper))
 
 
+@CLAIMS.once(
+    "families",
+    "conventions: GKD's JSD(beta) is skew JS of weight 1 - beta",
+    "beta of GKD",
+    test="test_conventions",
+)
 def _gkd(case: Case) -> Comparison:
     # JSD(beta) = beta KL(p||m) + (1 - beta) KL(pi||m), m = beta p + (1 - beta) pi.
     policy, target = np.exp(case.log_policy), np.exp(case.log_target)
@@ -258,6 +300,12 @@ def _gkd(case: Case) -> Comparison:
     return Comparison(np.array(ours), np.array(paper))
 
 
+@CLAIMS.once(
+    "families",
+    "conventions: every converter is undone by its inverse",
+    "round trips",
+    test="test_conventions",
+)
 def _round_trips(case: Case) -> Comparison:
     pairs = (
         (conventions.alpha_from_amari, conventions.amari_from_alpha),
@@ -267,75 +315,3 @@ def _round_trips(case: Case) -> Comparison:
     numbers = np.tanh(case.log_policy)
     returned = [back(there(float(x))) for there, back in pairs for x in numbers]
     return Comparison(np.array(returned), np.tile(numbers, len(pairs)))
-
-
-_CLAIMS: tuple[tuple[str, str, Callable[[Case], Comparison], str], ...] = (
-    (
-        "family: alpha = -1, 0, 1/2, 1, 2 are Neyman/2, forward KL, 2 Hellinger^2, RKL, Pearson/2",
-        "alpha, named members",
-        _members,
-        "test_members",
-    ),
-    (
-        "family: the gradient at alpha within 1e-6 of 0 and 1 is the limit's to 1e-6 (1 + max |u|)",
-        "alpha, limits",
-        _limits,
-        "test_limits",
-    ),
-    ("family: alpha and 1 - alpha are dual", "alpha, dual", _dual_alpha, "test_members"),
-    (
-        "family: skew JS with weight 1/2 is Jensen-Shannon",
-        "skew JS, half",
-        _half_skew,
-        "test_members",
-    ),
-    (
-        "family: in units of its curvature, skew JS keeps at least half the end's gradient norm",
-        "skew JS, weights 1e-3 and 1 - 1e-3",
-        _ends_of_skew,
-        "test_ends_of_skew",
-    ),
-    (
-        "family: unit_curvature divides by l (1 - l)",
-        "skew JS, unit curvature",
-        _unit_curvature,
-        "test_members",
-    ),
-    (
-        "family: from_curvature rebuilds reverse KL and Jeffreys",
-        "f from its curvature",
-        _from_curvature,
-        "test_members",
-    ),
-    (
-        "family: from_generator rebuilds Le Cam",
-        "f from its formula",
-        _from_generator,
-        "test_members",
-    ),
-    (
-        "conventions: the paper's Jensen-Shannon is twice the textbook's",
-        "paper JS",
-        _paper_scale,
-        "test_conventions",
-    ),
-    ("conventions: Amari's a is 2 alpha - 1", "Amari's alpha", _amari, "test_conventions"),
-    (
-        "conventions: alpha-DPG's alpha is ours, pseudo-reward by pseudo-reward",
-        "alpha of alpha-DPG",
-        _alpha_dpg,
-        "test_conventions",
-    ),
-    (
-        "conventions: GKD's JSD(beta) is skew JS of weight 1 - beta",
-        "beta of GKD",
-        _gkd,
-        "test_conventions",
-    ),
-    (
-        "conventions: every converter is undone by its inverse",
-        "round trips",
-        _round_trips,
-        "test_conventions",
-    ),
-)

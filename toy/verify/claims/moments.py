@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fdpg_ref import (
-    DIVERGENCES,
     FDivergence,
     batch_mean,
     leave_one_out,
@@ -18,36 +16,21 @@ from fdpg_ref import (
 from toy.estimators.composition import Composition
 from toy.exact import estimator_moments
 from toy.verify.cases import Case, cases
-from toy.verify.records import Comparison, Record, record
+from toy.verify.records import Comparison
+from toy.verify.register import Claims
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_TESTS = "tests/toy/test_moments.py::"
+CLAIMS = Claims("tests/toy/test_moments.py", cases)
 
 
-class MomentClaim(NamedTuple):
-    """A claim about each divergence: statement, estimator, how to compare, guarding test."""
-
-    claim: str
-    estimator: str
-    compare: Callable[[Case, FDivergence], Comparison]
-    test: str
-
-
-def moment_records() -> Iterator[Record]:
-    """Yield the records of all claims of this module."""
-    for claim in MOMENT_CLAIMS:
-        for name, divergence in DIVERGENCES.items():
-            yield record(
-                claim.claim,
-                [claim.compare(case, divergence) for case in cases()],
-                divergence=name,
-                estimator=claim.estimator,
-                test_id=_TESTS + claim.test,
-            )
-
-
+@CLAIMS.each(
+    "F4",
+    "Cov(plain) = (E[c^2 s s^T] - g g^T)/n",
+    "covariance, no baseline",
+    test="test_covariances",
+)
 def _plain(case: Case, divergence: FDivergence) -> Comparison:
     signal = _signal(case, divergence)
     predicted = estimator_moments(case.log_policy, signal, case.scores, n=2).covariance
@@ -55,6 +38,12 @@ def _plain(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(found.covariance, predicted)
 
 
+@CLAIMS.each(
+    "F4",
+    "Cov(LOO) = (4(n-2) z1 + 2 z2)/(n(n-1))",
+    "covariance, LOO baseline",
+    test="test_covariances",
+)
 def _leave_one_out(case: Case, divergence: FDivergence) -> Comparison:
     n = 3
     found = Composition(divergence.name, baseline="leave_one_out", n=n).moments(case.world())
@@ -85,6 +74,12 @@ def leave_one_out_covariance(
     return (4 * (n - 2) * single + 2 * pair) / (n * (n - 1))
 
 
+@CLAIMS.each(
+    "F4",
+    "the constant baseline of least trace is E[c |s|^2]/E[|s|^2]",
+    "best constant baseline",
+    test="test_best_constant_baseline",
+)
 def _best_constant(case: Case, divergence: FDivergence) -> Comparison:
     probs, signal = np.exp(case.log_policy), _signal(case, divergence)
     lengths = np.sum(case.scores**2, axis=-1)
@@ -98,6 +93,12 @@ def _best_constant(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(np.array([low, high]), np.full(2, least + probs @ lengths))
 
 
+@CLAIMS.each(
+    "F3",
+    "leave-one-out = n/(n-1) times the batch-mean form, sample by sample",
+    "LOO = n/(n-1) batch mean",
+    test="test_sample_by_sample",
+)
 def _sample_by_sample(case: Case, divergence: FDivergence) -> Comparison:
     n, outcomes = 3, case.log_policy.size
     drawn = np.indices((outcomes,) * n).reshape(n, -1).T
@@ -122,31 +123,3 @@ def _structure(case: Case, signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     masses = probs[:, None] * probs
     pair = np.einsum("xy,xyi,xyj->ij", masses, pairs, pairs) / 4 - squared_mean
     return single, pair
-
-
-MOMENT_CLAIMS: tuple[MomentClaim, ...] = (
-    MomentClaim(
-        "F3: leave-one-out = n/(n-1) times the batch-mean form, sample by sample",
-        "LOO = n/(n-1) batch mean",
-        _sample_by_sample,
-        "test_sample_by_sample",
-    ),
-    MomentClaim(
-        "F4: Cov(plain) = (E[c^2 s s^T] - g g^T)/n",
-        "covariance, no baseline",
-        _plain,
-        "test_covariances",
-    ),
-    MomentClaim(
-        "F4: Cov(LOO) = (4(n-2) z1 + 2 z2)/(n(n-1))",
-        "covariance, LOO baseline",
-        _leave_one_out,
-        "test_covariances",
-    ),
-    MomentClaim(
-        "F4: the constant baseline of least trace is E[c |s|^2]/E[|s|^2]",
-        "best constant baseline",
-        _best_constant,
-        "test_best_constant_baseline",
-    ),
-)

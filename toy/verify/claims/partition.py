@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from fdpg_ref import (
-    DIVERGENCES,
     PEARSON_CHI2,
     FDivergence,
     PartitionState,
@@ -22,9 +20,10 @@ from toy.exact import batch_expectation, estimator_moments
 from toy.verify.cases import ALPHA, Case, case_of, cases
 from toy.verify.estimators import same_batch_z
 from toy.verify.gradients import Plan, enumerated_mean
-from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, Record, record
+from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_partition.py::"
+CLAIMS = Claims("tests/toy/test_partition.py", cases)
 # Every problem has k^2 histories, each a problem of its own.
 _PROBLEMS_WITH_HISTORY = 3
 
@@ -38,40 +37,12 @@ class History(NamedTuple):
     moved: Case
 
 
-def partition_records() -> Iterator[Record]:
-    """Yield the records of all claims of this module."""
-    few = cases()[:_PROBLEMS_WITH_HISTORY]
-    histories = [(case, list(_histories(case))) for case in few]
-    yield record(
-        "F5: the mean of P/q over samples of any q is unbiased for Z",
-        [_importance_mean(case) for case in cases()],
-        estimator="Zhat",
-        test_id=_TESTS + "test_importance_estimate_of_z",
-    )
-    yield record(
-        "F5: a running mean is unbiased for Z even though the policy moved between batches",
-        [_running_mean(case, past) for case, past in histories],
-        estimator="running Zhat",
-        test_id=_TESTS + "test_running_estimate_of_z",
-    )
-    yield record(
-        "F5: off-policy, Pearson's bias under same-batch Z is (2/n) Cov_q(w t s, p/q)",
-        [_pearson_off_policy(case) for case in cases()],
-        divergence="pearson_chi2",
-        estimator="same-batch Z, off-policy: bias",
-        test_id=_TESTS + "test_pearson_off_policy",
-    )
-    for name, divergence in DIVERGENCES.items():
-        yield record(
-            "F5: past-only Z, given any past, after the policy moved: the verdicts of frozen Z",
-            [_past_only(history, divergence) for _, past in histories for history in past],
-            claimed=(EXACT if ALPHA[name] == 1 else PROPORTIONAL) if name in ALPHA else BIASED,
-            divergence=name,
-            estimator="past-only Z, policy moved",
-            test_id=_TESTS + "test_past_only_z",
-        )
-
-
+@CLAIMS.once(
+    "F5",
+    "the mean of P/q over samples of any q is unbiased for Z",
+    "Zhat",
+    test="test_importance_estimate_of_z",
+)
 def _importance_mean(case: Case) -> Comparison:
     def estimate(drawn: np.ndarray) -> np.ndarray:
         return np.exp(importance_log_partition(case.log_score[drawn], case.log_base[drawn]))
@@ -79,7 +50,14 @@ def _importance_mean(case: Case) -> Comparison:
     return Comparison(batch_expectation(case.log_base, 3, estimate), np.exp(case.log_z))
 
 
-def _running_mean(case: Case, past: list[History]) -> Comparison:
+@CLAIMS.once(
+    "F5",
+    "a running mean is unbiased for Z even though the policy moved between batches",
+    "running Zhat",
+    test="test_running_estimate_of_z",
+    problems=lambda: cases()[:_PROBLEMS_WITH_HISTORY],
+)
+def _running_mean(case: Case) -> Comparison:
     def mean_given(history: History) -> np.ndarray:
         log_proposal = history.moved.log_policy
 
@@ -89,10 +67,22 @@ def _running_mean(case: Case, past: list[History]) -> Comparison:
 
         return batch_expectation(log_proposal, 2, estimate)
 
-    value = sum(history.mass * mean_given(history) for history in past)
+    value = sum(history.mass * mean_given(history) for history in _histories(case))
     return Comparison(np.asarray(value), np.exp(case.log_z))
 
 
+def _all_histories() -> list[History]:
+    return [history for case in cases()[:_PROBLEMS_WITH_HISTORY] for history in _histories(case)]
+
+
+@CLAIMS.each(
+    "F5",
+    "past-only Z, given any past, after the policy moved: the verdicts of frozen Z",
+    "past-only Z, policy moved",
+    test="test_past_only_z",
+    claimed=lambda name: (EXACT if ALPHA[name] == 1 else PROPORTIONAL) if name in ALPHA else BIASED,
+    problems=_all_histories,
+)
 def _past_only(history: History, divergence: FDivergence) -> Comparison:
     moved, name = history.moved, divergence.name
     signal = score_signal(
@@ -106,6 +96,13 @@ def _past_only(history: History, divergence: FDivergence) -> Comparison:
     )
 
 
+@CLAIMS.once(
+    "F5",
+    "off-policy, Pearson's bias under same-batch Z is (2/n) Cov_q(w t s, p/q)",
+    "same-batch Z, off-policy: bias",
+    test="test_pearson_off_policy",
+    divergence="pearson_chi2",
+)
 def _pearson_off_policy(case: Case) -> Comparison:
     n = 3
     mean = enumerated_mean(same_batch_z, case, Plan(n, off_policy=True), PEARSON_CHI2)
@@ -119,14 +116,12 @@ def _pearson_off_policy(case: Case) -> Comparison:
     return Comparison(mean - gradient, 2 / n * covariance, scale=float(np.linalg.norm(gradient)))
 
 
-def _histories(case: Case) -> Iterator[History]:
-    """Yield every first batch; the policy moves towards what was drawn, by half a score."""
-    problem = case.problem
+def _histories(case: Case) -> list[History]:
+    """Return every first batch; the policy moves towards what was drawn, by half a score."""
+    problem, found = case.problem, []
     for drawn in np.indices((case.log_policy.size,) * 2).reshape(2, -1).T:
         theta = problem.start + 0.5 * np.mean(case.scores[drawn], axis=0)
-        yield History(
-            drawn=drawn,
-            mass=float(np.exp(np.sum(case.log_policy[drawn]))),
-            state=init_partition(case.log_score[drawn], case.log_policy[drawn]),
-            moved=case_of(replace(problem, start=theta)),
-        )
+        mass = float(np.exp(np.sum(case.log_policy[drawn])))
+        state = init_partition(case.log_score[drawn], case.log_policy[drawn])
+        found.append(History(drawn, mass, state, case_of(replace(problem, start=theta))))
+    return found

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import spence
 
-from fdpg_ref import DIVERGENCES
+from fdpg_ref import DIVERGENCES, FDivergence
 from fdpg_ref.related import log_ratio_penalty
 from toy.oracle import gradient_of
 from toy.verify.cases import Case, cases
 from toy.verify.records import BIASED, EXACT, Comparison, Record, record
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_penalties.py::"
+CLAIMS = Claims("tests/toy/test_penalties.py", cases, test="test_convex_penalties")
 # Gradients of distinct divergences differ by some percent: what fits closer than this is the same.
 _SAME = 1e-8
 
@@ -119,31 +120,9 @@ class Finding(NamedTuple):
     nearest: str
 
 
-def penalty_records() -> Iterator[Record]:
-    """Yield the records of all claims about penalties."""
-    for name in DIVERGENCES:
-        yield record(
-            "F7: a convex penalty h(u) in the loss descends the f with f'(e^u) = h'(u)",
-            [_convex_penalty(case, name) for case in cases()],
-            divergence=name,
-            estimator="penalty h in the loss",
-            test_id=_TESTS + "test_convex_penalties",
-        )
-        yield record(
-            "F7: the core's penalty is that h, zero at u = 0",
-            [_core_penalty(case, name) for case in cases()],
-            divergence=name,
-            estimator="log_ratio_penalty",
-            test_id=_TESTS + "test_convex_penalties",
-        )
-    for entry in DICTIONARY:
-        yield _entry_record(entry)
-    yield record(
-        "F7: row 9: k1 in the loss on stale samples ascends KL(pi_old||pi)",
-        [_stale_k1(case) for case in cases()],
-        estimator="k1, in the loss, stale: against -grad KL(pi_old||pi)",
-        test_id=_TESTS + "test_stale_k1",
-    )
+def dictionary_records() -> Iterator[Record]:
+    """Yield the record of every cell of the dictionary."""
+    yield from map(_entry_record, DICTIONARY)
 
 
 def expected_gradient(case: Case, entry: Entry) -> np.ndarray:
@@ -219,11 +198,12 @@ def _entry_record(entry: Entry) -> Record:
         comparisons = [_against(case, entry, entry.descends) for case in cases()]
         statement = f"has gradient {describe(entry.descends)}"
     return record(
-        f"F7: row {entry.row}: {entry.penalty} {where}, {samples}, {statement}",
+        "F7",
+        f"row {entry.row}: {entry.penalty} {where}, {samples}, {statement}",
         comparisons,
         claimed=BIASED if entry.descends is None else EXACT,
         estimator=f"{entry.penalty} {where}, {samples}",
-        test_id=_TESTS + "test_dictionary",
+        test_id="tests/toy/test_penalties.py::test_dictionary",
     )
 
 
@@ -248,18 +228,32 @@ def _against(case: Case, entry: Entry, descends: Mapping[str, float]) -> Compari
     return Comparison(expected_gradient(case, entry), truth, scale=float(scale))
 
 
-def _convex_penalty(case: Case, name: str) -> Comparison:
+@CLAIMS.each(
+    "F7",
+    "a convex penalty h(u) in the loss descends the f with f'(e^u) = h'(u)",
+    "penalty h in the loss",
+)
+def _convex_penalty(case: Case, divergence: FDivergence) -> Comparison:
+    name = divergence.name
     return Comparison(_gradient(case, CONVEX[name], "loss", "on_policy"), case.gradients[name])
 
 
-def _core_penalty(case: Case, name: str) -> Comparison:
+@CLAIMS.each("F7", "the core's penalty is that h, zero at u = 0", "log_ratio_penalty")
+def _core_penalty(case: Case, divergence: FDivergence) -> Comparison:
     u = case.log_policy - case.log_target
-    by_hand = CONVEX[name](u) - CONVEX[name](np.zeros(1))
+    penalty = CONVEX[divergence.name]
+    by_hand = penalty(u) - penalty(np.zeros(1))
     # The constant that is subtracted costs a few of its own digits.
     scale = float(np.linalg.norm(by_hand)) + 1.0
-    return Comparison(log_ratio_penalty(u, divergence=DIVERGENCES[name]), by_hand, scale=scale)
+    return Comparison(log_ratio_penalty(u, divergence=divergence), by_hand, scale=scale)
 
 
+@CLAIMS.once(
+    "F7",
+    "row 9: k1 in the loss on stale samples ascends KL(pi_old||pi)",
+    "k1, in the loss, stale: against -grad KL(pi_old||pi)",
+    test="test_stale_k1",
+)
 def _stale_k1(case: Case) -> Comparison:
     stale = Entry(9, "k1", "loss", "stale", None)
     old = np.exp(case.log_base)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 
 from fdpg_ref import (
-    DIVERGENCES,
     FORWARD_KL,
     TOTAL_VARIATION,
     FDivergence,
@@ -20,28 +17,13 @@ from toy.estimators.composition import Composition
 from toy.estimators.estimates import CEILING, World
 from toy.exact import batch_expectation
 from toy.verify.cases import Case, cases
-from toy.verify.records import BIASED, EXACT, Comparison, Record, at_most, record
+from toy.verify.records import BIASED, Comparison, at_most
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_sampling.py::"
+CLAIMS = Claims("tests/toy/test_sampling.py", cases, test="test_quasi_rejection")
 _LOG_BETAS = (-3.0, -1.0, 0.0, 1.0, 3.0)
 # Outcomes come as often as q says among this many samples: then a sample mean is the exact sum.
 _COPIES = 60
-
-
-def sampling_records() -> Iterator[Record]:
-    """Yield the records of all claims of this module."""
-    for name, divergence in DIVERGENCES.items():
-        for claim, estimator, compare, claimed, test in _PER_DIVERGENCE:
-            yield record(
-                claim,
-                [compare(case, divergence) for case in cases()],
-                claimed=claimed,
-                divergence=name,
-                estimator=estimator,
-                test_id=_TESTS + test,
-            )
-    for claim, compare, test in _STATEMENTS:
-        yield record(claim, [compare(case) for case in cases()], test_id=_TESTS + test)
 
 
 def mixed_world(case: Case) -> World:
@@ -54,11 +36,24 @@ def _off_policy(name: str, weights: str, n: int) -> Composition:
     return Composition(name, weights=weights, proposal="base", n=n)
 
 
+@CLAIMS.each(
+    "F6",
+    "truncated weights are biased",
+    "off-policy, truncated weights",
+    test="test_weights",
+    claimed=BIASED,
+)
 def _truncated(case: Case, divergence: FDivergence) -> Comparison:
     mean = _off_policy(divergence.name, "truncated", 2).moments(mixed_world(case)).mean
     return Comparison(mean, case.gradients[divergence.name])
 
 
+@CLAIMS.each(
+    "F6",
+    "... by exactly -E_q[max(w - ceiling, 0) c score]",
+    "off-policy, truncated: predicted mean",
+    test="test_weights",
+)
 def _truncation_bias(case: Case, divergence: FDivergence) -> Comparison:
     world = mixed_world(case)
     mean = _off_policy(divergence.name, "truncated", 2).moments(world).mean
@@ -68,11 +63,24 @@ def _truncation_bias(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(mean, case.gradients[divergence.name] - cut)
 
 
+@CLAIMS.each(
+    "F6",
+    "stale samples without weights are biased",
+    "off-policy, weights ignored",
+    test="test_weights",
+    claimed=BIASED,
+)
 def _ignored(case: Case, divergence: FDivergence) -> Comparison:
     mean = _off_policy(divergence.name, "ignored", 2).moments(case.world()).mean
     return Comparison(mean, case.gradients[divergence.name])
 
 
+@CLAIMS.each(
+    "F6",
+    "n times the bias of self-normalised weights tends to g Var_q(w) - Cov_q(w, w c s)",
+    "off-policy, self-normalised: O(1/n)",
+    test="test_self_normalised_rate",
+)
 def _self_normalised_rate(case: Case, divergence: FDivergence) -> Comparison:
     # n times the bias approaches its limit at rate 1/n: twice the batch, half the distance.
     world, gradient = mixed_world(case), case.gradients[divergence.name]
@@ -98,6 +106,11 @@ def _counts(case: Case) -> np.ndarray:
     return counts
 
 
+@CLAIMS.each(
+    "sampling",
+    "quasi-rejection: its estimate of D_f(p_beta||p) is the exact sum where samples are q",
+    "quasi-rejection: D_f(p_beta||p)",
+)
 def _quality(case: Case, divergence: FDivergence) -> Comparison:
     counts = _counts(case)
     drawn, log_proposal = np.repeat(np.arange(counts.size), counts), np.log(counts / _COPIES)
@@ -113,6 +126,10 @@ def _quality(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(np.array(found), np.array(truth))
 
 
+@CLAIMS.once(
+    "sampling",
+    "quasi-rejection: the mean acceptance is unbiased for Z_beta/beta",
+)
 def _acceptance(case: Case) -> Comparison:
     log_beta = 0.5
 
@@ -127,6 +144,10 @@ def _acceptance(case: Case) -> Comparison:
     return Comparison(mean, mass / np.exp(log_beta))
 
 
+@CLAIMS.once(
+    "sampling",
+    "quasi-rejection: accepted samples follow p_beta ~ min(P, beta q)",
+)
 def _accepted_law(case: Case) -> Comparison:
     log_beta = 0.5
     found = quasi_rejection(
@@ -137,6 +158,10 @@ def _accepted_law(case: Case) -> Comparison:
     return Comparison(law / np.sum(law), capped / np.sum(capped))
 
 
+@CLAIMS.once(
+    "sampling",
+    "quasi-rejection: p_beta is q for small beta and p for large",
+)
 def _between(case: Case) -> Comparison:
     # p_beta is q below the least P/q and p above the greatest.
     ratios = case.log_score - case.log_base
@@ -150,6 +175,10 @@ def _between(case: Case) -> Comparison:
     return Comparison(np.stack(ends), np.exp(np.stack([case.log_base, case.log_target])))
 
 
+@CLAIMS.once(
+    "sampling",
+    "quasi-rejection: total variation to the target never rises with beta",
+)
 def _trade(case: Case) -> Comparison:
     """Return how much total variation to the target ever rises as beta does."""
     values = []
@@ -161,6 +190,11 @@ def _trade(case: Case) -> Comparison:
     return at_most(max(rise, 0.0), 1e-14)
 
 
+@CLAIMS.once(
+    "sampling",
+    "KL-adaptive proposal: the gain is KL(p||q) - KL(p||pi)",
+    test="test_better_proposal",
+)
 def _gain(case: Case) -> Comparison:
     counts = _counts(case)
     drawn, log_proposal = np.repeat(np.arange(counts.size), counts), np.log(counts / _COPIES)
@@ -173,6 +207,11 @@ def _gain(case: Case) -> Comparison:
     return Comparison(gain, np.asarray(before - after), scale=float(before + after))
 
 
+@CLAIMS.once(
+    "sampling",
+    "KL-adaptive proposal: positive where the policy is nearer to p than q, else negative",
+    test="test_better_proposal",
+)
 def _gain_sign(case: Case) -> Comparison:
     # The policy on the way from the proposal to the target is better; past the proposal, worse.
     counts = _counts(case)
@@ -184,76 +223,3 @@ def _gain_sign(case: Case) -> Comparison:
         gain = forward_kl_gain(log_policy[drawn], log_proposal[drawn], case.log_score[drawn])
         signs.append(float(np.sign(gain)))
     return Comparison(np.array(signs), np.array([1.0, -1.0]))
-
-
-_PER_DIVERGENCE: tuple[
-    tuple[str, str, Callable[[Case, FDivergence], Comparison], str, str], ...
-] = (
-    (
-        "F6: stale samples without weights are biased",
-        "off-policy, weights ignored",
-        _ignored,
-        BIASED,
-        "test_weights",
-    ),
-    (
-        "F6: truncated weights are biased",
-        "off-policy, truncated weights",
-        _truncated,
-        BIASED,
-        "test_weights",
-    ),
-    (
-        "F6: ... by exactly -E_q[max(w - ceiling, 0) c score]",
-        "off-policy, truncated: predicted mean",
-        _truncation_bias,
-        EXACT,
-        "test_weights",
-    ),
-    (
-        "F6: n times the bias of self-normalised weights tends to g Var_q(w) - Cov_q(w, w c s)",
-        "off-policy, self-normalised: O(1/n)",
-        _self_normalised_rate,
-        EXACT,
-        "test_self_normalised_rate",
-    ),
-    (
-        "quasi-rejection: its estimate of D_f(p_beta||p) is the exact sum where samples are q",
-        "quasi-rejection: D_f(p_beta||p)",
-        _quality,
-        EXACT,
-        "test_quasi_rejection",
-    ),
-)
-_STATEMENTS: tuple[tuple[str, Callable[[Case], Comparison], str], ...] = (
-    (
-        "quasi-rejection: the mean acceptance is unbiased for Z_beta/beta",
-        _acceptance,
-        "test_quasi_rejection",
-    ),
-    (
-        "quasi-rejection: accepted samples follow p_beta ~ min(P, beta q)",
-        _accepted_law,
-        "test_quasi_rejection",
-    ),
-    (
-        "quasi-rejection: p_beta is q for small beta and p for large",
-        _between,
-        "test_quasi_rejection",
-    ),
-    (
-        "quasi-rejection: total variation to the target never rises with beta",
-        _trade,
-        "test_quasi_rejection",
-    ),
-    (
-        "KL-adaptive proposal: the gain is KL(p||q) - KL(p||pi)",
-        _gain,
-        "test_better_proposal",
-    ),
-    (
-        "KL-adaptive proposal: positive where the policy is nearer to p than q, else negative",
-        _gain_sign,
-        "test_better_proposal",
-    ),
-)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import numpy as np
 
 from fdpg_ref import (
@@ -21,21 +19,11 @@ from fdpg_ref import (
 from toy.categorical import log_probs
 from toy.oracle import definition_gradient
 from toy.verify.cases import Case, cases
-from toy.verify.records import Comparison, Record, at_most, record
+from toy.verify.records import Comparison, at_most
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_targets.py::"
+CLAIMS = Claims("tests/toy/test_targets.py", cases)
 _BETA = 0.4
-
-
-def target_records() -> Iterator[Record]:
-    """Yield the records of all claims about targets."""
-    for claim, divergence, compare, test in _CLAIMS:
-        yield record(
-            claim,
-            [compare(case) for case in cases()],
-            divergence=divergence,
-            test_id=_TESTS + test,
-        )
 
 
 def _reward(case: Case) -> np.ndarray:
@@ -49,6 +37,12 @@ def _tilted(case: Case) -> tuple[np.ndarray, float, np.ndarray]:
     return log_score, log_z, log_score - log_z
 
 
+@CLAIMS.once(
+    "targets",
+    "RLHF: E_pi[r] - beta KL(pi||a) = beta log Z - beta KL(pi||p)",
+    test="test_rlhf",
+    divergence="reverse_kl",
+)
 def _rlhf_value(case: Case) -> Comparison:
     _, log_z, log_target = _tilted(case)
     to_base = exact_divergence(case.log_policy, case.log_base, divergence=REVERSE_KL)
@@ -57,6 +51,12 @@ def _rlhf_value(case: Case) -> Comparison:
     return Comparison(penalised, np.asarray(_BETA * (log_z - to_target)))
 
 
+@CLAIMS.once(
+    "targets",
+    "RLHF: beta (-signal) = r - beta log(pi/a) - beta log Z, outcome by outcome",
+    test="test_rlhf",
+    divergence="reverse_kl",
+)
 def _rlhf_signal(case: Case) -> Comparison:
     _, log_z, log_target = _tilted(case)
     signal = score_signal(case.log_policy, log_target, divergence=REVERSE_KL)
@@ -64,6 +64,12 @@ def _rlhf_signal(case: Case) -> Comparison:
     return Comparison(-_BETA * signal, penalised - _BETA * log_z)
 
 
+@CLAIMS.once(
+    "targets",
+    "RLHF: ascending the penalised reward is descending beta KL(pi||p)",
+    test="test_rlhf",
+    divergence="reverse_kl",
+)
 def _rlhf_gradient(case: Case) -> Comparison:
     _, _, log_target = _tilted(case)
     penalised = _reward(case) - _BETA * (case.log_policy - case.log_base)
@@ -77,12 +83,18 @@ def _satisfied(case: Case) -> np.ndarray:
     return case.log_score >= np.sort(case.log_score)[-2]
 
 
+@CLAIMS.once("targets", "GDC pointwise: Z = a(b = 1)", test="test_pointwise")
 def _pointwise_z(case: Case) -> Comparison:
     satisfied = _satisfied(case)
     log_z = exact_log_partition(constrained(case.log_base, satisfied))
     return Comparison(np.exp(log_z), np.asarray(np.sum(np.exp(case.log_base)[satisfied])))
 
 
+@CLAIMS.once(
+    "targets",
+    "GDC pointwise: the limit beta -> 0 of RLHF with r = b, over e^{1/beta}",
+    test="test_pointwise",
+)
 def _pointwise_limit(case: Case) -> Comparison:
     satisfied = _satisfied(case)
     beta = 1e-2  # e^{-1/beta} = 4e-44: what is excluded weighs nothing beside rounding
@@ -104,6 +116,9 @@ def _fitted(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return fit.multipliers, log_probs(exponential_family(case.log_base, features, fit.multipliers))
 
 
+@CLAIMS.once(
+    "targets", "GDC distributional: E_p[phi] = mu at the fitted lambda", test="test_moments"
+)
 def _moments(case: Case) -> Comparison:
     features, moments = _features(case)
     _, log_fitted = _fitted(case)
@@ -111,6 +126,11 @@ def _moments(case: Case) -> Comparison:
     return Comparison(np.exp(log_fitted) @ features, moments, scale=1.0)
 
 
+@CLAIMS.once(
+    "targets",
+    "GDC distributional: KL(c||a) = KL(c||p) + KL(p||a) if E_c[phi] = mu",
+    test="test_moments",
+)
 def _pythagoras(case: Case) -> Comparison:
     _, log_fitted = _fitted(case)
     # The target of the case meets the moments, since they were taken from it.
@@ -120,6 +140,9 @@ def _pythagoras(case: Case) -> Comparison:
     return Comparison(first + second, whole)
 
 
+@CLAIMS.once(
+    "targets", "GDC distributional: p is the least KL(.||a) under the moments", test="test_moments"
+)
 def _projection(case: Case) -> Comparison:
     _, log_fitted = _fitted(case)
     features, _ = _features(case)
@@ -134,6 +157,11 @@ def _projection(case: Case) -> Comparison:
     return at_most(float(least), float(min(others)))
 
 
+@CLAIMS.once(
+    "targets",
+    "GDC distributional: the dual has gradient E_p[phi] - mu and Hessian Cov_p[phi]",
+    test="test_dual_derivatives",
+)
 def _dual_derivatives(case: Case) -> Comparison:
     features, moments = _features(case)
     multipliers, step = np.array([0.3, -0.8]), 1e-30
@@ -157,6 +185,11 @@ def _dual_derivatives(case: Case) -> Comparison:
     return Comparison(measured, predicted)
 
 
+@CLAIMS.once(
+    "targets",
+    "GDC distributional: one binary phi has lambda = log[mu(1-m)/(m(1-mu))]",
+    test="test_binary_multiplier",
+)
 def _binary_multiplier(case: Case) -> Comparison:
     feature = _satisfied(case).astype(float)
     moment, mean = 0.5, float(np.exp(case.log_base) @ feature)
@@ -166,11 +199,20 @@ def _binary_multiplier(case: Case) -> Comparison:
     return Comparison(fit.multipliers, np.array([closed]), scale=max(1.0, abs(closed)))
 
 
+@CLAIMS.once(
+    "targets", "DPG: grad KL(p||pi) = -E_pi[(p/pi) score]", test="test_dpg", divergence="forward_kl"
+)
 def _dpg(case: Case) -> Comparison:
     weighted = np.exp(case.log_policy) * np.exp(case.log_target - case.log_policy)
     return Comparison(-weighted @ case.scores, case.gradients["forward_kl"])
 
 
+@CLAIMS.once(
+    "targets",
+    "GDC++: its baseline B = Z is the centred signal of forward KL",
+    test="test_dpg",
+    divergence="forward_kl",
+)
 def _dpg_baseline(case: Case) -> Comparison:
     # GDC++ subtracts B = Z from the importance weight P/pi: that is Z times the centred signal.
     signal = score_signal(case.log_policy, case.log_target, divergence=FORWARD_KL)
@@ -178,6 +220,11 @@ def _dpg_baseline(case: Case) -> Comparison:
     return Comparison(z - np.exp(case.log_score - case.log_policy), z * signal)
 
 
+@CLAIMS.once(
+    "targets",
+    "conditional: contexts on a leading axis give E_c D_f(pi(.|c)||p_c)",
+    test="test_conditional",
+)
 def _conditional(case: Case) -> Comparison:
     # Three contexts on the leading axis: the distributions of the case in three orders.
     order = np.stack([np.roll(np.arange(case.log_policy.size), shift) for shift in range(3)])
@@ -197,70 +244,3 @@ def _conditional(case: Case) -> Comparison:
         for divergence in DIVERGENCES.values()
     ]
     return Comparison(np.array(together), np.array(apart))
-
-
-_CLAIMS: tuple[tuple[str, str | None, Callable[[Case], Comparison], str], ...] = (
-    (
-        "RLHF: E_pi[r] - beta KL(pi||a) = beta log Z - beta KL(pi||p)",
-        "reverse_kl",
-        _rlhf_value,
-        "test_rlhf",
-    ),
-    (
-        "RLHF: beta (-signal) = r - beta log(pi/a) - beta log Z, outcome by outcome",
-        "reverse_kl",
-        _rlhf_signal,
-        "test_rlhf",
-    ),
-    (
-        "RLHF: ascending the penalised reward is descending beta KL(pi||p)",
-        "reverse_kl",
-        _rlhf_gradient,
-        "test_rlhf",
-    ),
-    ("GDC pointwise: Z = a(b = 1)", None, _pointwise_z, "test_pointwise"),
-    (
-        "GDC pointwise: the limit beta -> 0 of RLHF with r = b, over e^{1/beta}",
-        None,
-        _pointwise_limit,
-        "test_pointwise",
-    ),
-    ("GDC distributional: E_p[phi] = mu at the fitted lambda", None, _moments, "test_moments"),
-    (
-        "GDC distributional: KL(c||a) = KL(c||p) + KL(p||a) if E_c[phi] = mu",
-        None,
-        _pythagoras,
-        "test_moments",
-    ),
-    (
-        "GDC distributional: p is the least KL(.||a) under the moments",
-        None,
-        _projection,
-        "test_moments",
-    ),
-    (
-        "GDC distributional: the dual has gradient E_p[phi] - mu and Hessian Cov_p[phi]",
-        None,
-        _dual_derivatives,
-        "test_dual_derivatives",
-    ),
-    (
-        "GDC distributional: one binary phi has lambda = log[mu(1-m)/(m(1-mu))]",
-        None,
-        _binary_multiplier,
-        "test_binary_multiplier",
-    ),
-    ("DPG: grad KL(p||pi) = -E_pi[(p/pi) score]", "forward_kl", _dpg, "test_dpg"),
-    (
-        "GDC++: its baseline B = Z is the centred signal of forward KL",
-        "forward_kl",
-        _dpg_baseline,
-        "test_dpg",
-    ),
-    (
-        "conditional: contexts on a leading axis give E_c D_f(pi(.|c)||p_c)",
-        None,
-        _conditional,
-        "test_conditional",
-    ),
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -12,47 +12,15 @@ from fdpg_ref import DIVERGENCES, FDivergence, exact_divergence, score_signal
 from toy.exact import exact_gradient
 from toy.oracle import GENERATORS, definition, gradient_of
 from toy.verify.cases import ALPHA, Case, cases
-from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, Record, at_most, record
+from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, at_most
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_theorem.py::"
+CLAIMS = Claims("tests/toy/test_theorem.py", cases, test="test_theorem")
 _STEP = 1e-30
 # A multiple of t - 1 that is added to f: it moves f' by itself and the divergence not at all.
 _TILT = 1.7
 # log of the factor by which Z is off.
 _ERROR = 0.7
-
-
-def theorem_records() -> Iterator[Record]:
-    """Yield the records of all claims of this module."""
-    for name in ("forward_kl", "reverse_kl"):
-        yield record(
-            "F13: Pinsker's inequality, 2 TV^2 <= KL, in both directions",
-            [_pinsker(case, DIVERGENCES[name]) for case in cases()],
-            divergence=name,
-            test_id=_TESTS + "test_theorem",
-        )
-    restricted = [i for i, case in enumerate(cases()) if len(case.problem.start) < 3]
-    for name, divergence in DIVERGENCES.items():
-        if divergence.curvature is None:
-            continue  # total variation has corners for optima, where no gradient vanishes
-        yield record(
-            "F5: outside the family, Z off by a constant moves the optimum, but alpha's stays",
-            [_optimum_outside(index, name) for index in restricted],
-            claimed=EXACT if name in ALPHA else BIASED,
-            divergence=name,
-            estimator="Z off by a constant, at the optimum of a restricted family",
-            test_id=_TESTS + "test_optimum_outside_the_family",
-        )
-    for claim, estimator, compare, claimed in _CLAIMS:
-        for name, divergence in DIVERGENCES.items():
-            yield record(
-                claim,
-                [compare(case, divergence) for case in cases()],
-                claimed=claimed(name),
-                divergence=name,
-                estimator=estimator,
-                test_id=_TESTS + "test_theorem",
-            )
 
 
 def textbook_slope(name: str, t: np.ndarray) -> np.ndarray:
@@ -78,12 +46,29 @@ def _ratio(case: Case) -> np.ndarray:
     return np.exp(case.log_policy - case.log_target)
 
 
+@CLAIMS.each(
+    "theorem",
+    "any generator f + c (t - 1) gives the same gradient, E_pi[f'(t) score]",
+    "textbook f' + 1.7",
+)
 def _any_generator(case: Case, divergence: FDivergence) -> Comparison:
     slope = textbook_slope(divergence.name, _ratio(case)) + _TILT
     mean = (np.exp(case.log_policy) * slope) @ case.scores
     return Comparison(mean, case.gradients[divergence.name])
 
 
+def _extra_verdict(name: str) -> str:
+    if name in ("reverse_kl", "total_variation"):
+        return EXACT
+    return PROPORTIONAL if name in ALPHA else BIASED
+
+
+@CLAIMS.each(
+    "theorem",
+    "a term for the dependence of f' on theta is wrong: times alpha, or biased",
+    "E_pi[(f' + t f'') score]",
+    claimed=_extra_verdict,
+)
 def _extra_term(case: Case, divergence: FDivergence) -> Comparison:
     # The derivative of f'(t) itself is t f''(t) score: a tempting term, and wrong.
     t = _ratio(case)
@@ -99,6 +84,11 @@ def _size(case: Case) -> float:
     return float(max(np.linalg.norm(gradient) for gradient in case.gradients.values()))
 
 
+@CLAIMS.each(
+    "theorem",
+    "the core's g is f(t) - f(1) - f'(1)(t - 1) of the textbook",
+    "normalised generator",
+)
 def _normalised(case: Case, divergence: FDivergence) -> Comparison:
     t = _ratio(case)
     u = np.log(t)
@@ -112,27 +102,41 @@ def _slope_at_one(name: str) -> float:
     return 0.0 if name == "total_variation" else float(textbook_slope(name, np.ones(1))[0])
 
 
+@CLAIMS.each("theorem", "p g(pi/p) is never negative", "terms of the sum: >= 0")
 def _nonnegative(case: Case, divergence: FDivergence) -> Comparison:
     u = np.linspace(-12.0, 12.0, 97) * case.log_policy[0]
     density = divergence.density(u + case.log_base[0], 0 * u + case.log_base[0])
     return at_most(-float(np.min(density)), 0.0)
 
 
+@CLAIMS.each("theorem", "every coefficient vanishes at pi = p", "signal at the target")
 def _vanishing(case: Case, divergence: FDivergence) -> Comparison:
     signal = score_signal(case.log_target, case.log_target, divergence=divergence)
     return Comparison(signal, np.zeros(signal.size), scale=1.0)
 
 
+@CLAIMS.each("F13", "D_f(p||p) = 0", "value at the target")
 def _zero_at_target(case: Case, divergence: FDivergence) -> Comparison:
     value = exact_divergence(case.log_target, case.log_target, divergence=divergence)
     return Comparison(value, np.asarray(0.0), scale=1.0)
 
 
+@CLAIMS.each(
+    "F13",
+    "D_f > 0 away from the target",
+    "value away from the target: zero",
+    claimed=BIASED,
+)
 def _positive_elsewhere(case: Case, divergence: FDivergence) -> Comparison:
     value = exact_divergence(case.log_policy, case.log_target, divergence=divergence)
     return Comparison(value, np.asarray(0.0), scale=1.0)
 
 
+@CLAIMS.each(
+    "F13",
+    "Pinsker's inequality, 2 TV^2 <= KL, in both directions",
+    where=lambda divergence: divergence.name in ("forward_kl", "reverse_kl"),
+)
 def _pinsker(case: Case, divergence: FDivergence) -> Comparison:
     logs = case.log_policy, case.log_target
     variation = float(exact_divergence(*logs, divergence=DIVERGENCES["total_variation"]))
@@ -140,6 +144,11 @@ def _pinsker(case: Case, divergence: FDivergence) -> Comparison:
     return at_most(2 * variation**2, bound)
 
 
+@CLAIMS.each(
+    "F5",
+    "Z off by a constant descends the divergence of f(ct)/c",
+    "Z off by a constant: f(ct)/c",
+)
 def _rescaled(case: Case, divergence: FDivergence) -> Comparison:
     """Compare a gradient under a wrong Z with that of the divergence of f(ct)/c."""
     signal = score_signal(case.log_policy, case.log_target - _ERROR, divergence=divergence)
@@ -156,6 +165,11 @@ def _rescaled(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(value, truth / factor, scale=scale)
 
 
+@CLAIMS.each(
+    "F5",
+    "Z off by a constant leaves the optimum pi = p where it is",
+    "Z off by a constant, at the target",
+)
 def _optimum_inside(case: Case, divergence: FDivergence) -> Comparison:
     signal = score_signal(case.log_target, case.log_target - _ERROR, divergence=divergence)
     probs = np.exp(case.log_target)
@@ -194,16 +208,36 @@ def optimum(index: int, name: str) -> np.ndarray:
     return root(gradient, near, tol=1e-14).x
 
 
-def _optimum_outside(index: int, name: str) -> Comparison:
-    case, theta = cases()[index], optimum(index, name)
+def _restricted() -> list[int]:
+    return [i for i, case in enumerate(cases()) if len(case.problem.start) < 3]
+
+
+@CLAIMS.each(
+    "F5",
+    "outside the family, Z off by a constant moves the optimum, but alpha's stays",
+    "Z off by a constant, at the optimum of a restricted family",
+    test="test_optimum_outside_the_family",
+    claimed=lambda name: EXACT if name in ALPHA else BIASED,
+    problems=_restricted,
+    # Total variation has corners for optima, where no gradient vanishes.
+    where=lambda divergence: divergence.curvature is not None,
+)
+def _optimum_outside(index: int, divergence: FDivergence) -> Comparison:
+    case, theta = cases()[index], optimum(index, divergence.name)
     family = case.problem.family
     log_policy, scores = family.log_probs(theta), family.score_matrix(theta)
-    signal = score_signal(log_policy, case.log_target - _ERROR, divergence=DIVERGENCES[name])
+    signal = score_signal(log_policy, case.log_target - _ERROR, divergence=divergence)
     terms = np.exp(log_policy) * np.abs(signal) @ np.abs(scores)
     value = (np.exp(log_policy) * signal) @ scores
     return Comparison(value, np.zeros(family.size), scale=float(np.linalg.norm(terms)))
 
 
+@CLAIMS.each(
+    "F5",
+    "around p, total variation loses its gradient altogether; the others keep it",
+    "Z off by a constant, near the target: zero",
+    claimed=lambda name: EXACT if name == "total_variation" else BIASED,
+)
 def _flat(case: Case, divergence: FDivergence) -> Comparison:
     """Return the gradient a quarter of the error away from the target, in every direction."""
     moved = case.log_target + _ERROR / 4 * np.cos(np.arange(case.log_target.size))
@@ -213,70 +247,3 @@ def _flat(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(
         (probs * signal) @ (np.eye(probs.size) - probs), np.zeros(probs.size), None, 1
     )
-
-
-def _extra_verdict(name: str) -> str:
-    if name in ("reverse_kl", "total_variation"):
-        return EXACT
-    return PROPORTIONAL if name in ALPHA else BIASED
-
-
-_CLAIMS: tuple[
-    tuple[str, str, Callable[[Case, FDivergence], Comparison], Callable[[str], str]], ...
-] = (
-    (
-        "theorem: any generator f + c (t - 1) gives the same gradient, E_pi[f'(t) score]",
-        "textbook f' + 1.7",
-        _any_generator,
-        lambda name: EXACT,
-    ),
-    (
-        "theorem: a term for the dependence of f' on theta is wrong: times alpha, or biased",
-        "E_pi[(f' + t f'') score]",
-        _extra_term,
-        _extra_verdict,
-    ),
-    (
-        "theorem: the core's g is f(t) - f(1) - f'(1)(t - 1) of the textbook",
-        "normalised generator",
-        _normalised,
-        lambda name: EXACT,
-    ),
-    (
-        "theorem: p g(pi/p) is never negative",
-        "terms of the sum: >= 0",
-        _nonnegative,
-        lambda name: EXACT,
-    ),
-    (
-        "theorem: every coefficient vanishes at pi = p",
-        "signal at the target",
-        _vanishing,
-        lambda name: EXACT,
-    ),
-    ("F13: D_f(p||p) = 0", "value at the target", _zero_at_target, lambda name: EXACT),
-    (
-        "F13: D_f > 0 away from the target",
-        "value away from the target: zero",
-        _positive_elsewhere,
-        lambda name: BIASED,
-    ),
-    (
-        "F5: Z off by a constant descends the divergence of f(ct)/c",
-        "Z off by a constant: f(ct)/c",
-        _rescaled,
-        lambda name: EXACT,
-    ),
-    (
-        "F5: Z off by a constant leaves the optimum pi = p where it is",
-        "Z off by a constant, at the target",
-        _optimum_inside,
-        lambda name: EXACT,
-    ),
-    (
-        "F5: around p, total variation loses its gradient altogether; the others keep it",
-        "Z off by a constant, near the target: zero",
-        _flat,
-        lambda name: EXACT if name == "total_variation" else BIASED,
-    ),
-)

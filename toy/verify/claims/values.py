@@ -5,13 +5,9 @@ Also F12, which is about a gradient but needs the value of f: the reward -f(t)/t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
-
 import numpy as np
 
 from fdpg_ref import (
-    DIVERGENCES,
     FDivergence,
     divergence_terms,
     dual,
@@ -23,9 +19,10 @@ from fdpg_ref import (
 from toy.exact import batch_expectation
 from toy.oracle import GENERATORS, definition
 from toy.verify.cases import Case, cases
-from toy.verify.records import BIASED, EXACT, Comparison, Record, at_most, record
+from toy.verify.records import BIASED, EXACT, Comparison, at_most
+from toy.verify.register import Claims
 
-_TESTS = "tests/toy/test_values.py::"
+CLAIMS = Claims("tests/toy/test_values.py", cases)
 
 # Any multiplier of the control variate is unbiased; this one is neither zero nor best.
 _MULTIPLIER = 0.3
@@ -34,46 +31,36 @@ _MULTIPLIER = 0.3
 _NEARLY = 1e-12
 
 
-class ValueClaim(NamedTuple):
-    """A claim about each divergence: statement, estimator, how to compare, guarding test."""
-
-    claim: str
-    estimator: str | None
-    compare: Callable[[Case, FDivergence], Comparison]
-    test: str
-    verdict: Callable[[str], str] = lambda name: EXACT
-
-
-def value_records() -> Iterator[Record]:
-    """Yield the records of all claims about values."""
-    for claim in VALUE_CLAIMS:
-        for name, divergence in DIVERGENCES.items():
-            if claim.compare is _second_order and divergence.curvature is None:
-                continue  # total variation has a kink at t = 1 and no second order
-            yield record(
-                claim.claim,
-                [claim.compare(case, divergence) for case in cases()],
-                claimed=claim.verdict(name),
-                divergence=name,
-                estimator=claim.estimator,
-                test_id=_TESTS + claim.test,
-            )
-
-
+@CLAIMS.each(
+    "definition", "the core's D_f is sum p f(pi/p) of the textbook", test="test_definition"
+)
 def _defined(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(_exact(case, divergence), _definition(case, divergence))
 
 
+@CLAIMS.each("definition", "the dual divergence swaps policy and target", test="test_dual")
 def _dual(case: Case, divergence: FDivergence) -> Comparison:
     swapped = exact_divergence(case.log_target, case.log_policy, divergence=dual(divergence))
     return Comparison(swapped, _definition(case, divergence))
 
 
+@CLAIMS.each(
+    "F8",
+    "p g(pi/p)/q from samples of any q has mean D_f",
+    "divergence terms",
+    test="test_divergence_terms",
+)
 def _importance_terms(case: Case, divergence: FDivergence) -> Comparison:
     terms = divergence_terms(case.log_policy, case.log_target, case.log_base, divergence=divergence)
     return Comparison(np.exp(case.log_base) @ terms, _definition(case, divergence))
 
 
+@CLAIMS.each(
+    "F8",
+    "the estimate of D_f from a batch of any q is unbiased",
+    "divergence estimate",
+    test="test_divergence_estimate",
+)
 def _estimate(case: Case, divergence: FDivergence) -> Comparison:
     def mean_of_batch(drawn: np.ndarray) -> np.ndarray:
         logs = case.log_policy[drawn], case.log_target[drawn], case.log_base[drawn]
@@ -83,6 +70,12 @@ def _estimate(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(value, _definition(case, divergence))
 
 
+@CLAIMS.each(
+    "F8",
+    "the squared standard error of that estimate is unbiased for its variance",
+    "its squared standard error",
+    test="test_divergence_estimate",
+)
 def _squared_error(case: Case, divergence: FDivergence) -> Comparison:
     def squared_error_of_batch(drawn: np.ndarray) -> np.ndarray:
         logs = case.log_policy[drawn], case.log_target[drawn], case.log_base[drawn]
@@ -94,12 +87,24 @@ def _squared_error(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(batch_expectation(case.log_base, 3, squared_error_of_batch), variance / 3)
 
 
+@CLAIMS.each(
+    "F8",
+    "g(t)/t + lam (1 - 1/t) from samples of pi has mean D_f for every lam",
+    "k3 for every f",
+    test="test_control_variate",
+)
 def _control_variate(case: Case, divergence: FDivergence) -> Comparison:
     value, inverse = _inverse_terms(case, divergence)
     terms = value + _MULTIPLIER * (1 - inverse)
     return Comparison(np.exp(case.log_policy) @ terms, _definition(case, divergence))
 
 
+@CLAIMS.each(
+    "F8",
+    "its variance is least at lam = Cov(g/t, 1/t)/Var(1/t)",
+    "k3 for every f: best lam",
+    test="test_control_variate",
+)
 def _best_control_variate(case: Case, divergence: FDivergence) -> Comparison:
     probs = np.exp(case.log_policy)
     value, inverse = _inverse_terms(case, divergence)
@@ -116,10 +121,17 @@ def _best_control_variate(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(np.array([low, high]), np.full(2, least + rise))
 
 
+@CLAIMS.each(
+    "F11",
+    "D_f/(g''(1) KL) -> 1 as pi -> p",
+    test="test_second_order",
+    # Total variation has a kink at t = 1 and no second order.
+    where=lambda divergence: divergence.curvature is not None,
+)
 def _second_order(case: Case, divergence: FDivergence) -> Comparison:
     target = np.exp(case.log_target)
     direction = np.where(np.arange(target.size) % 2, 1.0, -0.5)
-    assert divergence.curvature is not None  # value_records passes over the kink
+    assert divergence.curvature is not None  # by the "where" of the claim
     moved = target * (1 + _NEARLY * (direction - target @ direction))
     value = exact_divergence_from_probabilities(moved, target, divergence=divergence)
     # To second order KL is half the variance of the log-ratio (its mean is of second order itself,
@@ -129,18 +141,27 @@ def _second_order(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(value / divergence.curvature, kl)
 
 
+@CLAIMS.each(
+    "F12",
+    "the reward -f(t)/t alone is not enough (but for reverse KL)",
+    "reward -f/t",
+    test="test_reward_alone",
+    claimed=lambda name: EXACT if name == "reverse_kl" else BIASED,
+)
 def _reward_alone(case: Case, divergence: FDivergence) -> Comparison:
     reward, _ = _textbook_reward(case, divergence)
     mean = (np.exp(case.log_policy) * reward) @ case.scores
     return Comparison(mean, case.gradients[divergence.name])
 
 
+@CLAIMS.each("F12", "... with t (f/t)' it is", "reward -f/t - t (f/t)'", test="test_reward_alone")
 def _reward_and_derivative(case: Case, divergence: FDivergence) -> Comparison:
     reward, derivative = _textbook_reward(case, divergence)
     mean = (np.exp(case.log_policy) * (reward + derivative)) @ case.scores
     return Comparison(mean, case.gradients[divergence.name])
 
 
+@CLAIMS.each("F13", "merging outcomes never increases D_f", test="test_inequalities")
 def _merged(case: Case, divergence: FDivergence) -> Comparison:
     logs = case.log_policy, case.log_target
     merged = [np.append(log[:-2], np.logaddexp(log[-2], log[-1])) for log in logs]
@@ -148,6 +169,7 @@ def _merged(case: Case, divergence: FDivergence) -> Comparison:
     return at_most(float(coarse), float(_exact(case, divergence)))
 
 
+@CLAIMS.each("F13", "splitting and permuting leave D_f alone", test="test_inequalities")
 def _split(case: Case, divergence: FDivergence) -> Comparison:
     logs = case.log_policy, case.log_target
     # Each outcome falls in two with the same odds in both distributions, in another order.
@@ -156,6 +178,7 @@ def _split(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(exact_divergence(*halves, divergence=divergence), _exact(case, divergence))
 
 
+@CLAIMS.each("F13", "D_f is jointly convex", test="test_inequalities")
 def _mixed(case: Case, divergence: FDivergence) -> Comparison:
     weight = 0.3
     mixtures = [
@@ -167,6 +190,7 @@ def _mixed(case: Case, divergence: FDivergence) -> Comparison:
     return at_most(float(exact_divergence(*mixtures, divergence=divergence)), float(bound))
 
 
+@CLAIMS.each("F13", "D_f is at most g(0) + g'(inf)", test="test_inequalities")
 def _bounded(case: Case, divergence: FDivergence) -> Comparison:
     bound = divergence.value_at_zero + divergence.slope_at_infinity
     return at_most(float(_exact(case, divergence)), bound)
@@ -193,59 +217,3 @@ def _textbook_reward(case: Case, divergence: FDivergence) -> tuple[np.ndarray, n
     moved = t * (1 + 1j * step)
     ratio = GENERATORS[divergence.name](moved) / moved
     return np.real(ratio), np.imag(ratio) / step
-
-
-VALUE_CLAIMS: tuple[ValueClaim, ...] = (
-    ValueClaim(
-        "the core's D_f is sum p f(pi/p) of the textbook", None, _defined, "test_definition"
-    ),
-    ValueClaim("the dual divergence swaps policy and target", None, _dual, "test_dual"),
-    ValueClaim(
-        "F8: p g(pi/p)/q from samples of any q has mean D_f",
-        "divergence terms",
-        _importance_terms,
-        "test_divergence_terms",
-    ),
-    ValueClaim(
-        "F8: the estimate of D_f from a batch of any q is unbiased",
-        "divergence estimate",
-        _estimate,
-        "test_divergence_estimate",
-    ),
-    ValueClaim(
-        "F8: the squared standard error of that estimate is unbiased for its variance",
-        "its squared standard error",
-        _squared_error,
-        "test_divergence_estimate",
-    ),
-    ValueClaim(
-        "F8: g(t)/t + lam (1 - 1/t) from samples of pi has mean D_f for every lam",
-        "k3 for every f",
-        _control_variate,
-        "test_control_variate",
-    ),
-    ValueClaim(
-        "F8: its variance is least at lam = Cov(g/t, 1/t)/Var(1/t)",
-        "k3 for every f: best lam",
-        _best_control_variate,
-        "test_control_variate",
-    ),
-    ValueClaim("F11: D_f/(g''(1) KL) -> 1 as pi -> p", None, _second_order, "test_second_order"),
-    ValueClaim(
-        "F12: the reward -f(t)/t alone is not enough (but for reverse KL)",
-        "reward -f/t",
-        _reward_alone,
-        "test_reward_alone",
-        verdict=lambda name: EXACT if name == "reverse_kl" else BIASED,
-    ),
-    ValueClaim(
-        "F12: ... with t (f/t)' it is",
-        "reward -f/t - t (f/t)'",
-        _reward_and_derivative,
-        "test_reward_alone",
-    ),
-    ValueClaim("F13: merging outcomes never increases D_f", None, _merged, "test_inequalities"),
-    ValueClaim("F13: splitting and permuting leave D_f alone", None, _split, "test_inequalities"),
-    ValueClaim("F13: D_f is jointly convex", None, _mixed, "test_inequalities"),
-    ValueClaim("F13: D_f is at most g(0) + g'(inf)", None, _bounded, "test_inequalities"),
-)

@@ -122,7 +122,7 @@ def _estimator_table(records: Sequence[Record]) -> Table:
         rows.setdefault(str(r.estimator), {})[str(r.divergence)] = r
     fact = ""
     for estimator, cells in rows.items():
-        opening = next(iter(cells.values())).claim.split(":")[0]
+        opening = next(iter(cells.values())).fact
         # F1 to F3 are one story: a sample, a baseline, a better baseline.
         opening = "F1" if opening in ("F2", "F3") else opening
         if opening != fact:

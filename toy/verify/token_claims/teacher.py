@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fdpg_ref import REVERSE_KL, exact_divergence, log_softmax
-from toy.verify.records import BIASED, EXACT, Comparison, Record, at_most, record
+from toy.verify.records import BIASED, Comparison, at_most
+from toy.verify.register import Claims
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_TESTS = "tests/toy/test_teacher.py::"
 _SEED = 20240613
 _PROBLEM_COUNT = 12
 _OUTCOMES, _KEPT = 7, 3
@@ -34,18 +34,6 @@ class Pupil(NamedTuple):
     student: Float[np.ndarray, " k"]
 
 
-def teacher_records() -> Iterator[Record]:
-    """Yield the records of all claims about top-k losses."""
-    for claim, estimator, compare, claimed in _CLAIMS:
-        yield record(
-            claim,
-            [compare(pupil) for pupil in pupils()],
-            claimed=claimed,
-            estimator=estimator,
-            test_id=_TESTS + "test_top_k",
-        )
-
-
 @cache
 def pupils() -> tuple[Pupil, ...]:
     """Return random teachers and students, far from each other."""
@@ -57,6 +45,9 @@ def pupils() -> tuple[Pupil, ...]:
         )
         for _ in range(_PROBLEM_COUNT)
     )
+
+
+CLAIMS = Claims("tests/toy/test_teacher.py", pupils, test="test_top_k")
 
 
 def student_terms(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
@@ -105,6 +96,11 @@ def _nonnegative(loss: Callable) -> Callable[[Pupil], Comparison]:
     return compare
 
 
+@CLAIMS.once(
+    "F15",
+    "renormalised within the top-k, any mass outside it is stationary too",
+    "top-k, renormalised, away from the teacher",
+)
 def _not_unique(pupil: Pupil) -> Comparison:
     # The student keeps the proportions within the top-k and empties it by one nat.
     shift = np.where(np.arange(_OUTCOMES) < _KEPT, -1.0, 0.0)
@@ -113,6 +109,11 @@ def _not_unique(pupil: Pupil) -> Comparison:
     return Comparison(gradient, np.zeros(_OUTCOMES), scale=1.0)
 
 
+@CLAIMS.once(
+    "F15",
+    "top-k with a tail bucket is at most the whole KL (merging outcomes)",
+    "top-k and tail: at most the whole KL",
+)
 def _below_the_whole(pupil: Pupil) -> Comparison:
     student, teacher = np.exp(pupil.student), np.exp(pupil.teacher)
     whole = float(exact_divergence(pupil.student, pupil.teacher, divergence=REVERSE_KL))
@@ -125,65 +126,23 @@ def _gradient(loss: Callable, student: np.ndarray, teacher: np.ndarray) -> np.nd
     return np.imag([loss(np.exp(s) / np.sum(np.exp(s)), teacher) for s in steps]) / _STEP
 
 
-_CLAIMS: tuple[tuple[str, str, Callable[[Pupil], Comparison], str], ...] = (
+for _order, _terms, _stationary, _negative in (
     (
-        "F15: a top-k KL(student||teacher) does not have the teacher as a stationary point",
-        "top-k KL(student||teacher)",
-        _at_the_teacher(student_terms),
-        BIASED,
+        "KL(student||teacher)",
+        student_terms,
+        "a {} does not have the teacher as a stationary point",
+        "a {} goes negative",
     ),
-    (
-        "F15: nor does a top-k KL(teacher||student)",
-        "top-k KL(teacher||student)",
-        _at_the_teacher(teacher_terms),
-        BIASED,
-    ),
-    (
-        "F15: a top-k KL(student||teacher) goes negative",
-        "top-k KL(student||teacher): value >= 0",
-        _nonnegative(student_terms),
-        BIASED,
-    ),
-    (
-        "F15: so does a top-k KL(teacher||student)",
-        "top-k KL(teacher||student): value >= 0",
-        _nonnegative(teacher_terms),
-        BIASED,
-    ),
-    (
-        "F15: with one tail bucket the gradient at the teacher is zero, KL(student||teacher)",
-        "top-k and tail, KL(student||teacher)",
-        _at_the_teacher(with_tail(student_terms)),
-        EXACT,
-    ),
-    (
-        "F15: with one tail bucket the gradient at the teacher is zero, KL(teacher||student)",
-        "top-k and tail, KL(teacher||student)",
-        _at_the_teacher(with_tail(teacher_terms)),
-        EXACT,
-    ),
-    (
-        "F15: with one tail bucket no value is negative, KL(student||teacher)",
-        "top-k and tail, KL(student||teacher): value >= 0",
-        _nonnegative(with_tail(student_terms)),
-        EXACT,
-    ),
-    (
-        "F15: with one tail bucket no value is negative, KL(teacher||student)",
-        "top-k and tail, KL(teacher||student): value >= 0",
-        _nonnegative(with_tail(teacher_terms)),
-        EXACT,
-    ),
-    (
-        "F15: top-k with a tail bucket is at most the whole KL (merging outcomes)",
-        "top-k and tail: at most the whole KL",
-        _below_the_whole,
-        EXACT,
-    ),
-    (
-        "F15: renormalised within the top-k, any mass outside it is stationary too",
-        "top-k, renormalised, away from the teacher",
-        _not_unique,
-        EXACT,
-    ),
-)
+    ("KL(teacher||student)", teacher_terms, "nor does a {}", "so does a {}"),
+):
+    _cut, _whole = f"top-k {_order}", f"top-k and tail, {_order}"
+    CLAIMS.once("F15", _stationary.format(_cut), _cut, claimed=BIASED)(_at_the_teacher(_terms))
+    CLAIMS.once("F15", _negative.format(_cut), f"{_cut}: value >= 0", claimed=BIASED)(
+        _nonnegative(_terms)
+    )
+    CLAIMS.once(
+        "F15", f"with one tail bucket the gradient at the teacher is zero, {_order}", _whole
+    )(_at_the_teacher(with_tail(_terms)))
+    CLAIMS.once(
+        "F15", f"with one tail bucket no value is negative, {_order}", f"{_whole}: value >= 0"
+    )(_nonnegative(with_tail(_terms)))

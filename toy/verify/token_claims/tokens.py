@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,29 +14,17 @@ from toy.categorical import log_probs
 from toy.estimators.composition import Composition
 from toy.estimators.estimates import Tokens, World
 from toy.sequences import TabularFamily
-from toy.verify.records import BIASED, EXACT, Comparison, Record, at_most, record
-from toy.verify.token_claims.sequences import Pair, pairs
+from toy.verify.records import BIASED, Comparison, at_most
+from toy.verify.register import Claims
+from toy.verify.token_claims.sequences import Pair, pair_of, pairs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_TESTS = "tests/toy/test_tokens.py::"
+CLAIMS = Claims("tests/toy/test_tokens.py", pairs)
 # Behaviour policy of stale samples: the policy's table, moved; and a cut of the vocabulary.
 _MOVED = 0.6
 _KEPT = 2
-
-
-def token_records() -> Iterator[Record]:
-    """Yield the records of all claims of this module."""
-    for claim, estimator, compare, claimed, test in _CLAIMS:
-        yield record(
-            claim,
-            [compare(pair) for pair in pairs()],
-            claimed=claimed,
-            divergence="reverse_kl",
-            estimator=estimator,
-            test_id=_TESTS + test,
-        )
 
 
 def world_of(pair: Pair) -> World:
@@ -62,11 +50,25 @@ def _mean(pair: Pair, **choices: Any) -> np.ndarray:
     return Composition("reverse_kl", **choices).moments(world_of(pair)).mean
 
 
+@CLAIMS.once(
+    "F9",
+    "reward-to-go with a leave-one-out baseline a position is unbiased",
+    "token k1, reward-to-go, LOO baseline",
+    test="test_ratios",
+    divergence="reverse_kl",
+)
 def _to_go(pair: Pair) -> Comparison:
     mean = _mean(pair, level="to_go", baseline="leave_one_out", n=2)
     return Comparison(mean, pair.gradient("reverse_kl"))
 
 
+@CLAIMS.once(
+    "F9",
+    "off-policy, the sequence ratio pi/q keeps it unbiased",
+    "token k1, stale, sequence ratio",
+    test="test_ratios",
+    divergence="reverse_kl",
+)
 def _sequence_ratio(pair: Pair) -> Comparison:
     mean = _mean(pair, level="to_go", baseline="leave_one_out", proposal="base", n=2)
     return Comparison(mean, pair.gradient("reverse_kl"))
@@ -83,10 +85,26 @@ def _token_weighted(pair: Pair, weigh: Callable[[np.ndarray], np.ndarray]) -> Co
     return Comparison(value, pair.gradient("reverse_kl"))
 
 
+@CLAIMS.once(
+    "F9",
+    "off-policy, each token's own ratio does not",
+    "token k1, stale, token ratio",
+    test="test_ratios",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _token_ratio(pair: Pair) -> Comparison:
     return _token_weighted(pair, np.exp)
 
 
+@CLAIMS.once(
+    "F9",
+    "off-policy, nor does the mean ratio of the tokens (geometric)",
+    "token k1, stale, mean ratio",
+    test="test_ratios",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _mean_ratio(pair: Pair) -> Comparison:
     lengths = pair.family.sequences.lengths[:, None]
 
@@ -97,6 +115,13 @@ def _mean_ratio(pair: Pair) -> Comparison:
     return _token_weighted(pair, geometric_mean)
 
 
+@CLAIMS.once(
+    "F9",
+    "off-policy, each k1 with the product of the ratios up to it is unbiased",
+    "token k1, stale, per-decision ratio",
+    test="test_ratios",
+    divergence="reverse_kl",
+)
 def _per_decision(pair: Pair) -> Comparison:
     # Each token's k1 needs the ratio of what led to it only: prod_{s <= t} r_s.
     stale = behaviour(pair)
@@ -109,6 +134,14 @@ def _per_decision(pair: Pair) -> Comparison:
     return Comparison(value, pair.gradient("reverse_kl"))
 
 
+@CLAIMS.once(
+    "sequences",
+    "ends: without the end token's factor, probabilities do not sum to one",
+    "end token not scored: total mass",
+    test="test_ends",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _without_end(pair: Pair) -> Comparison:
     tokens, _, _, _ = pair.family.sequences
     by_token = pair.family.token_log_probs(pair.policy)
@@ -117,6 +150,14 @@ def _without_end(pair: Pair) -> Comparison:
     return Comparison(np.asarray(np.sum(masses)), np.asarray(1.0))
 
 
+@CLAIMS.once(
+    "sequences",
+    "ends: without the end token's score, the gradient is biased",
+    "end token not scored: gradient",
+    test="test_ends",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _end_gradient(pair: Pair) -> Comparison:
     # Masked like padding, the end token has no score: the policy never learns when to stop.
     tokens, _, _, _ = pair.family.sequences
@@ -126,12 +167,28 @@ def _end_gradient(pair: Pair) -> Comparison:
     return Comparison(value, pair.gradient("reverse_kl"))
 
 
+@CLAIMS.once(
+    "F10",
+    "under 1/length weights the leave-one-out baseline is biased as well",
+    "1/length, LOO baseline",
+    test="test_lengths",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _loo_per_length(pair: Pair) -> Comparison:
     choices = {"level": "per_length", "n": 2}
     with_baseline = _mean(pair, baseline="leave_one_out", **choices)
     return Comparison(with_baseline, _mean(pair, **choices))
 
 
+@CLAIMS.once(
+    "F10",
+    "the 1/length gradient is not parallel to grad KL",
+    "1/length, no baseline, after the best scaling",
+    test="test_lengths",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _per_length(pair: Pair) -> Comparison:
     # Not even parallel: scaled as well as can be, a part remains.
     value, gradient = _mean(pair, level="per_length", n=1), pair.gradient("reverse_kl")
@@ -177,27 +234,64 @@ def cut_of(pair: Pair) -> Cut:
     )
 
 
+@CLAIMS.once(
+    "sequences",
+    "truncated sampling: pi over the sampler is the kept mass, prefix by prefix",
+    "top-k samples: ratio",
+    test="test_truncated_sampling",
+    divergence="reverse_kl",
+)
 def _cut_ratio(pair: Pair) -> Comparison:
     cut = cut_of(pair)
     return Comparison(cut.probs / cut.masses, cut.kept_mass)
 
 
+@CLAIMS.once(
+    "sequences",
+    "truncated sampling: the mean ratio is the mass of pi on what is ever drawn",
+    "top-k samples: mean ratio",
+    test="test_truncated_sampling",
+    divergence="reverse_kl",
+)
 def _cut_mean_ratio(pair: Pair) -> Comparison:
     cut = cut_of(pair)
     # The mean over the sampler of the kept mass of each prefix.
     return Comparison(cut.masses @ cut.kept_mass, np.asarray(np.sum(cut.probs)))
 
 
+@CLAIMS.once(
+    "sequences",
+    "truncated sampling: so the mean ratio is not one",
+    "top-k samples: mean ratio against one",
+    test="test_truncated_sampling",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _cut_unit(pair: Pair) -> Comparison:
     cut = cut_of(pair)
     return Comparison(cut.masses @ (cut.probs / cut.masses), np.asarray(1.0))
 
 
+@CLAIMS.once(
+    "sequences",
+    "truncated sampling: under the full softmax the mean score is not zero",
+    "top-k samples: E[score of pi]",
+    test="test_truncated_sampling",
+    claimed=BIASED,
+    divergence="reverse_kl",
+)
 def _cut_score(pair: Pair) -> Comparison:
     cut = cut_of(pair)
     return Comparison(cut.masses @ cut.scores, np.zeros(pair.policy.size), scale=1.0)
 
 
+@CLAIMS.once(
+    "sequences",
+    "truncated sampling: scored by the law it was drawn from, it is",
+    "top-k samples: E[score of the sampler]",
+    test="test_truncated_sampling",
+    divergence="reverse_kl",
+)
 def _cut_own_score(pair: Pair) -> Comparison:
     cut = cut_of(pair)
     return Comparison(cut.masses @ cut.own_scores, np.zeros(pair.policy.size), scale=1.0)
@@ -211,12 +305,6 @@ def _prefix_values(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         log_probs(family.table(theta))[prefix] for theta in (pair.policy, pair.reference)
     )
     return per_prefix_kl(policy, reference, mask), np.sum(pair.token_ratios, axis=-1)
-
-
-def _prefix_mean(pair: Pair) -> Comparison:
-    per_prefix, _ = _prefix_values(pair)
-    truth = exact_divergence(*pair.log_probs(), divergence=REVERSE_KL)
-    return Comparison(pair.probs @ per_prefix, truth)
 
 
 def variance_ratio(pair: Pair) -> float:
@@ -246,135 +334,32 @@ def counterexamples() -> tuple[Pair, ...]:
         same = [[0.0, 0.3, never]] * 2
         tables = [np.concatenate(rows) for rows in zip(first, after_a, same, strict=True)]
         policy, reference = (table.astype(float) for table in tables)
-        found.append(
-            Pair(
-                family=family,
-                policy=policy,
-                reference=reference,
-                token_ratios=family.token_log_probs(policy) - family.token_log_probs(reference),
-                token_scores=family.token_scores(policy),
-                probs=np.exp(family.log_probs(policy)),
-            )
-        )
+        found.append(pair_of(family, policy, reference))
     return tuple(found)
 
 
-def prefix_records() -> Iterator[Record]:
-    """Yield the records about the variance of the per-prefix KL: usually less, not always."""
-    yield record(
-        "F9: the core's per-prefix KL has mean KL(pi||p)",
-        [_prefix_mean(pair) for pair in (*pairs(), *counterexamples())],
-        divergence="reverse_kl",
-        estimator="per_prefix_kl",
-        test_id=_TESTS + "test_per_prefix_kl",
-    )
-    yield record(
-        "F9: its variance is at most that of the sum of k1: false where tokens offset each other",
-        [at_most(variance_ratio(pair), 1.0) for pair in counterexamples()],
-        claimed=BIASED,
-        divergence="reverse_kl",
-        estimator="per_prefix_kl: variance, counterexample",
-        test_id=_TESTS + "test_per_prefix_kl",
-    )
-
-
-_CLAIMS: tuple[tuple[str, str, Callable[[Pair], Comparison], str, str], ...] = (
-    (
-        "F9: reward-to-go with a leave-one-out baseline a position is unbiased",
-        "token k1, reward-to-go, LOO baseline",
-        _to_go,
-        EXACT,
-        "test_ratios",
-    ),
-    (
-        "F9: off-policy, the sequence ratio pi/q keeps it unbiased",
-        "token k1, stale, sequence ratio",
-        _sequence_ratio,
-        EXACT,
-        "test_ratios",
-    ),
-    (
-        "F9: off-policy, each token's own ratio does not",
-        "token k1, stale, token ratio",
-        _token_ratio,
-        BIASED,
-        "test_ratios",
-    ),
-    (
-        "F9: off-policy, nor does the mean ratio of the tokens (geometric)",
-        "token k1, stale, mean ratio",
-        _mean_ratio,
-        BIASED,
-        "test_ratios",
-    ),
-    (
-        "F9: off-policy, each k1 with the product of the ratios up to it is unbiased",
-        "token k1, stale, per-decision ratio",
-        _per_decision,
-        EXACT,
-        "test_ratios",
-    ),
-    (
-        "ends: without the end token's factor, probabilities do not sum to one",
-        "end token not scored: total mass",
-        _without_end,
-        BIASED,
-        "test_ends",
-    ),
-    (
-        "ends: without the end token's score, the gradient is biased",
-        "end token not scored: gradient",
-        _end_gradient,
-        BIASED,
-        "test_ends",
-    ),
-    (
-        "F10: under 1/length weights the leave-one-out baseline is biased as well",
-        "1/length, LOO baseline",
-        _loo_per_length,
-        BIASED,
-        "test_lengths",
-    ),
-    (
-        "F10: the 1/length gradient is not parallel to grad KL",
-        "1/length, no baseline, after the best scaling",
-        _per_length,
-        BIASED,
-        "test_lengths",
-    ),
-    (
-        "truncated sampling: pi over the sampler is the kept mass, prefix by prefix",
-        "top-k samples: ratio",
-        _cut_ratio,
-        EXACT,
-        "test_truncated_sampling",
-    ),
-    (
-        "truncated sampling: the mean ratio is the mass of pi on what is ever drawn",
-        "top-k samples: mean ratio",
-        _cut_mean_ratio,
-        EXACT,
-        "test_truncated_sampling",
-    ),
-    (
-        "truncated sampling: so the mean ratio is not one",
-        "top-k samples: mean ratio against one",
-        _cut_unit,
-        BIASED,
-        "test_truncated_sampling",
-    ),
-    (
-        "truncated sampling: under the full softmax the mean score is not zero",
-        "top-k samples: E[score of pi]",
-        _cut_score,
-        BIASED,
-        "test_truncated_sampling",
-    ),
-    (
-        "truncated sampling: scored by the law it was drawn from, it is",
-        "top-k samples: E[score of the sampler]",
-        _cut_own_score,
-        EXACT,
-        "test_truncated_sampling",
-    ),
+@CLAIMS.once(
+    "F9",
+    "the core's per-prefix KL has mean KL(pi||p)",
+    "per_prefix_kl",
+    test="test_per_prefix_kl",
+    divergence="reverse_kl",
+    problems=lambda: (*pairs(), *counterexamples()),
 )
+def _prefix_mean(pair: Pair) -> Comparison:
+    per_prefix, _ = _prefix_values(pair)
+    truth = exact_divergence(*pair.log_probs(), divergence=REVERSE_KL)
+    return Comparison(pair.probs @ per_prefix, truth)
+
+
+@CLAIMS.once(
+    "F9",
+    "its variance is at most that of the sum of k1: false where tokens offset each other",
+    "per_prefix_kl: variance, counterexample",
+    test="test_per_prefix_kl",
+    claimed=BIASED,
+    divergence="reverse_kl",
+    problems=counterexamples,
+)
+def _prefix_variance(pair: Pair) -> Comparison:
+    return at_most(variance_ratio(pair), 1.0)
