@@ -2,9 +2,9 @@
 
 Every kernel is a function of the log-ratio u = log pi - log p (never of t = e^u), or of the two
 log-probabilities, and is free of branches: both sides of a ``where`` are computed, and the side
-that is not taken gets a harmless argument ("double where"), so that neither warnings nor autograd
-see it. Error bounds in ulp stand in ``tests/core/test_ulp.py``; ``python -m benchmarks.accuracy``
-measures them.
+that is not taken gets a harmless argument ("double where"), so that it causes no warning and no NaN
+gradient. Error bounds in ulp are in ``tests/core/test_ulp.py``; ``python -m benchmarks.accuracy``
+measures the errors.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def log_ratio(policy: Float[Array, "*batch n"], target: Float[Array, "*batch n"]
     """Return u = log(policy / target) from *linear* probabilities, without cancellation.
 
     The policy is bounded to b within [2/3, 3/2] of the target, and u = log(b / target) +
-    log(policy / b). The first is log1p((b - target) / target), whose subtraction is exact; the
-    difference of two rounded logarithms would lose everything below 1e-16. The second is exactly
-    zero inside the bounds.
+    log(policy / b). The first term is log1p((b - target) / target), whose subtraction is exact; a
+    difference of two rounded logarithms would lose everything below 1e-16. The second term is
+    exactly zero inside the bounds.
 
     Parameters
     ----------

@@ -345,5 +345,5 @@ def _raise_unattainable(direction: Array) -> NoReturn:
     raise _checks.UnattainableMoments(
         f"no finite multipliers reach these moments together: they ask for a mean of {combination} "
         "that no outcome of the base's support exceeds; ask for less extreme moments, or use "
-        "constrained() for what must always hold"
+        "constrained() for a condition that must always hold"
     )
