@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+__all__ = ["interval"]
+
 NONE = "–"
 ROUNDING = 1e-9
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lm.features.census import DATA_FILE
 
+__all__ = ["DEFAULT_CACHE", "BaseConfig"]
+
 DEFAULT_CACHE = Path(".cache/fdpg-ref")
 # Raise it when training changes, so that no stale model is taken from a cache.
 RECIPE_VERSION = 1

@@ -20,6 +20,8 @@ import yaml
 
 from lm.errors import UsageError
 
+__all__ = ["build_config"]
+
 Config = TypeVar("Config")
 OWN_OPTIONS = ("config", "help", "print_config")
 # Options of earlier versions. A folder of that time records them, and means the same without them

@@ -18,6 +18,8 @@ from lm.config.sampling import SamplingConfig
 from lm.policy.prompts import Prompts
 from lm.policy.transforms import IDENTITY, transformed_log_probs
 
+__all__ = ["Samples"]
+
 
 class Samples(NamedTuple):
     """Sampled sequences and what the sampler says about their probability.

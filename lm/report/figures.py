@@ -18,6 +18,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lm.features.registry import short_name
 from lm.run.records import FOUR, best
 
+__all__ = ["LABELS", "Curve", "alignment_figure", "divergence_figure"]
+
 # Okabe and Ito's palette: distinguishable without colour vision.
 COLORS = {
     "forward_kl": "#0072B2",

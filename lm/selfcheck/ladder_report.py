@@ -19,6 +19,8 @@ from lm.run.files import write_atomic
 from lm.selfcheck.ladder import GRADIENTS
 from lm.selfcheck.rungs import BAND, Ladder, Rung
 
+__all__ = ["ladder_figure"]
+
 PRECISION_COLORS = {
     "float64": "#000000",
     "float32": "#0072B2",

@@ -20,6 +20,8 @@ from lm.config.target import TargetConfig
 from lm.errors import UsageError
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
 
+__all__ = ["expand"]
+
 # Where a run is written and what it is called change no number of it.
 NOT_THE_RUN = ("name", "output", "overwrite", "resume")
 

@@ -23,6 +23,8 @@ from lm.sweep.table import require_pyarrow, table_rows, write_table
 from lm.sweep.workers import Job, Workers, train_base_job
 from lm.sweep.workers import Progress as Message
 
+__all__ = ["run_sweep"]
+
 VERSIONS = ("torch", "transformers", "numpy")
 # Without a terminal: seconds between two lines on how far the sweep is.
 QUIET_SECONDS = 60.0

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from lm.config.target import TargetConfig
 from lm.config.validation import at_least, positive, require
 
+__all__ = ["SweepConfig"]
+
 DEFAULT = "default"
 Descends = Literal["target", "penalised_reward", "reward"]
 

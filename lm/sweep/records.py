@@ -16,6 +16,8 @@ from lm.errors import RunError
 from lm.run.files import write_atomic
 from lm.sweep.workers import train_job
 
+__all__ = ["record_path"]
+
 # Of a training step, what the table keeps.
 STEP_KEYS = ("step", "gradient_norm", "clipped", "gradient_signal_to_noise")
 NEVER = 10**9

@@ -20,6 +20,8 @@ from lm.policy.causal import CausalPolicy, load_policy
 from lm.policy.checks import check_vocabulary
 from lm.target.listed import ListedSupport
 
+__all__ = ["read_facts", "train_base"]
+
 FACTS_FILE = "base.json"
 WARM_UP_STEPS = 50
 PROGRESS_EVERY = 10

@@ -20,6 +20,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from study.names import label_of, method_order
 from study.report.blocks import Picture
 
+__all__ = ["color_of", "dot", "log_axis", "marker_of"]
+
 # Okabe and Ito's palette and its neighbours: distinguishable without colour vision.
 COLORS = {
     "forward_kl": "#0072B2",

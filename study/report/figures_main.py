@@ -32,6 +32,8 @@ from study.tables.cubes import Runs, chosen, target_of, usual_size
 from study.tables.selections import with_alignment
 from study.tables.stored import Frame
 
+__all__ = ["alignment_figure", "teacher_figure"]
+
 SHOWN = (*FIVE, *REINFORCEMENT)
 
 

@@ -33,6 +33,8 @@ from study.tables.cubes import OWN, Runs, target_of
 from study.tables.selections import COVERED, PASS
 from study.tables.stored import Frame
 
+__all__ = ["ablation_figure", "frontier_figure", "regret_figure", "scale_figure"]
+
 
 @picture(
     "regret",
