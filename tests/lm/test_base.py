@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from lm.models.vocabulary import CharVocabulary
 from lm.policy.causal import load_policy
 from lm.training.base import base_facts, batch_loss, read_facts, train_base
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = BaseConfig(layers=1, width=16, heads=2, steps=200, batch_size=256, learning_rate=1e-2)
 
 
@@ -161,7 +163,7 @@ def test_the_configuration_is_read_without_torch():
         "lm.config.base.BaseConfig().fingerprint(); "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from safetensors import SafetensorError
+from support.launch import TIMEOUT_SECONDS
 from support.lm_runs import SMALL, tiny_config, tiny_model
 
 import lm.run.checkpoint
@@ -302,12 +303,13 @@ def test_sigterm_from_outside_ends_the_command_with_0_and_the_way_to_go_on(tmp_p
         text=True,
     )
     timings = tmp_path / ".run.partial" / "timings.jsonl"
-    for _ in range(6000):
-        if process.poll() is not None or (timings.exists() and timings.read_text().count("\n") > 3):
-            break
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not (timings.exists() and timings.read_text().count("\n") > 3):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0, err
     assert err == "\nlm: SIGTERM: finishing this step and saving (Ctrl-C: stop at once)\n"
     stopped, advice = out.splitlines()[-2:]

@@ -517,7 +517,8 @@ def test_the_documented_commands_share_a_run_over_a_sigterm_and_print_once(tmp_p
 )
 def test_what_a_launcher_cannot_do_exits_2_and_is_said_once(command, message, tmp_path):
     settings = documented_settings(tmp_path, "fsdp2.yaml")
-    process = start(command.replace(settings.name, str(settings)))
+    # The recipe's own folder is there already where a reader has run it.
+    process = start(command.replace(settings.name, str(settings)), *small(tmp_path / "run"))
     out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     # A launcher's own exit code is 1; it reports the process's.
     assert process.returncode == 1
