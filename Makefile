@@ -11,7 +11,8 @@ export OMP_WAIT_POLICY := PASSIVE
 # Nothing here is ever fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-slow check mutants notebooks bench reproduce reproduce-fast report clean
+.PHONY: demo test test-slow numbers check mutants notebooks ci-all bench reproduce reproduce-fast \
+	report clean
 
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
 FAST := runs/study-fast
@@ -20,11 +21,25 @@ demo: $(STAMP)
 	$(BIN)/python -m toy verify
 	$(BIN)/python -m lm demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+# A worker per core, of one thread. Each takes a row of neighbours, which share what they set up.
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := $(PYTEST) -n auto --dist worksteal
 
+test: $(STAMP)
+	$(PARALLEL)
+
+# The second call: what a busy neighbour could make fail.
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PARALLEL) -m 'slow and not serial'
+	$(PYTEST) -m 'slow and serial'
+
+# The tests of numbers as a processor without AVX-512 computes: other kernels, other roundings.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	OPENBLAS_CORETYPE=Haswell
+NUMBERS := tests/core $(addprefix tests/lm/test_,accumulate.py enumerated.py ladder.py)
+
+numbers: $(STAMP)
+	$(AVX2) $(PARALLEL) $(NUMBERS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -32,10 +47,14 @@ check: $(STAMP)
 	$(BIN)/basedpyright
 
 mutants: $(STAMP)
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python tests/mutants.py $(OPTIONS)
 
 notebooks: $(STAMP)
 	$(BIN)/python tools/run_notebooks.py
+
+# .ci/run without its limit of time.
+ci-all:
+	CI_SECONDS=0 bash .ci/run
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks accuracy nearly_equal exact_speed

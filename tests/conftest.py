@@ -1,8 +1,9 @@
-"""Hypothesis profiles, the ``xp`` fixture, and thread settings that must precede torch."""
+"""Hypothesis profiles, workers, the ``xp`` fixture, and thread settings that must precede torch."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 # Idle OpenMP threads must sleep, or two of them collapse next to any other busy process.
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,6 +26,18 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+# A worker holds most of a gigabyte, so there are few of them on a machine of many cores.
+MOST_WORKERS = 8
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Tell ``-n auto`` the number of cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
 def _parameter(library: Library):
     if library.device != "cuda":
         return pytest.param(library, id=library.name)
@@ -38,3 +51,15 @@ def _parameter(library: Library):
 def xp(request: pytest.FixtureRequest) -> Library:
     """One array library: numpy, array-api-strict, torch in two precisions, torch on a GPU."""
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _usual_signals() -> None:
+    """Let SIGINT and SIGTERM do the usual, here and in the processes that tests start.
+
+    A shell starts a command in the background with SIGINT ignored, and children inherit that.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in usual.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            _ = signal.signal(number, handler)

@@ -41,6 +41,7 @@ def recipe(tmp_path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.serial  # a kill has to fall into the moment that was drawn for it
 def test_ten_kills_and_ten_resumes_leave_the_same_metrics_byte_by_byte(recipe, tmp_path):
     draw = random.Random(0)
     # Ten steps over the whole run, eight or more apart: none is met twice.

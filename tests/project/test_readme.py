@@ -56,10 +56,3 @@ def test_every_make_command_is_a_target(document):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE))
     assert {"test"} <= named <= targets
-
-
-def test_ci_runs_the_test_command_of_the_readme():
-    stages = re.search(r"^for name in (.*); do", (ROOT / ".ci" / "run").read_text("utf-8"), re.M)
-    assert stages is not None
-    tests = ["check", "test", "test-slow", "mutants"]
-    assert stages[1].split() == [*tests, "notebooks", "reproduce-fast"]

@@ -1,0 +1,88 @@
+"""`.ci/run`: its stages, its budget, and what it says at the end. A stand-in plays `make`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ["check", "test", "numbers", "test-slow", "notebooks", "mutants", "reproduce-fast"]
+MAKE = """#!/usr/bin/env bash
+echo "$@" >> calls.txt
+[[ -z ${SLOW:-} || $1 != "$SLOW" ]] || sleep 2
+[[ $1 != "${FAILS:-}" ]] || exit 2
+[[ $1 != mutants || $# == 1 ]] || echo "63 mutants (lm 63)" > "${2##* }"
+"""
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    for name, text in ((".ci/run", (ROOT / ".ci" / "run").read_text("utf-8")), ("bin/make", MAKE)):
+        path = tmp_path / name
+        path.parent.mkdir()
+        _ = path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    return tmp_path
+
+
+def run(project: Path, **changes: str) -> tuple[int, list[str], list[list[str]]]:
+    """Return exit code, lines of output, and the words of every call of make."""
+    path = os.pathsep.join([str(project / "bin"), os.environ["PATH"]])
+    inherited = {name: value for name, value in os.environ.items() if name != "CI_SECONDS"}
+    done = subprocess.run(
+        [shutil.which("bash") or "bash", ".ci/run"],
+        cwd=project,
+        env={**inherited, "PATH": path, **changes},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    calls = (project / "calls.txt").read_text("utf-8").splitlines()
+    return done.returncode, done.stdout.splitlines(), [call.split() for call in calls]
+
+
+def test_every_stage_runs_and_mutants_leave_time_for_the_study(project):
+    code, out, calls = run(project, CI_SECONDS="1000")
+    assert code == 0
+    assert [call[0] for call in calls] == STAGES
+    assert out[0].endswith("the budget is 1000 s")
+    mutants = calls[STAGES.index("mutants")]
+    assert 790 <= int(mutants[2]) <= 800
+    assert mutants[1] == "OPTIONS=--seconds"
+    assert out[-1] == "not reached within the budget: 63 mutants (lm 63)"
+    assert not Path(mutants[4]).exists()
+
+
+def test_the_budget_follows_the_processor(project):
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    minutes = 25 if "avx512f" in flags.split() else 70
+    _, out, _ = run(project)
+    assert out[0].endswith(f"the budget is {60 * minutes} s")
+
+
+def test_without_a_budget_nothing_is_cut_short(project):
+    code, out, calls = run(project, CI_SECONDS="0", SLOW="test")
+    assert code == 0
+    assert calls == [[name] for name in STAGES]
+    assert not any("not reached" in line for line in out)
+
+
+def test_what_the_budget_does_not_reach_is_named_and_green(project):
+    code, out, calls = run(project, CI_SECONDS="1", SLOW="test")
+    assert code == 0
+    assert [call[0] for call in calls] == STAGES[:2]
+    assert out[-5:] == [f"not reached within the budget: make {name}" for name in STAGES[2:]]
+
+
+@pytest.mark.parametrize("stage", ["check", "mutants", "reproduce-fast"])
+def test_a_failing_stage_is_red_at_once(project, stage):
+    code, out, calls = run(project, FAILS=stage)
+    assert code == 1
+    assert calls[-1][0] == stage
+    assert f"==== make {stage} FAILED" in "\n".join(out)
+    assert not any("all stages passed" in line for line in out)
