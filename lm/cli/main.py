@@ -17,7 +17,7 @@ from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMo
 from lm.config.base import BaseConfig
 from lm.config.options import parse_config, shipped_recipes, to_plain
 from lm.config.run import RunConfig, SamplingConfig, resolve
-from lm.demo.study import DemoConfig
+from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
 from lm.errors import RunError, RunInterrupted, UsageError
 from lm.run.start import how_to_start, resume_command
@@ -61,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     Returns
     -------
     int
-        0; 1 if what the demonstration promises does not hold; 2 for what a user can put right, with
-        the message on the standard error stream.
+        0; 1 if a run of a sweep fails or what one promises does not hold; 2 for what a user can put
+        right, with the message on the standard error stream.
     """
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_overview())
@@ -113,16 +113,16 @@ def base_command(words: Sequence[str]) -> None:
 def demo_command(words: Sequence[str]) -> int:
     """Run the demonstration: ``[--key value ...]``."""
     config = parse_config(DemoConfig, words, program="python -m lm demo")
-    return importlib.import_module("lm.demo.command").run_demo(config)
+    return run_demo(config, command=" ".join(["python -m lm demo", *words]))
 
 
-def sweep_command(words: Sequence[str]) -> None:
+def sweep_command(words: Sequence[str]) -> int:
     """Make many runs and one table of them: ``sweep.yaml [--key value ...]``."""
     if not words:
         raise UsageError("no sweep is given: name a YAML file (or --help)")
     config = parse_config(SweepConfig, words, program="python -m lm sweep")
     command = " ".join(["python -m lm sweep", *words])
-    importlib.import_module("lm.sweep.command").run_sweep(config, command=command)
+    return importlib.import_module("lm.sweep.command").run_sweep(config, command=command)
 
 
 def evaluate_command(words: Sequence[str]) -> None:

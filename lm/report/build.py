@@ -6,11 +6,11 @@ Everything is made from the run folder alone, so that `python -m lm report RUN` 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fdpg_ref.display import NONE, plus_minus, title_of
 from lm.features.registry import short_name
 from lm.report import figures
 from lm.report.page import html_page, model_card
@@ -168,21 +168,8 @@ def headline_rows(evaluations: Sequence[Mapping[str, Any]]) -> list[dict[str, st
     return rows
 
 
-def number_text(value: float, standard_error: float) -> str:
-    """Return a value with its standard error, rounded to what the error supports."""
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "−∞"
-    # Below a millionth of the value the error says nothing that float32 does not hide.
-    if not math.isfinite(standard_error) or standard_error <= 1e-6 * abs(value):
-        return f"{value:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(standard_error)))
-    if digits > 5:
-        return f"{value:.1e} ± {standard_error:.1e}"
-    return f"{value:.{digits}f} ± {standard_error:.{digits}f}"
-
-
 def _number(record: Mapping[str, Any], key: str) -> str:
-    return number_text(*best(record, key)) if key in record["estimates"] else "–"
+    return plus_minus(*best(record, key)) if key in record["estimates"] else NONE
 
 
 def _estimator(record: Mapping[str, Any], key: str) -> str:
@@ -205,10 +192,10 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _draw(folder: Path, run: Mapping[str, Any]) -> dict[str, Path]:
     divergence, target = run["config"]["divergence"], run["target"]
-    evaluations = run["evaluations"]
-    label = figures.label_of(divergence)
-    curves = [figures.Curve(label, divergence, evaluations)]
-    features = target["features"]
+    evaluations, features = run["evaluations"], target["features"]
+    curves = [figures.Curve(title_of(divergence), divergence, evaluations)]
+
+    # Without features, the distance itself says how aligned the policy is.
     axis = f"feature/{features[0]['feature']}" if features else divergence
     star = features[0]["target"] if features else 0.0, best(evaluations[0], "entropy_target")[0]
     names = tuple(dict.fromkeys((*FOUR, divergence)))
@@ -221,6 +208,7 @@ def _draw(folder: Path, run: Mapping[str, Any]) -> dict[str, Path]:
         drawn["features"] = figures.feature_figure(curves, features)
     if target["fit"] is not None:
         drawn["multipliers"] = figures.multiplier_figure(target)
+
     place = folder / "figures"
     return {
         name: figures.save_figure(figure, place / f"{name}.png") for name, figure in drawn.items()

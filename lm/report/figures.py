@@ -1,11 +1,12 @@
 """Pictures of runs: axes named with their units, colours that mean the same everywhere.
 
-Every function takes curves, one a run, so that a single run and a comparison of several look alike.
+Every function takes curves, so that a single run and a comparison of several look alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,64 +14,30 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, StrMethodFormatter
 
+from fdpg_ref.display import (
+    MARKERS,
+    MUTED,
+    OTHER_MARKER,
+    SERIES,
+    STYLE,
+    TARGET_COLOR,
+    color_of,
+    title_of,
+    unit_of,
+)
 from lm.features.registry import short_name
 from lm.run.records import FOUR, best
 
-__all__ = ["LABELS", "Curve", "alignment_figure", "divergence_figure"]
+__all__ = ["Curve", "alignment_figure", "divergence_figure"]
 
-# Okabe and Ito's palette: distinguishable without colour vision.
-COLORS = {
-    "forward_kl": "#0072B2",
-    "reverse_kl": "#D55E00",
-    "total_variation": "#009E73",
-    "jensen_shannon": "#A1478B",
-}
-OTHER_COLOR = "#555555"
-LABELS = {
-    "forward_kl": "forward KL(p‖π)",
-    "reverse_kl": "reverse KL(π‖p)",
-    "total_variation": "total variation",
-    "jensen_shannon": "Jensen–Shannon",
-    "pearson_chi2": "Pearson χ²(π‖p)",
-    "neyman_chi2": "Neyman χ²(p‖π)",
-    "squared_hellinger": "squared Hellinger",
-    "jeffreys": "Jeffreys",
-    "le_cam": "Le Cam",
-}
-ALPHA = "alpha_"
-# Total variation and Le Cam are pure numbers; the others are written in nats.
-UNITLESS = ("total_variation", "le_cam", "squared_hellinger", "pearson_chi2", "neyman_chi2")
-STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "lines.linewidth": 2.0,
-    "figure.constrained_layout.use": True,
-}
 BAND = 2.0
 PANELS_IN_A_ROW = 3
-TARGET_COLOR = "#E6A100"
-
-
-def label_of(divergence: str) -> str:
-    """Return what pictures and tables call a divergence: its name, or alpha with its number."""
-    if divergence.startswith(ALPHA):
-        return f"alpha {divergence.removeprefix(ALPHA)}"
-    return LABELS.get(divergence, divergence)
 
 
 class Curve(NamedTuple):
-    """One run in a picture: what to call it, its divergence, and its evaluation records."""
+    """A run in a picture, or the mean of some: a name, its divergence, its evaluation records."""
 
     label: str
     divergence: str
@@ -79,7 +46,12 @@ class Curve(NamedTuple):
     @property
     def color(self) -> str:
         """The colour of the divergence that the run descends."""
-        return COLORS.get(self.divergence, OTHER_COLOR)
+        return color_of(self.divergence)
+
+    @property
+    def marker(self) -> str:
+        """The mark of that divergence."""
+        return MARKERS.get(self.divergence, OTHER_MARKER)
 
 
 def alignment_figure(
@@ -107,23 +79,28 @@ def alignment_figure(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 5.0))
         axes = figure.subplots()
-        for curve in curves:
+
+        # Every run from its first to its last record, whose entropy has an error.
+        for label, curve in _labelled(curves):
             x = [best(record, quantity)[0] for record in curve.records]
             y = [best(record, "entropy")[0] for record in curve.records]
-            axes.plot(x, y, "-o", color=curve.color, markersize=4, label=curve.label)
-            axes.plot(x[-1:], y[-1:], "o", color=curve.color, markersize=10, zorder=4)
+            error = BAND * np.nan_to_num(best(curve.records[-1], "entropy")[1])
+            axes.plot(x, y, "-", color=curve.color, lw=1.6, alpha=0.75)
+            axes.plot(x[1:-1], y[1:-1], ".", color=curve.color, markersize=5, alpha=0.75)
+            axes.errorbar(
+                x[-1], y[-1], error, fmt=curve.marker, color=curve.color, markersize=10, zorder=4,
+                markeredgecolor="white", label=label,
+            )  # fmt: skip
+
+        # Where they begin, and where they want to be.
         start = curves[0].records[0]
         origin = best(start, quantity)[0], best(start, "entropy")[0]
         axes.plot(*origin, "s", color="black", markersize=9, zorder=5, label="base a")
         axes.plot(
-            *target,
-            "*",
-            color=TARGET_COLOR,
-            markersize=20,
-            markeredgecolor="black",
-            zorder=6,
+            *target, "*", color=TARGET_COLOR, markersize=22, markeredgecolor="black", zorder=6,
             label="target p",
-        )
+        )  # fmt: skip
+
         axes.set_xlabel(_alignment_label(quantity))
         axes.set_ylabel("diversity: entropy of π  (nats per text)")
         axes.set_title(title or "From the base toward the target")
@@ -133,21 +110,40 @@ def alignment_figure(
 
 
 def divergence_figure(
-    curves: Sequence[Curve], names: Sequence[str] = FOUR, *, title: str = ""
+    curves: Sequence[Curve], names: Sequence[str] = FOUR, *, title: str = "", columns: int = 2
 ) -> Figure:
-    """Draw each divergence to the target against samples drawn, with bands of 2 standard errors."""
+    """Draw each divergence to the target against samples drawn, with bands of 2 standard errors.
+
+    Parameters
+    ----------
+    curves
+        The runs. A thick line descends the panel's own divergence.
+    names
+        One panel for each.
+    title
+        Above all panels.
+    columns
+        Panels side by side.
+
+    Returns
+    -------
+    Figure
+        Not yet saved.
+    """
     with mpl.rc_context(STYLE):
-        rows = -(-len(names) // 2)
-        figure = Figure(figsize=(7.6, 2.9 * rows))
-        grid = figure.subplots(rows, 2, squeeze=False, sharex=True).ravel()
+        rows = -(-len(names) // columns)
+        figure = Figure(figsize=(3.8 * columns, 2.9 * rows + (0.5 if len(curves) > 1 else 0.0)))
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for axes, name in zip(grid, names, strict=False):
             _divergence_panel(axes, curves, name)
         for axes in grid[len(names) :]:
             axes.set_visible(False)
-        for axes in grid[-2:]:
+        for axes in grid[-columns:]:
             _samples_axis(axes)
+
         if len(curves) > 1:
-            grid[0].legend(loc="best")
+            handles, labels = grid[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
@@ -186,14 +182,17 @@ def multiplier_figure(target: Mapping[str, Any]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 3.6))
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1.0))
+
+        # Moments of base and target beside each other, and what was asked for.
         place = np.arange(len(rows))
-        for shift, key, color in ((-0.2, "base", "#9aa5b1"), (0.2, "moments", TARGET_COLOR)):
+        for shift, key, color in ((-0.2, "base", SERIES[3]), (0.2, "moments", TARGET_COLOR)):
             values = [row["base" if key == "base" else "target"] for row in rows]
             label = "base a" if key == "base" else "target p"
             bars = left.bar(place + shift, values, 0.36, color=color, label=label)
             left.bar_label(bars, fmt="%.3g", fontsize=9, padding=2)
         wanted = [row["wanted"] for row in rows]
         left.plot(place + 0.2, wanted, "k_", markersize=26, label="asked for")
+
         ticks = [f"{short_name(row['feature'])}\nλ = {row['weight']:.3f} nats" for row in rows]
         left.set_xticks(place, ticks)
         left.set_ylabel("expectation of the feature")
@@ -202,6 +201,7 @@ def multiplier_figure(target: Mapping[str, Any]) -> Figure:
         left.set_xlim(-0.8, len(rows) - 0.2)
         left.grid(axis="x", visible=False)
         left.legend(loc="best")
+
         _newton_panel(right, fit)
     return figure
 
@@ -213,21 +213,26 @@ def estimator_figure(steps: Sequence[Mapping[str, Any]], target: Mapping[str, An
         figure = Figure(figsize=(7.6, 5.8))
         (first, second), (third, fourth) = figure.subplots(2, 2, sharex=True)
         _partition_panel(first, steps, target)
-        second.plot(drawn, _numbers(steps, "ess_share"), color="#0072B2", label="effective samples")
+
+        # How evenly the importance weights are spread.
+        second.plot(drawn, _numbers(steps, "ess_share"), color=SERIES[0], label="effective samples")
         second.plot(
-            drawn, _numbers(steps, "largest_share"), color="#D55E00", label="largest sample"
+            drawn, _numbers(steps, "largest_share"), color=SERIES[1], label="largest sample"
         )
         second.set_ylim(-0.02, 1.02)
         second.set_ylabel("share of the batch")
         second.set_title("Weights p/π")
         second.legend(loc="best")
-        third.plot(drawn, _numbers(steps, "gradient_norm"), color="#555555", lw=1.2)
+
+        # The gradient, and how far it stands out from its noise.
+        third.plot(drawn, _numbers(steps, "gradient_norm"), color=SERIES[0], lw=1.2)
         third.set_ylim(bottom=0.0)
         third.set_ylabel("norm (nats per unit weight)")
         third.set_title("Gradient of a batch")
+
         ratio = _numbers(steps, "gradient_signal_to_noise")
         known = np.isfinite(ratio)
-        fourth.plot(drawn[known], ratio[known], "-o", color="#A1478B")
+        fourth.plot(drawn[known], ratio[known], "-o", color=SERIES[0])
         fourth.axhline(1.0, color="black", lw=1.2, ls=":")
         fourth.set_ylim(bottom=0.0)
         fourth.set_ylabel("signal / noise")
@@ -255,8 +260,7 @@ def _alignment_label(quantity: str) -> str:
     if quantity.startswith("feature/"):
         name = feature_label(quantity.removeprefix("feature/"))
         return f"alignment: {name}  (expectation of the feature)"
-    unit = "" if quantity in UNITLESS else "  (nats)"
-    return f"distance to the target: {label_of(quantity)}{unit}"
+    return f"distance to the target: {title_of(quantity)}{unit_of(quantity)}"
 
 
 def _samples_axis(axes: Axes) -> None:
@@ -265,36 +269,60 @@ def _samples_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _divergence_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
+def _labelled(curves: Sequence[Curve]) -> Iterator[tuple[str, Curve]]:
+    """Yield every curve with its label, which is empty where an earlier one has the same."""
+    seen: set[str] = set()
     for curve in curves:
-        pairs = [best(record, name) for record in curve.records]
+        yield ("" if curve.label in seen else curve.label), curve
+        seen.add(curve.label)
+
+
+def _divergence_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
+    smallest = math.inf
+    for curve in curves:
+        pairs = np.array([best(record, name) for record in curve.records])
         samples = [record["samples"] for record in curve.records]
-        value = np.array([pair[0] for pair in pairs])
+        # Where no standard error is known, no band is drawn.
+        value, error = pairs[:, 0], np.nan_to_num(BAND * pairs[:, 1])
         if not np.isfinite(value).all():
             axes.text(
-                0.5,
-                0.5,
-                "infinite: the policy has mass\nwhere the target has none",
-                transform=axes.transAxes,
-                ha="center",
-                va="center",
-                color="#777777",
-            )
+                0.5, 0.5, "infinite: the policy has mass\nwhere the target has none",
+                transform=axes.transAxes, ha="center", va="center", color=MUTED,
+            )  # fmt: skip
             axes.set_yticks([])
             continue
-        # Where no standard error is known, no band is drawn.
-        error = np.array([0.0 if np.isnan(pair[1]) else pair[1] for pair in pairs])
-        axes.plot(samples, value, "-o", markersize=4, color=curve.color, label=curve.label)
-        low = np.maximum(value - BAND * error, 0.0)
-        axes.fill_between(samples, low, value + BAND * error, color=curve.color, alpha=0.2, lw=0)
+
+        own = len(curves) > 1 and curve.divergence == name
+        axes.plot(
+            samples, value, "-", marker=curve.marker, markersize=4, color=curve.color,
+            label=curve.label, lw=2.8 if own else 1.6, zorder=3 if own else 2,
+        )  # fmt: skip
+        # A band that reaches zero has no end on a logarithmic axis.
+        low = np.maximum(value - error, value / 10)
+        axes.fill_between(samples, low, value + error, color=curve.color, alpha=0.2, lw=0)
+        smallest = min(smallest, value.min())
+
     descended = len(curves) == 1 and curves[0].divergence == name
-    axes.set_title(label_of(name) + ("  (descended)" if descended else ""))
-    axes.set_ylabel("divergence" if name in UNITLESS else "divergence (nats)")
-    axes.set_ylim(bottom=0.0)
+    axes.set_title(title_of(name) + ("  (descended)" if descended else ""))
+    axes.set_ylabel(f"divergence{unit_of(name)}")
+    # The ends differ by less than the way from the start: several runs need a logarithm.
+    if len(curves) > 1 and 0 < smallest < math.inf:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_minor_label))
+        axes.tick_params(axis="y", which="minor", labelsize=8, labelcolor=MUTED)
+    else:
+        axes.set_ylim(bottom=0.0)
+
+
+def _minor_label(number: float, _: int) -> str:
+    """Label 2 and 5 between two powers of ten."""
+    return f"{number:g}" if f"{number:e}"[0] in "25" else ""
 
 
 def _feature_panel(axes: Axes, curves: Sequence[Curve], row: Mapping[str, Any]) -> None:
     name = row["feature"]
+    # The policies: exact where the feature lives on the list, and sampled.
     for curve in curves:
         samples = [record["samples"] for record in curve.records]
         entries = [record["estimates"][f"feature/{name}"] for record in curve.records]
@@ -304,16 +332,11 @@ def _feature_panel(axes: Axes, curves: Sequence[Curve], row: Mapping[str, Any]) 
         sampled = [float(item["sampled"]["value"]) for item in entries]
         error = [BAND * float(item["sampled"].get("standard_error", 0.0)) for item in entries]
         axes.errorbar(
-            samples,
-            sampled,
-            error,
-            fmt="o",
-            markersize=4,
-            capsize=3,
-            color=curve.color,
-            alpha=0.7,
+            samples, sampled, error, fmt="o", markersize=4, capsize=3, color=curve.color, alpha=0.7,
             label=f"{curve.label}: sampled ± 2 s.e.",
-        )
+        )  # fmt: skip
+
+    # Where they come from, and where they are to arrive.
     axes.axhline(row["target"], color=TARGET_COLOR, lw=2, ls="--", label="target p")
     axes.axhline(row["base"], color="black", lw=1.2, ls=":", label="base a")
     axes.set_title(feature_label(name))
@@ -326,7 +349,7 @@ def _newton_panel(axes: Axes, fit: Mapping[str, Any]) -> None:
     values = np.array(fit["dual_values"])
     gap = values - values.min()
     shown = gap > 0
-    axes.semilogy(np.arange(len(gap))[shown], gap[shown], "-o", color="#0072B2")
+    axes.semilogy(np.arange(len(gap))[shown], gap[shown], "-o", color=SERIES[0])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("Newton step")
     axes.set_ylabel("dual above its minimum (nats)")
@@ -338,9 +361,9 @@ def _partition_panel(
 ) -> None:
     drawn = np.array([step["samples"] for step in steps])
     batch, error = _numbers(steps, "batch_log_z"), _numbers(steps, "batch_log_z_error")
-    axes.plot(drawn, batch, ".", color="#9aa5b1", markersize=4, label="batch estimate")
-    axes.fill_between(drawn, batch - error, batch + error, color="#9aa5b1", alpha=0.25, lw=0)
-    axes.plot(drawn, _numbers(steps, "log_z"), color="#0072B2", label="used in the signal")
+    axes.plot(drawn, batch, ".", color=SERIES[3], markersize=4, label="batch estimate")
+    axes.fill_between(drawn, batch - error, batch + error, color=SERIES[3], alpha=0.25, lw=0)
+    axes.plot(drawn, _numbers(steps, "log_z"), color=SERIES[0], label="used in the signal")
     if target["log_z_source"] == "exact":
         axes.axhline(target["log_z"], color="black", lw=1.2, ls=":", label="exact")
     axes.set_ylabel("log Z (nats)")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fdpg_ref import display
+from fdpg_ref.display import title_of
 from lm.features.registry import short_name
 from lm.run.records import PROMPT_MARK
 
@@ -19,38 +21,20 @@ CAPTIONS = {
     "multipliers": "How the target was fitted: moments, and the certificate of the multipliers.",
     "estimator": "Health of the estimator, batch by batch: partition function, weights, gradient.",
 }
-STYLESHEET = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f4f5f7; color: #1c2430;
-       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-header { border-left: 6px solid #e6a100; padding-left: 1rem; margin-bottom: 1.5rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 0 0 .7rem; }
-p { margin: .4rem 0; }
-section, figure { background: #fff; border-radius: 10px; padding: 1.1rem 1.2rem; margin: 0 0 1.2rem;
-          box-shadow: 0 1px 3px rgb(20 30 50 / 12%); }
-img { width: 100%; height: auto; display: block; }
-figcaption, .muted { color: #5b6675; font-size: .92rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid #e8ebef;
-         vertical-align: top; }
-th { font-weight: 600; color: #5b6675; font-size: .88rem; }
+# Beside what every page has.
+STYLE = """
+figure { background: #fff; border-radius: 10px; padding: 1.1rem 1.2rem; margin: 0 0 1.2rem;
+  box-shadow: 0 1px 3px rgb(20 30 50 / 12%); }
+img { width: 100%; }
 td.number { white-space: nowrap; }
-.verdict { display: inline-block; border-radius: 99px; padding: .1rem .75rem; font-weight: 600; }
-.unbiased { background: #d9f2e3; color: #0b5a33; }
-.proportional { background: #e3edfb; color: #164a8a; }
-.biased { background: #fde7d6; color: #8a3b06; }
 .texts { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 .texts ul { list-style: none; margin: 0; padding: 0; columns: 2;
-            font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92rem; }
+  font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92rem; }
 .texts.long ul { columns: 1; }
 .texts.long li { margin: 0 0 .45rem; overflow-wrap: anywhere; }
 .prompt { color: #5b6675; }
 pre { overflow-x: auto; background: #f4f5f7; border-radius: 6px; padding: .8rem;
-      font-size: .82rem; line-height: 1.4; }
+  font-size: .82rem; line-height: 1.4; }
 @media (max-width: 36rem) {
   .texts { grid-template-columns: 1fr; }
   h1 { font-size: 1.35rem; }
@@ -60,6 +44,7 @@ pre { overflow-x: auto; background: #f4f5f7; border-radius: 6px; padding: .8rem;
   .result td.number::before { content: attr(data-label) ": "; color: #5b6675; }
 }
 """
+VERDICTS = {"unbiased": "good", "proportional": "partly", "biased": "bad"}
 # Samples longer than this get a line of their own.
 LONG_TEXT = 24
 ESCAPE_TABLE = str.maketrans({"|": "\\|"})
@@ -90,25 +75,54 @@ def html_page(
         The document.
     """
     config = run["config"]
+
+    def drawn(name: str) -> str:
+        return figure_part(CAPTIONS[name], pictures[name]) if name in pictures else ""
+
     body = [
-        f"<header><h1>{html.escape(title(run))}</h1><p>{html.escape(subtitle(run))}</p></header>",
-        _section("Result", _table(rows) + _warnings(run["evaluations"])),
-        _figure("alignment", pictures),
-        _figure("divergences", pictures),
-        *(_figure(name, pictures) for name in ("features",) if name in pictures),
-        _section("Samples before and after", _texts(run)),
-        _section("What is proven about the gradient", _status(run)),
-        *(_figure(name, pictures) for name in ("multipliers", "estimator") if name in pictures),
-        _section("Target", _target(run["target"])),
-        _section("Limitations", _list(limitations)),
-        _section("Versions and configuration", _versions(run["environment"], config)),
+        header(title(run), f"<p>{html.escape(subtitle(run))}</p>"),
+        section("Result", _table(rows) + _warnings(run["evaluations"])),
+        *map(drawn, ("alignment", "divergences", "features")),
+        section("Samples before and after", _texts(run)),
+        section("What is proven about the gradient", _status(run)),
+        *map(drawn, ("multipliers", "estimator")),
+        section("Target", _target(run["target"])),
+        section("Limitations", bullets(limitations)),
+        section("Versions and configuration", _versions(run["environment"], config)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title(run))}</title><style>{STYLESHEET}</style></head>"
-        f"<body><main>{''.join(body)}</main></body></html>\n"
-    )
+    return display.html_page(title(run), "".join(body), STYLE)
+
+
+def header(heading: str, content: str) -> str:
+    """Return the top of a page; its content is HTML."""
+    return f"<header><h1>{html.escape(heading)}</h1>{content}</header>"
+
+
+def section(heading: str, content: str) -> str:
+    """Return a section of a page; its content is HTML."""
+    return f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
+
+
+def figure_part(caption: str, wide: Path, tall: Path | None = None) -> str:
+    """Return a figure with its PNG inside, and another one for the width of a phone."""
+    caption = html.escape(caption)
+    image = f'<img alt="{caption}" src="{_data(wide)}">'
+    if tall is not None:
+        source = f'<source media="(max-width: 40rem)" srcset="{_data(tall)}">'
+        image = f"<picture>{source}{image}</picture>"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def table_part(rows: Iterable[Sequence[str]], *, heads: Sequence[str] = (), css: str = "") -> str:
+    """Return a table that scrolls where the page is narrow; its cells are HTML."""
+    top = f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>" if heads else ""
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class=scroll><table class='{css}'>{top}{lines}</table></div>"
+
+
+def bullets(items: Iterable[str]) -> str:
+    """Return a list of plain texts."""
+    return f"<ul>{''.join(f'<li>{html.escape(item)}</li>' for item in items)}</ul>"
 
 
 def model_card(
@@ -161,7 +175,7 @@ def model_card(
 
 def title(run: Mapping[str, Any]) -> str:
     """Return the heading of a run."""
-    return f"{run['config']['name']}: {run['config']['divergence'].replace('_', ' ')}"
+    return f"{run['config']['name']}: {title_of(run['config']['divergence'])}"
 
 
 def named(row: Mapping[str, str]) -> str:
@@ -207,17 +221,8 @@ def _sentence(reason: str) -> str:
     return f"{reason[:1].upper()}{reason[1:]}."
 
 
-def _section(heading: str, content: str) -> str:
-    return f"<section><h2>{html.escape(heading)}</h2>{content}</section>"
-
-
-def _figure(name: str, pictures: Mapping[str, Path]) -> str:
-    data = base64.b64encode(pictures[name].read_bytes()).decode("ascii")
-    caption = html.escape(CAPTIONS[name])
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+def _data(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
@@ -239,7 +244,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def _warnings(evaluations: Sequence[Mapping[str, Any]]) -> str:
     found = [f"step {r['step']}: {text}" for r in evaluations for text in r["warnings"]]
-    return f"<h2>Warnings</h2>{_list(found)}" if found else ""
+    return f"<h2>Warnings</h2>{bullets(found)}" if found else ""
 
 
 def _texts(run: Mapping[str, Any]) -> str:
@@ -264,10 +269,11 @@ def _sample(text: str) -> str:
 
 def _status(run: Mapping[str, Any]) -> str:
     status, config = run["status"], run["config"]
+    colour = VERDICTS.get(status["verdict"], "none")
     factor = f" Factor: <code>{html.escape(status['factor'])}</code>." if status["factor"] else ""
     return (
-        f"<p><span class='verdict {status['verdict']}'>{status['verdict']}</span> for "
-        f"{config['divergence'].replace('_', ' ')}, Z {config['partition']['policy']}, baseline "
+        f"<p><span class='verdict {colour}'>{status['verdict']}</span> for "
+        f"{title_of(config['divergence'])}, Z {config['partition']['policy']}, baseline "
         f"{config['baseline']['kind'].replace('_', ' ')}.{factor}</p>"
         f"<p>{html.escape(_sentence(status['reason']))}</p>"
         "<p class=muted>Verified by enumerating all batches of small problems: "
@@ -281,14 +287,17 @@ def _target(target: Mapping[str, Any]) -> str:
     z = f"<p>log Z = {target['log_z']:.6g} nats, {target['log_z_source']}{mean}.</p>"
     if not target["features"]:
         return f"<p>log P(x) is given by <code>{html.escape(target['score'])}</code>.</p>{z}"
-    head = "<tr><th>feature</th><th>base</th><th>asked for</th><th>target</th><th>weight</th></tr>"
-    lines = [
-        f"<tr><td>{html.escape(row['feature'])}</td><td>{row['base']:.5g}</td>"
-        f"<td>{'–' if row['wanted'] is None else format(row['wanted'], '.5g')}</td>"
-        f"<td>{row['target']:.5g}</td><td>{row['weight']:.5g}</td></tr>"
+    rows = [
+        [
+            html.escape(row["feature"]),
+            f"{row['base']:.5g}",
+            "–" if row["wanted"] is None else f"{row['wanted']:.5g}",
+            f"{row['target']:.5g}",
+            f"{row['weight']:.5g}",
+        ]
         for row in target["features"]
     ]
-    return f"<div class=scroll><table>{head}{''.join(lines)}</table></div>{z}"
+    return table_part(rows, heads=("feature", "base", "asked for", "target", "weight")) + z
 
 
 def _versions(environment: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -303,7 +312,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}: {value}"
-
-
-def _list(items: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(item)}</li>' for item in items)}</ul>"

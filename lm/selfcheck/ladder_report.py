@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lm.report.figures import LABELS, STYLE
+from fdpg_ref.display import STYLE, title_of
 from lm.run.files import write_atomic
 from lm.selfcheck.ladder import GRADIENTS
 from lm.selfcheck.rungs import BAND, Ladder, Rung
@@ -96,7 +96,7 @@ def ladder_figure(ladder: Ladder, *, title: str) -> Figure:
         )
         sequences.set_ylabel("error (nats)")
         sequences.set_title("Log-probability of a sequence")
-        _points(gradients, below, {LABELS[name]: _one_minus_cosine(name) for name in GRADIENTS})
+        _points(gradients, below, {title_of(name): _one_minus_cosine(name) for name in GRADIENTS})
         gradients.set_ylabel("1 − cosine with float64")
         gradients.set_title("Direction of the gradient")
         _points(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from lm.config.run import RunConfig, resolve
 from lm.config.target import TargetConfig
 from lm.errors import UsageError
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
+from lm.sweep.inputs import input_digests
 
 __all__ = ["expand"]
 
@@ -49,17 +50,27 @@ class Cell:
         Its resolved configuration.
     bases
         What must be trained before it: its base and, fine-tuned from that, its teacher.
+    inputs
+        What is in the files that the run reads, by path.
+    also
+        Another target that its policy is measured against.
     """
 
     labels: Labels
     config: RunConfig
     bases: tuple[BaseConfig, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    also: TargetConfig | None = None
 
-    @property
+    @cached_property
     def run(self) -> str:
         """16 hexadecimal digits that are the same for two cells exactly if their runs are."""
         plain = to_plain(self.config)
         content = {name: value for name, value in plain.items() if name not in NOT_THE_RUN}
+        if self.inputs:
+            content["inputs"] = self.inputs
+        if self.also is not None:
+            content["also"] = to_plain(self.also)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -114,7 +125,9 @@ def _cell(sweep: SweepConfig, labels: Labels, template: Callable[..., Any]) -> C
         seed=labels.seed,
         optimizer=replace(config.optimizer, lr=rate),
     )
-    return Cell(labels, resolve(config), bases)
+    inputs = input_digests(config, known=[str(base.folder()) for base in bases])
+    also = sweep.tasks[labels.task].also
+    return Cell(labels, resolve(config), bases, inputs, None if also is None else also.target)
 
 
 def _template(
@@ -169,6 +182,21 @@ def _rate(rate: RateConfig, group: str, labels: Labels) -> float:
 @cache
 def _chosen_rates(path: Path) -> Mapping[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def short_names(cells: Sequence[Cell]) -> dict[str, str]:
+    """Return a name for each run, which leaves out what is the same in all of them."""
+    varying = [kind for kind in ("size", "rate", "variant") if len(_values(cells, kind)) > 1]
+    names = {}
+    for cell in cells:
+        place = cell.labels
+        words = [place.task, place.method, *(getattr(place, kind) for kind in varying)]
+        names.setdefault(cell.run, "-".join([*words, f"seed{place.seed}"]))
+    return names
+
+
+def _values(cells: Sequence[Cell], kind: str) -> set[str]:
+    return {getattr(cell.labels, kind) for cell in cells}
 
 
 def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:

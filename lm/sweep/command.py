@@ -1,27 +1,41 @@
-"""Run what is left of a sweep, with a bar, and write its table."""
+"""Run what is left of a sweep, then print, draw and store what it gave."""
 
 from __future__ import annotations
 
-import json
+import os
+import platform
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.padding import Padding
+from rich.rule import Rule
 from rich.text import Text
 
 from lm.config.base import BaseConfig
 from lm.errors import RunError
-from lm.sweep.cells import Cell, expand
+from lm.run.files import write_atomic
+from lm.sweep.bars import duration, progress_bars
+from lm.sweep.cells import Cell, expand, short_names
 from lm.sweep.config import SweepConfig
-from lm.sweep.records import cell_job, code_commit, read_record, record_path
+from lm.sweep.page import Story, markdown, write_page
+from lm.sweep.promises import checks, findings, refusal
+from lm.sweep.records import (
+    CellJob,
+    base_job,
+    cell_job,
+    code_commit,
+    read_record,
+    record_path,
+)
+from lm.sweep.results import read_outcomes
+from lm.sweep.summary import NOTE, also_table, check_table, terminal_tables
 from lm.sweep.table import require_pyarrow, table_rows, write_table
-from lm.sweep.workers import Job, Workers, train_base_job
-from lm.sweep.workers import Progress as Message
+from lm.sweep.workers import Job, Workers
 
 __all__ = ["run_sweep"]
 
@@ -30,8 +44,14 @@ VERSIONS = ("torch", "transformers", "numpy")
 QUIET_SECONDS = 60.0
 
 
-def run_sweep(sweep: SweepConfig, *, command: str, console: Console | None = None) -> Path:
-    """Make every run of a sweep that is not made yet, then write the table.
+def run_sweep(
+    sweep: SweepConfig,
+    *,
+    command: str,
+    console: Console | None = None,
+    every: float = QUIET_SECONDS,
+) -> int:
+    """Make every run of a sweep that is not made yet, then say what all of them gave.
 
     Parameters
     ----------
@@ -40,40 +60,60 @@ def run_sweep(sweep: SweepConfig, *, command: str, console: Console | None = Non
     command
         As it was called, for the record.
     console
-        Where progress goes; the standard output by default.
+        Where progress and tables go; the standard output by default.
+    every
+        Without a terminal: seconds between two lines of progress.
 
     Returns
     -------
-    Path
-        The table.
+    int
+        0, or 1 if a run failed or a promise does not hold.
 
     Raises
     ------
     UsageError
         A combination means nothing; pyarrow is missing.
     RunError
-        A worker was killed, or a folder cannot be written. What is finished stays finished.
+        A worker was killed, a folder cannot be written, or no run succeeded. What is finished
+        stays finished.
     """
     console = Console() if console is None else console
-    require_pyarrow()
+    if sweep.table is not None:
+        require_pyarrow()
     cells, folder, commit = expand(sweep), Path(sweep.output), code_commit()
     begun = time.perf_counter()
-    runs = {cell.run: cell for cell in cells}
+
+    # Cells that agree in all but their place are one run, and a finished run is a file.
+    runs = {cell.run: cell for cell in reversed(cells)}
     left = [cell for run, cell in runs.items() if not record_path(folder, run).exists()]
     console.print(
         f"{len(cells)} cells, {len(runs)} different runs, {len(runs) - len(left)} of them done",
         highlight=False,
     )
     if left:
-        _run(left, folder, commit, sweep.workers, console)
-    path, failed = _write(sweep, cells, command)
+        _run(left[::-1], sweep, commit, console, every)
+
+    # What failed is named at the end, where it is seen.
+    records = {run: read_record(folder, run) for run in runs}
+    failed = {runs[run].name: r["failed"] for run, r in records.items() if "failed" in r}
+    good = {run: record for run, record in records.items() if "failed" not in record}
+    if not good:
+        raise RunError(f"every run failed, the first one: {next(iter(failed.values()))}")
+    if sweep.table is not None:
+        _write_table(sweep, cells, records, failed, command)
+    sitting = f"{duration(time.perf_counter() - begun)} for {len(left)} of {len(runs)} runs"
+    story = _story(sweep, cells, good, command, sitting)
+    _tell(sweep, story, console)
     for name, reason in failed.items():
         console.print(Text(f"failed: {name}: {reason}", style="bold red"))
-    console.print(
-        f"{time.perf_counter() - begun:.0f} seconds; table:", style="dim", highlight=False
-    )
-    console.print(Text(str(path)), soft_wrap=True)
-    return path
+    if failed:
+        advice = f"{len(failed)} of {len(runs)} runs failed; to try one again, delete its file in "
+        console.print(Text(f"{advice}{folder / 'cells'}"), soft_wrap=True)
+    console.print(f"{time.perf_counter() - begun:.0f} seconds:", style="dim", highlight=False)
+    for path in (sweep.store, sweep.table, sweep.page):
+        if path is not None:
+            console.print(Text(path), soft_wrap=True)
+    return int(bool(failed) or not all(check.passed for check in story.checks))
 
 
 def cost(cell: Cell) -> float:
@@ -84,106 +124,143 @@ def cost(cell: Cell) -> float:
     config = cell.config
     evaluations = config.steps // config.evaluation.every + 2 + len(config.evaluation.early)
     samples = config.steps * config.batch_size + evaluations * 2 * config.evaluation.samples
-    return samples * 1e-6 * (36 + 0.76 * config.base.layers * config.base.width)
+    return samples * _cost_of_sample(config.base)
 
 
-def _run(left: Sequence[Cell], folder: Path, commit: str, workers: int, console: Console) -> None:
+def base_cost(base: BaseConfig) -> float:
+    """Return the same of a base, which is trained without samples of its own; 0 if it is cached."""
+    return 0.0 if base.folder().exists() else base.steps * base.batch_size * _cost_of_sample(base)
+
+
+def _cost_of_sample(base: BaseConfig) -> float:
+    return 1e-6 * (36 + 0.76 * base.layers * base.width)
+
+
+def machine() -> str:
+    """Return what processor this is, and how many of its cores may be used."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    name = model[1] if model else platform.processor() or platform.machine()
+    affinity = getattr(os, "sched_getaffinity", None)
+    return f"{name}, {len(affinity(0)) if affinity else os.cpu_count()} cores"
+
+
+def _run(
+    left: Sequence[Cell], sweep: SweepConfig, commit: str, console: Console, every: float
+) -> None:
     # The longest first, so that no worker is left alone with one at the end.
     order = sorted(left, key=cost, reverse=True)
-    jobs = [Job(cell.run, cell_job, (cell.config, folder, cell.run, commit)) for cell in order]
-    with _bar(order, console) as on_message, Workers(workers, on_message) as pool:
-        for bases in _stages(order):
-            pool.run([Job(f"base {base.folder().name}", train_base_job, (base,)) for base in bases])
+    folder, names = Path(sweep.output), short_names(order)
+    jobs = []
+    for cell in order:
+        kept = folder / names[cell.run] if sweep.keep else None
+        job = CellJob(cell.config, folder, cell.run, commit, cell.also, kept)
+        jobs.append(Job(names[cell.run], cell_job, (job,)))
+
+    # First the bases, then what is fine-tuned from them, then the runs.
+    needed = dict.fromkeys(base for cell in order for base in cell.bases)
+    labels = {base: f"base {base.layers}x{base.width} {base.fingerprint()[:4]}" for base in needed}
+    costs = [
+        {labels[base]: base_cost(base) for base in needed if base.initial is None},
+        {labels[base]: base_cost(base) for base in needed if base.initial is not None},
+        {names[cell.run]: cost(cell) for cell in order},
+    ]
+    with (
+        progress_bars(console, costs, workers=sweep.workers, every=every) as bars,
+        Workers(sweep.workers, bars.on_message) as pool,
+    ):
+        for stage in costs[:2]:
+            pool.run([Job(labels[b], base_job, (b,)) for b in needed if labels[b] in stage])
         pool.run(jobs)
 
 
-def _stages(cells: Sequence[Cell]) -> list[list[BaseConfig]]:
-    """Return the models that cells need: bases first, then what is fine-tuned from them."""
-    needed = dict.fromkeys(base for cell in cells for base in cell.bases)
-    fresh = [base for base in needed if base.initial is None]
-    return [fresh, [base for base in needed if base.initial is not None]]
-
-
-@contextmanager
-def _bar(cells: Sequence[Cell], console: Console) -> Iterator[Any]:
-    """Show one bar in seconds of work, with the time left; without a terminal, a line a minute."""
-    costs = {cell.run: cost(cell) for cell in cells}
-    names = {cell.run: cell.name for cell in cells}
-    total, shares = sum(costs.values()), dict.fromkeys(costs, 0.0)
-    columns = (
-        TextColumn("{task.fields[done]}/{task.fields[cells]} runs"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[now]}", markup=False),
+def _story(
+    sweep: SweepConfig,
+    cells: Sequence[Cell],
+    records: Mapping[str, Mapping[str, Any]],
+    command: str,
+    sitting: str,
+) -> Story:
+    outcomes = read_outcomes(sweep, cells, records)
+    first, seeds = cells[0].config, sorted({cell.labels.seed for cell in cells})
+    rates = sorted({cell.config.optimizer.lr for cell in cells})
+    settings = {
+        "command": command,
+        "machine": f"{machine()}; {sweep.workers} processes of one thread",
+        "wall time": sitting,
+        "seeds": ", ".join(map(str, seeds)),
+        "a run": f"{first.steps} steps of {first.batch_size} samples, Adam at "
+        f"{' or '.join(f'{rate:g}' for rate in rates)}, {first.optimizer.schedule} schedule with "
+        f"{first.optimizer.warmup_steps} steps of warm-up, no stopping on a metric",
+        "measured": f"on {first.evaluation.samples} samples of the policy and as many of the base",
+        "versions": ", ".join(f"{name} {metadata.version(name)}" for name in VERSIONS),
+        "commit": ", ".join(sorted({record["commit"] for record in records.values()})),
+    }
+    return Story(
+        title=sweep.title or sweep.name,
+        about=sweep.about,
+        outcomes=outcomes,
+        checks=checks(outcomes),
+        findings=list(findings(outcomes)),
+        settings=settings,
     )
-    started = said = time.monotonic()
-    with Progress(
-        *columns, console=console, transient=True, expand=True, disable=not console.is_terminal,
-        speed_estimate_period=300,
-    ) as progress:  # fmt: skip
-        task = progress.add_task("", total=total, done=0, cells=len(cells), now="")
-
-        def on_message(message: Message) -> None:
-            nonlocal said
-            if message.label not in costs:
-                progress.update(task, now=f"{message.label} {message.step}/{message.steps}")
-                return
-            shares[message.label] = message.step / message.steps
-            done = sum(share == 1.0 for share in shares.values())
-            work = sum(share * costs[run] for run, share in shares.items())
-            progress.update(task, completed=work, done=done, now=names[message.label])
-            now = time.monotonic()
-            # A run's first message says that it has begun: no work is done that tells how fast.
-            if not console.is_terminal and now - said > QUIET_SECONDS and work > 0:
-                said = now
-                rest = (now - started) * (total / work - 1.0) / 60
-                console.print(
-                    f"{done} of {len(cells)} runs, about {rest:.0f} minutes left", highlight=False
-                )
-
-        yield on_message
 
 
-def _write(sweep: SweepConfig, cells: Sequence[Cell], command: str) -> tuple[Path, dict[str, str]]:
-    folder, rows = Path(sweep.output), []
-    failed: dict[str, str] = {}
-    runs: dict[str, dict[str, Any]] = {}
+def _tell(sweep: SweepConfig, story: Story, console: Console) -> None:
+    """Print tables, findings and checks; write the page and the Markdown file."""
+    for outcome in story.outcomes:
+        console.print(Rule(Text(outcome.title, style="bold"), align="left"))
+        for table in terminal_tables(outcome, console.width):
+            console.print(table)
+        if outcome.task.also is not None:
+            console.print(also_table(outcome))
+            console.print(Text(refusal(outcome), style="dim"))
+    console.print(NOTE, style="dim")
+
+    for finding in story.findings:
+        console.print(Text(finding.question, style="bold"))
+        console.print(Padding(Text(finding.answer), (0, 0, 0, 2)))
+    if story.checks:
+        console.print(check_table(story.checks))
+
+    if sweep.store is not None:
+        write_atomic(Path(sweep.store), markdown(story).encode("utf-8"))
+    if sweep.page is not None:
+        with console.status("drawing the pictures"):
+            write_page(story, Path(sweep.page))
+
+
+def _write_table(
+    sweep: SweepConfig,
+    cells: Sequence[Cell],
+    runs: Mapping[str, Mapping[str, Any]],
+    failed: Mapping[str, str],
+    command: str,
+) -> None:
+    rows: list[dict[str, Any]] = []
     tasks = {key: {"title": task.title, "group": task.group} for key, task in sweep.tasks.items()}
     for cell in cells:
-        record = runs.setdefault(cell.run, read_record(folder, cell.run))
-        if "failed" in record:
-            failed[cell.name] = record["failed"]
-            continue
-        task = sweep.tasks[cell.labels.task]
-        rows += table_rows(sweep.name, cell, task.group, record)
-        tasks[cell.labels.task] |= {"target_moments": record["target"]}
-    if not rows:
-        raise RunError(f"every run failed, the first one: {next(iter(failed.values()))}")
+        record = runs[cell.run]
+        if "failed" not in record:
+            rows += table_rows(sweep.name, cell, sweep.tasks[cell.labels.task].group, record)
+            tasks[cell.labels.task] |= {"target_moments": record["target"]}
+
+    folder = Path(sweep.output)
+    first = min(record_path(folder, r).stat().st_mtime - runs[r]["wall_seconds"] for r in runs)
     facts = {
         "sweep": sweep.name,
         "command": command,
         "log": str(folder / "cells"),
-        "started": _first_start(folder, runs),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(first)),
         # Of all sittings together, and of the workers at once.
         "wall_seconds": round(sum(r["wall_seconds"] for r in runs.values()) / sweep.workers, 1),
         "cpu_seconds": round(sum(r["cpu_seconds"] for r in runs.values()), 1),
         "commits": sorted({record["commit"] for record in runs.values()}),
         "cells": len(cells),
         "runs": len(runs),
-        "failed": failed,
+        "failed": dict(failed),
         "tasks": tasks,
         "versions": {name: metadata.version(name) for name in VERSIONS},
     }
-    path = Path(sweep.table)
-    write_table(path, rows, json.loads(json.dumps(facts)))
-    return path, failed
-
-
-def _first_start(folder: Path, runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return when the first of the runs began."""
-    first = min(
-        record_path(folder, run).stat().st_mtime - record["wall_seconds"]
-        for run, record in runs.items()
-    )
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(first))
+    write_table(Path(sweep.table or ""), rows, facts)

@@ -27,6 +27,28 @@ class TeacherModel:
 
 
 @dataclass(frozen=True)
+class PromiseConfig:
+    """What must hold at the end of every run on a task."""
+
+    halved: float | None = None
+    """the descended divergence is at most half of its start, by so many standard errors"""
+    moments: dict[str, float] = field(default_factory=dict)
+    """exact expectations are within so much of the target's"""
+    rates: tuple[str, ...] = ()
+    """keys of the rates that it is promised for; by default all"""
+
+
+@dataclass(frozen=True)
+class OtherTarget:
+    """A target that nothing descends."""
+
+    title: str
+    """for tables"""
+    target: TargetConfig
+    """the distribution"""
+
+
+@dataclass(frozen=True)
 class TaskConfig:
     """What a policy is to become, and how people would ask for it by a reward."""
 
@@ -44,6 +66,12 @@ class TaskConfig:
     """price of a nat of KL(policy, base), for penalised_reward"""
     run: dict[str, Any] = field(default_factory=dict)
     """options of every run on this task, as a recipe nests them"""
+    about: str = ""
+    """a sentence for the page"""
+    also: OtherTarget | None = None
+    """another target that the trained policies are measured against at the end"""
+    promises: PromiseConfig = field(default_factory=PromiseConfig)
+    """what must hold at the end of every run; the exit code says whether it does"""
 
     def __post_init__(self) -> None:
         require(
@@ -102,6 +130,12 @@ class BlockConfig:
     variants: tuple[str, ...] = (DEFAULT,)
     """keys of variants"""
 
+    def __post_init__(self) -> None:
+        require(
+            0 < len(self.seeds) == len(set(self.seeds)),
+            f"seeds is {list(self.seeds)}: name at least one, none twice",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
@@ -111,8 +145,18 @@ class SweepConfig:
     """of the sweep, in its table"""
     output: str
     """folder of the finished runs' records"""
-    table: str
+    table: str | None = None
     """Parquet file of every metric of every run, written at the end"""
+    page: str | None = None
+    """HTML page of tables and pictures, written at the end"""
+    store: str | None = None
+    """Markdown file of the tables, and of the machine that made them"""
+    title: str = ""
+    """heading of page and Markdown; by default the name"""
+    about: tuple[str, ...] = ()
+    """paragraphs under that heading"""
+    keep: bool = False
+    """keep the folder of every run, with its policy and report, beside the records"""
     workers: int = 2
     """processes, one thread each; the numbers do not depend on it"""
     run: dict[str, Any] = field(default_factory=dict)
@@ -132,8 +176,8 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         at_least("workers", self.workers, 1)
-        for name in ("name", "output", "table"):
-            require(bool(getattr(self, name)), f"{name} is empty")
+        for name in ("name", "output", "table", "page", "store"):
+            require(getattr(self, name) != "", f"{name} is empty")
         require(len(self.blocks) > 0, "blocks is empty: a sweep runs what its blocks combine")
         for block in self.blocks:
             for kind in ("tasks", "methods", "sizes", "rates", "variants"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from lm.config.base import BaseConfig
-from lm.config.run import RunConfig, resolve
+from lm.config.run import RunConfig
 from lm.errors import RunError
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ class Workers:
     number
         Processes.
     report
-        Called in this process for every message of a worker.
+        Called in this process for every message of a worker, and with None a few times a second.
     """
 
-    def __init__(self, number: int, report: Callable[[Progress], None]) -> None:
+    def __init__(self, number: int, report: Callable[[Progress | None], None]) -> None:
         context = multiprocessing.get_context("spawn")
         self._report, self._messages, self._stop = report, context.Queue(), context.Event()
         self._pool = ProcessPoolExecutor(
@@ -118,6 +118,7 @@ class Workers:
             try:
                 self._report(self._messages.get_nowait())
             except queue.Empty:
+                self._report(None)
                 return
 
 
@@ -138,26 +139,7 @@ def train_job(config: RunConfig) -> Path:
     return train(config, on_step=on_step)
 
 
-def measure_job(config: RunConfig, policies: Sequence[Path | None]) -> list[dict[str, Any]]:
-    """Measure trained policies (None is the base) against a target; return evaluation records."""
-    from lm.evaluation.evaluate import Evaluator  # noqa: PLC0415  # torch is for workers only
-    from lm.policy.causal import load_policy  # noqa: PLC0415
-    from lm.target.problem import build_problem  # noqa: PLC0415
-    from lm.train import load_base  # noqa: PLC0415
-
-    problem = build_problem(resolve(config), load_base(config))
-    evaluator = Evaluator(
-        problem, config.evaluation, divergence=config.divergence, seed=config.seed
-    )
-    records = []
-    for number, folder in enumerate(policies):
-        policy = problem.base if folder is None else load_policy(folder / "policy")
-        records.append(evaluator.measure(policy, step=0, samples=0).record)
-        _report(number + 1, len(policies))
-    return records
-
-
-class _Stopped(Exception):
+class Stopped(Exception):
     """Another job failed, or the user interrupted: this one ends at its next step."""
 
 
@@ -190,7 +172,7 @@ def _call(job: Job) -> Any:
 
 def _report(step: int, steps: int) -> None:
     if _Worker.stop is not None and _Worker.stop.is_set():
-        raise _Stopped
+        raise Stopped
     if _Worker.messages is not None:
         _Worker.messages.put(Progress(_Worker.label, step, steps))
 

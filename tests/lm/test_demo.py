@@ -1,11 +1,9 @@
-"""The demonstration: verdicts and tables from hand-made records, workers, and a miniature."""
+"""The demonstration: what it promises and finds, from hand-made records, and a miniature."""
 
 from __future__ import annotations
 
 import json
 import math
-import operator
-import os
 import re
 from dataclasses import replace
 from io import StringIO
@@ -16,16 +14,20 @@ import pytest
 from rich.console import Console
 
 from fdpg_ref import InfiniteDivergence
+from fdpg_ref.display import title_of
 from lm.cli import main as cli
-from lm.config.base import BaseConfig
-from lm.config.run import EvaluationConfig
-from lm.demo import command, figures, page, pictures, study, tables, verdicts
-from lm.demo.results import Measured, Outcome, Run, mean_of
+from lm.config.run import RunConfig
+from lm.demo import command
+from lm.demo.command import DemoConfig, demo_sweep
 from lm.errors import RunError
-from lm.report.figures import COLORS, LABELS
 from lm.run.records import FOUR
-from lm.sweep.workers import Job, Workers
+from lm.sweep import page, promises, summary
+from lm.sweep.cells import expand
+from lm.sweep.command import _tell
+from lm.sweep.results import Line, Measured, Outcome, mean_of, mean_record
 
+FULL = demo_sweep(DemoConfig(full=True))
+RARE, BALANCE = FULL.tasks["rare"], FULL.tasks["balance"]
 STEPS = (0, 5, 10)
 # Divergences of the base, and the share of them that each run of the good story keeps.
 START = {
@@ -56,6 +58,7 @@ def evaluation(step: int, *, share: float, entropy: float, moments: dict[str, fl
     estimates["entropy_target"] = {"list_and_remainder": sampled(5.0, 0.02)}
     estimates["kl_target_base"] = {"exact": {"value": 2.9}}
     estimates["distinct_share"] = {"list_and_remainder": sampled(0.3, 0.01)}
+    estimates["list_mass"] = {"exact": {"value": 0.8}}
     estimates["ess_share"] = {"sampled": sampled(0.5, 0.02)}
     estimates["largest_share"] = {"sampled": {"value": 0.01}}
     estimates["log_z"] = {"exact": {"value": math.log(19.0)}, "sampled": sampled(2.9, 0.02)}
@@ -64,13 +67,12 @@ def evaluation(step: int, *, share: float, entropy: float, moments: dict[str, fl
 
 def make_run(
     divergence: str,
-    seed: int,
     *,
     features: tuple[str, ...] = ("ends_in_i",),
     share: float = 0.2,
     entropy: float = 4.0,
     moved: float = 1.0,
-) -> Run:
+) -> dict[str, Any]:
     """Make a run whose divergences fall to `share` and whose moments move by `moved` of the way."""
     shares, entropies = (1.0, 0.6, share), (7.0, 5.0, entropy)
     evaluations = []
@@ -78,120 +80,124 @@ def make_run(
         moments = {name: a + way * (p - a) for name, (a, p) in MOMENTS.items() if name in features}
         evaluations.append(evaluation(step, share=part, entropy=nats, moments=moments))
     rows = [
-        {
-            "feature": name,
-            "base": MOMENTS[name][0],
-            "wanted": MOMENTS[name][1],
-            "target": MOMENTS[name][1],
-            "weight": 1.0,
-        }
-        for name in features
+        {"feature": name, "base": a, "wanted": p, "target": p, "weight": 1.0}
+        for name, (a, p) in MOMENTS.items()
+        if name in features
     ]
-    fit = {
-        "multipliers": [8.0] * len(features),
-        "gradient_norm": 1e-12,
-        "iterations": 2,
-        "dual_values": [0.0, -2.0, -2.9],
-        "moment_errors": [5.0, 0.1, 0.0],
-    }
-    description = {"features": rows, "log_z": math.log(19.0), "fit": fit}
+    fit = {"gradient_norm": 1e-12, "dual_values": [0.0, -2.0, -2.9]}
     names = ["james", "heidi", "zzyzxq", ""]
-    return Run(divergence, seed, evaluations, description, 20.0, names, names[::-1], Path())
+    infinite = {key: {"exact": {"value": "inf" if key == "reverse_kl" else 0.25}} for key in FOUR}
+    return {
+        "config": {"batch_size": 100},
+        "commit": "abc",
+        "evaluations": evaluations,
+        "seconds": [0.05] * STEPS[-1],
+        "texts": [names, names[::-1]],
+        "description": {"features": rows, "log_z": math.log(19.0), "fit": fit},
+        "also": {"base": infinite, "policy": infinite},
+    }
 
 
-def make_outcome(target: study.DemoTarget, **changes: dict[str, Any]) -> Outcome:
+def make_line(divergence: str, runs: list[dict[str, Any]]) -> Line:
+    steps = zip(*(run["evaluations"] for run in runs), strict=True)
+    means = [mean_record(records) for records in steps]
+    return Line(title_of(divergence), divergence, "common", runs, means)
+
+
+def make_outcome(name: str, **changes: dict[str, Any]) -> Outcome:
     """Make an outcome with two seeds; `changes` are arguments of `make_run` by divergence."""
-    features = target.target.features
-    runs = [
-        make_run(name, seed, features=features, **changes.get(name, {}))
-        for name in FOUR
-        for seed in (0, 1)
+    task = FULL.tasks[name]
+    assert task.target is not None
+    features = task.target.features
+    lines = [
+        make_line(
+            divergence,
+            [make_run(divergence, features=features, **changes.get(divergence, {}))] * 2,
+        )
+        for divergence in FOUR
     ]
-    return Outcome(target, runs)
+    return Outcome(name, task.title, task, lines[0].runs[0]["description"], lines)
 
 
 @pytest.fixture
 def outcomes() -> list[Outcome]:
-    return [make_outcome(study.RARE), make_outcome(study.BALANCE)]
+    return [make_outcome("rare"), make_outcome("balance")]
 
 
-def make_story(outcomes: list[Outcome], folder: Path) -> page.Story:
-    """Draw the pictures and tell the story of hand-made outcomes."""
-    hard = {
-        name: {
-            "estimates": {
-                key: {"exact": {"value": "inf" if key == "reverse_kl" else 0.25}} for key in FOUR
-            }
-        }
-        for name in ("base a", *FOUR)
-    }
+def make_story(outcomes: list[Outcome]) -> page.Story:
     return page.Story(
+        title="A story",
+        about=("one <b>paragraph</b>",),
         outcomes=outcomes,
-        checks=verdicts.acceptance(outcomes),
-        findings=verdicts.findings(outcomes),
-        pictures=pictures.draw(folder, outcomes),
-        hard=hard,
-        refusal="it is <infinite>",
+        checks=promises.checks(outcomes),
+        findings=list(promises.findings(outcomes)),
         settings={"runs": "two & two"},
-        is_listed=lambda text: text in {"james", "heidi"},
-        satisfies={target.key: lambda text: text.endswith("i") for target in study.TARGETS},
     )
 
 
+def failed(outcomes: list[Outcome]) -> list[promises.Check]:
+    return [check for check in promises.checks(outcomes) if not check.passed]
+
+
+def finding(outcome: Outcome, words: str) -> str:
+    (answer,) = [f.answer for f in promises.findings([outcome]) if words in f.question]
+    return answer
+
+
 def test_every_check_passes_on_runs_that_keep_the_promise(outcomes):
-    checks = verdicts.acceptance(outcomes)
-    assert len(checks) == 2 * len(FOUR) + len(FOUR)
-    assert verdicts.failed(checks) == []
+    assert len(promises.checks(outcomes)) == 2 * len(FOUR) + len(FOUR)
+    assert failed(outcomes) == []
 
 
 @pytest.mark.parametrize("share", [0.51, 0.5 - 1e-4])
 def test_a_divergence_that_is_not_clearly_halved_fails(share):
     # 0.9 * 0.4999 lies 9e-5 below half, a tenth of the standard error of 0.001.
-    outcome = make_outcome(study.RARE, total_variation={"share": share})
-    (check,) = verdicts.failed(verdicts.acceptance([outcome]))
-    assert LABELS["total_variation"] in check.statement
+    outcome = make_outcome("rare", total_variation={"share": share})
+    (check,) = failed([outcome])
+    assert "total variation" in check.statement
 
 
 def test_one_bad_seed_is_enough_to_fail():
-    outcome = make_outcome(study.RARE)
-    bad = make_run("reverse_kl", 1, share=1.4)
-    runs = [bad if (r.divergence, r.seed) == ("reverse_kl", 1) else r for r in outcome.runs]
-    (check,) = verdicts.failed(verdicts.acceptance([replace(outcome, runs=runs)]))
+    outcome = make_outcome("rare")
+    runs = [make_run("reverse_kl"), make_run("reverse_kl", share=1.4)]
+    bad = make_line("reverse_kl", runs)
+    lines = [bad if line.divergence == "reverse_kl" else line for line in outcome.lines]
+    (check,) = failed([replace(outcome, lines=lines)])
     assert "140%" in check.detail
 
 
 @pytest.mark.parametrize(("moved", "passes"), [(0.84, True), (0.83, False), (1.17, False)])
 def test_the_moment_of_the_balance_is_held_to_a_twentieth(moved, passes):
     # E[female] = 0.2 + 0.3 moved: 0.452, 0.449 and 0.551 against 1/2.
-    outcome = make_outcome(study.BALANCE, forward_kl={"moved": moved})
-    bad = verdicts.failed(verdicts.acceptance([outcome]))
-    assert [LABELS["forward_kl"] in check.statement for check in bad] == [True] * (not passes)
+    outcome = make_outcome("balance", forward_kl={"moved": moved})
+    bad = failed([outcome])
+    assert ["forward KL" in check.statement for check in bad] == [True] * (not passes)
 
 
 @pytest.mark.parametrize(
-    ("entropy", "words"), [(3.0, "ends with less"), (4.0, "did NOT end"), (4.5, "did NOT end")]
+    ("entropy", "words"), [(3.0, "ends with less"), (4.0, "does NOT end"), (4.5, "does NOT end")]
 )
 def test_the_entropy_finding_reports_what_was_measured(entropy, words):
-    outcome = make_outcome(study.RARE, reverse_kl={"entropy": entropy})
-    assert words in verdicts.entropy_finding(outcome).answer
+    outcome = make_outcome("rare", reverse_kl={"entropy": entropy})
+    assert words in finding(outcome, "diversity")
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.1, "Yes"), (0.2, "Neither"), (0.3, "No")])
 def test_the_jensen_shannon_finding_may_contradict_the_paper(share, word):
-    outcome = make_outcome(study.RARE, jensen_shannon={"share": share})
-    assert verdicts.jensen_shannon_finding(outcome).answer.startswith(word)
+    outcome = make_outcome("rare", jensen_shannon={"share": share})
+    assert finding(outcome, "beat forward KL").startswith(word)
 
 
 def test_the_lowest_divergence_is_named_for_each_measure():
-    outcome = make_outcome(study.RARE, jensen_shannon={"share": 0.1})
-    answer = verdicts.lowest_finding(outcome).answer
-    assert answer.count(f"by descending {LABELS['jensen_shannon']}") == len(FOUR) - 1
-    assert f"{LABELS['jensen_shannon']} by itself" in answer
+    outcome = make_outcome("rare", jensen_shannon={"share": 0.1})
+    answer = finding(outcome, "lowest")
+    assert answer.count("by descending Jensen–Shannon") == len(FOUR) - 1
+    assert "Jensen–Shannon by itself" in answer
     assert "not clearly" not in answer
 
 
 def test_findings_carry_the_number_of_their_target(outcomes):
-    questions = [finding.question for finding in verdicts.findings(outcomes)]
+    questions = [finding.question for finding in promises.findings(outcomes)]
     assert len(questions) == len(set(questions))
 
 
@@ -202,29 +208,18 @@ def test_the_error_of_a_mean_is_never_less_than_the_seeds_disagree():
     assert mean_of([Measured(0.0, 0.3), Measured(2.0, 0.4)]) == pytest.approx((1.0, 1.0))
 
 
-@pytest.mark.parametrize(
-    ("value", "error", "text"),
-    [
-        (0.0595, 0.0009, "0.0595(9)"),
-        (0.0595, 0.0012, "0.0595(12)"),
-        (7.4391, 0.0999, "7.44(10)"),
-        (0.95, 0.0, "0.95"),
-        (12.3, 3.2, "12(3)"),
-        (math.inf, 0.0, "∞"),
-        (math.nan, 0.1, "–"),
-        (0.5, math.nan, "0.5"),
-        (0.868162, 0.000013, "0.8682"),
-        (0.468012, 0.000092, "0.4680(1)"),
-    ],
-)
-def test_concise_numbers(value, error, text):
-    assert tables.concise(Measured(value, error)) == text
+def test_a_z_of_two_seeds_combines_theirs():
+    records = [evaluation(0, share=1.0, entropy=4.0, moments={"listed": 0.5}) for _ in range(2)]
+    for record, z in zip(records, (1.0, 2.0), strict=True):
+        record["estimates"]["feature/listed"]["sampled"]["z"] = z
+    averaged = mean_record(records)["estimates"]["feature/listed"]["sampled"]
+    assert averaged["z"] == pytest.approx(3.0 / math.sqrt(2))
 
 
-@pytest.mark.parametrize(("width", "parts"), [(80, 4), (120, 3), (250, 1)])
+@pytest.mark.parametrize(("width", "parts"), [(80, 5), (120, 3), (300, 1)])
 def test_the_table_fits_the_terminal(outcomes, width, parts):
     for outcome in outcomes:
-        laid_out = tables.target_tables(outcome, width)
+        laid_out = list(summary.terminal_tables(outcome, width))
         assert len(laid_out) <= parts
         console = Console(width=width, file=StringIO())
         for table in laid_out:
@@ -235,83 +230,108 @@ def test_the_table_fits_the_terminal(outcomes, width, parts):
             line for line in text.splitlines() if line.strip().startswith(("base a", "target p"))
         ]
         assert len(rows) == 2 * len(laid_out)
-        assert f"E[{outcome.target.feature}]" in text
+        assert f"E[{outcome.features[0]}]" in text
 
 
-def test_the_table_shows_exact_beside_sampled_with_its_z(outcomes):
-    columns = tables.groups(outcomes[0])[0].columns
-    exact, sampled, z = (column.cells for column in columns[:3])
-    assert exact[:2] == ("0.006", "0.95")
-    assert sampled[2] == "0.960(7)"  # two seeds of error 0.01 each
-    assert z[2] == f"{0.01 / (0.01 / math.sqrt(2)):+.1f}"
-
-
-def test_the_summary_keeps_every_column_of_the_table(outcomes, tmp_path):
-    # Two features have a sampled value and a z each: under one name, one would replace the other.
-    kept = json.loads(command.summary(make_story(outcomes, tmp_path)))["tables"]["balance"]
-    columns = [column for group in tables.groups(outcomes[1]) for column in group.columns]
-    assert all(len(row) == len(columns) for row in kept.values())
-    assert {"E[female] sampled", "E[listed] sampled"} <= set(kept["base a"])
+def test_the_table_shows_exact_beside_sampled(outcomes):
+    columns = summary.groups(outcomes[0])["alignment"]
+    assert columns["E[ends_in_i]\nexact"][:2] == ["0.00600", "0.9500"]
+    # Two seeds of error 0.01 each.
+    assert columns["E[ends_in_i]\nsampled"][2] == "0.9600 ± 0.0071"
+    assert "E[ends_in_i]\nz" not in columns
 
 
 def test_the_table_says_where_the_divergence_was_halved(outcomes):
-    group = tables.groups(outcomes[0])[-1]
-    speed = {c.heading.replace("\n", " "): c.cells for c in group.columns}
-    # From 0.6 at 500 samples to 0.2 at 1000: half at 500 + 500/4.
-    assert speed["samples to half"] == ("–", "–", *["0.6k"] * len(FOUR))
+    descent = summary.groups(outcomes[0])["descent"]
+    # From 0.6 at 500 samples to 0.2 at 1000: half at 500 + 500/4, after 6.25 steps of 0.05 s.
+    assert descent["samples\nto half"] == ["–", "–", *["625"] * len(FOUR)]
+    assert descent["seconds\nto half"][2] == "0.312"
+    assert descent["left of\nits own"][2] == "20%"
+    never = make_outcome("rare", forward_kl={"share": 0.55})
+    assert summary.groups(never)["descent"]["samples\nto half"][2] == "never"
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory) -> page.Story:
-    both = [make_outcome(study.RARE), make_outcome(study.BALANCE)]
-    return make_story(both, tmp_path_factory.mktemp("figures"))
+def told(tmp_path_factory) -> tuple[page.Story, Path]:
+    story = make_story([make_outcome("rare"), make_outcome("balance")])
+    path = tmp_path_factory.mktemp("demo") / "index.html"
+    page.write_page(story, path)
+    return story, path
 
 
-def test_the_page_needs_nothing_but_itself(story):
-    text = page.demo_page(story)
+def test_the_page_needs_nothing_but_itself(told):
+    text = told[1].read_text(encoding="utf-8")
     links = re.findall(r"(?:src|srcset|href)=[\"']([^\"']*)", text)
     assert len(links) >= 5
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert not re.search(r"https?://|@import|<script|url\(", text)
-    assert "it is &lt;infinite&gt;" in text
+    assert "one &lt;b&gt;paragraph" in text
     assert "two &amp; two" in text
-    assert "zzyzxq" in text
+    assert "<span class='invented'>zzyzxq" in text
+    assert "<span class='hit'>heidi" in text
+    assert "12 of 12 promises hold" in text
 
 
-def test_the_terminal_shows_every_finding_and_check_in_full(story):
+def test_the_terminal_shows_every_finding_and_check_in_full(told):
+    story, _ = told
     console = Console(width=80, file=StringIO())
-    command.print_results(console, story)
+    _tell(replace(FULL, page=None), story, console)
     text = " ".join(console.file.getvalue().split())  # pyright: ignore[reportAttributeAccessIssue]
     # Square brackets are markup to rich: an E[feature] printed as such would be swallowed.
-    assert "Exact E[ends_in_i] at the end" in text
-    assert "(ii) E[female], total" in text
+    assert "E[female] near 0.5" in text
+    assert "The same policies against the hard version of (i)" in text
+    assert "reverse_kl to a hard constraint is infinite" in text
     assert text.count("pass ") == len(story.checks)
 
 
-def test_the_summary_is_json_and_holds_the_table(story):
-    content = json.loads(command.summary(story))
-    assert content["tables"]["rare"]["target p"]["E[ends_in_i] exact"] == "0.95"
+def test_the_stored_tables_are_markdown(told):
+    text = page.markdown(told[0])
+    assert "- runs: two & two" in text
+    assert "| base a | 0.00600 |" in text
+    assert text.count("- pass: ") == len(told[0].checks)
+
+
+def test_the_summary_is_json_and_holds_every_column(told):
+    _, path = told
+    content = json.loads(path.with_name("summary.json").read_text())
+    table = content["tables"]["balance"]
+    place = table["rows"].index("target p")
+    assert table["alignment"]["E[female]\nexact"][place] == "0.5000"
+    assert {"E[female]\nsampled", "E[listed]\nsampled"} <= set(table["alignment"])
     assert all(check["passed"] for check in content["checks"])
 
 
-def test_a_divergence_keeps_its_colour_and_marker():
-    assert len({COLORS[name] for name in FOUR}) == len({*figures.MARKERS.values()}) == len(FOUR)
-
-
 def test_the_runs_differ_in_target_divergence_and_seed_only():
-    runs = list(study.run_configs(study.DemoConfig()))
-    assert len({run.output for run in runs}) == len(runs) == 16
-    rare = [run for run in runs if run.name == "rare"]
-    same = {"output": None, "seed": 0, "divergence": "forward_kl"}
+    cells = expand(FULL)
+    assert len({cell.run for cell in cells}) == len(cells) == 16
+    rare = [cell.config for cell in cells if cell.labels.task == "rare"]
+    same = {"name": "run", "output": None, "seed": 0, "divergence": "forward_kl"}
     assert all(replace(run, **same) == replace(rare[0], **same) for run in rare)
-    assert {run.steps * run.batch_size for run in runs} == {runs[0].steps * runs[0].batch_size}
-    assert all(run.optimizer.clip_norm is None and run.overwrite for run in runs)
+    assert len({cell.config.steps * cell.config.batch_size for cell in cells}) == 1
+    assert all(cell.config.optimizer.clip_norm is None for cell in cells)
 
 
-def test_reverse_kl_is_refused_on_the_hard_target():
+def test_options_change_what_the_file_says_and_nothing_else():
+    options = DemoConfig(
+        steps=4, batch_size=64, seeds=(5,), workers=1, output="elsewhere", base={"steps": 7},
+        evaluation={"samples": 256, "group": 64},
+    )  # fmt: skip
+    sweep, usual = demo_sweep(options), demo_sweep(DemoConfig())
+    cell, other = expand(sweep)[0], expand(usual)[0]
+    assert (cell.config.steps, cell.config.batch_size, cell.labels.seed) == (4, 64, 5)
+    assert (sweep.workers, sweep.page) == (1, "elsewhere/index.html")
+    assert cell.config.optimizer.warmup_steps == 4
+    assert cell.config.base == replace(other.config.base, steps=7)
+    assert cell.config.evaluation == replace(other.config.evaluation, samples=256, group=64)
+    assert usual.page == "runs/demo/index.html"
+
+
+def test_reverse_kl_is_refused_on_the_hard_target(outcomes):
+    assert RARE.also is not None
     with pytest.raises(InfiniteDivergence, match="hard constraint"):
-        _ = study.hard_config(study.DemoConfig(), "reverse_kl")
-    assert "infinite" in command.refused(study.DemoConfig())
+        _ = RunConfig(target=RARE.also.target, divergence="reverse_kl")
+    assert "infinite" in promises.refusal(outcomes[0])
+    assert promises.refusal(outcomes[1]) == ""
 
 
 @pytest.mark.parametrize(
@@ -321,6 +341,8 @@ def test_reverse_kl_is_refused_on_the_hard_target():
         (["--seeds", "[0,0]"], "none twice"),
         (["--workers", "0"], "at least 1"),
         (["--steps", "0"], "at least 1"),
+        (["--base.step", "3"], "did you mean 'steps'"),
+        (["--evaluation.every", "often"], "every"),
         (["--output", f"{__file__}/demo"], "cannot be created"),
     ],
 )
@@ -336,34 +358,14 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_workers_return_in_the_order_of_the_jobs_and_pass_errors_on():
-    with Workers(2, lambda _: None) as workers:
-        jobs = [Job(str(n), math.sqrt, (n * n,)) for n in range(5)]
-        assert workers.run(jobs) == [0, 1, 2, 3, 4]
-        with pytest.raises(ZeroDivisionError):
-            _ = workers.run([Job("ratio", operator.truediv, (1, 0))])
-
-
-def test_a_killed_worker_is_an_error_for_people():
-    with (
-        Workers(1, lambda _: None) as workers,
-        pytest.raises(RunError, match="a worker process was killed"),
-    ):
-        _ = workers.run([Job("gone", os._exit, (9,))])
-
-
-def test_workers_have_one_thread_and_this_process_keeps_its_settings(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with Workers(1, lambda _: None) as workers:
-        assert workers.run([Job("threads", os.getenv, ("OMP_NUM_THREADS",))]) == ["1"]
-    assert os.environ["OMP_NUM_THREADS"] == "7"
-
-
-MINIATURE = study.DemoConfig(
+MINIATURE = DemoConfig(
+    full=True,
+    output="runs/demo",
+    store="demo.md",
     steps=4,
     batch_size=64,
-    base=BaseConfig(layers=1, width=32, heads=4, steps=900, batch_size=256, female_share=0.5),
-    evaluation=EvaluationConfig(every=2, samples=256, group=64, texts=8),
+    base={"layers": 1, "width": 32, "batch_size": 256, "female_share": 0.5},
+    evaluation={"every": 2, "samples": 256, "group": 64, "texts": 8},
 )
 
 
@@ -377,13 +379,15 @@ def test_a_miniature_runs_from_end_to_end_and_repeats_itself(tmp_path, monkeypat
     assert "FAIL" in text
     folder = tmp_path / "runs" / "demo"
     assert text.strip().splitlines()[-1] == "runs/demo/index.html"
+    assert "FAIL: (i) Rare: forward KL halved" in (tmp_path / "demo.md").read_text()
     assert not (folder / command.MARKER).exists()
-    assert {p.name for p in (folder / "figures").glob("*.png")} >= {
-        "trajectory-rare.png",
-        "divergences-balance.png",
-        "multipliers.png",
-        "samples-rare.png",
-    }
+    assert {p.name for p in (folder / "figures").glob("*.png")} == {
+        f"{kind}-{task}{suffix}.png"
+        for task in ("rare", "balance")
+        for kind, suffix in (
+            ("trajectory", ""), ("divergences", ""), ("divergences", "-tall"), ("multipliers", ""),
+        )
+    }  # fmt: skip
     runs = sorted(p for p in folder.iterdir() if (p / "metrics.jsonl").exists())
     assert len(runs) == 16
     before = [(run / "metrics.jsonl").read_bytes() for run in runs]
@@ -396,9 +400,9 @@ def test_a_miniature_runs_from_end_to_end_and_repeats_itself(tmp_path, monkeypat
 def test_a_demo_that_fails_says_that_it_is_unfinished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # The rare target cannot be reached by a base that hardly ever spells a listed name.
-    worse = replace(MINIATURE, base=replace(MINIATURE.base, steps=1))
-    with pytest.raises(ValueError, match="moments"):
+    worse = replace(MINIATURE, base={**MINIATURE.base, "steps": 1})
+    with pytest.raises(RunError, match=r"every run failed, the first one: .*moments"):
         _ = command.run_demo(worse, console=Console(file=StringIO()))
     folder = tmp_path / "runs" / "demo"
     assert "starts over" in (folder / command.MARKER).read_text()
-    assert not (folder / command.PAGE).exists()
+    assert not (folder / "index.html").exists()

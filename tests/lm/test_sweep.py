@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import math
+import operator
 import os
 import signal
 import subprocess
@@ -15,20 +18,22 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import rich.progress
 import yaml
 from rich.console import Console
 from support.lm_runs import scratch
 
 from lm.cli.main import main
-from lm.config.options import build_config
+from lm.config.options import build_config, to_plain
 from lm.errors import RunError
 from lm.run.records import read_records
-from lm.sweep.cells import expand, merged
-from lm.sweep.command import _bar, cost, run_sweep
+from lm.sweep.bars import Bars
+from lm.sweep.cells import NOT_THE_RUN, expand, merged
+from lm.sweep.command import cost, run_sweep
 from lm.sweep.config import SweepConfig
-from lm.sweep.records import cell_job, read_record, record_path
+from lm.sweep.records import CellJob, cell_job, read_record, record_path
 from lm.sweep.table import METADATA_KEY
-from lm.sweep.workers import Progress
+from lm.sweep.workers import Job, Progress, Workers
 from lm.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -260,14 +265,84 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch
     folder = Path(sweep.output)
     with monkeypatch.context() as patch:
         patch.setattr("lm.sweep.records.train_job", fail)
-        cell_job(first.config, folder, first.run, "commit")
+        cell_job(CellJob(first.config, folder, first.run, "commit"))
     assert read_record(folder, first.run)["failed"] == "the gradient norm is nan"
-    _ = run_sweep(sweep, command="a test")
+    out = io.StringIO()
+    assert run_sweep(sweep, command="a test", console=Console(file=out, width=200)) == 1
+    assert "1 of 4 runs failed; to try one again, delete its file" in out.getvalue()
     facts = json.loads(pq.read_schema(sweep.table).metadata[METADATA_KEY])
     assert facts["failed"] == {first.name: "the gradient norm is nan"}
     cells = set(pq.read_table(sweep.table)["cell"].to_pylist())
     assert first.name not in cells
     assert second.name in cells
+
+
+def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rewards, prompts, model = Path("rewards.py"), Path("prompts.txt"), Path("model")
+    _ = rewards.write_text("def short(texts):\n    return [-len(text) for text in texts]\n")
+    _ = prompts.write_text("a\nb\n")
+    model.mkdir()
+    _ = (model / "weights").write_bytes(b"\0")
+    run = {"model": "model", "prompts": {"file": "prompts.txt"}}
+    target = {"kind": "reward_tilted", "reward": {"rewards.py:short": 1.0}}
+    task = {"title": "t", "group": "g", "target": target, "run": run}
+
+    def key() -> str:
+        (cell,) = expand(_sweep(tmp_path, tasks={"t": task}, blocks=[_block(tasks=["t"])]))
+        return cell.run
+
+    keys = {key()}
+    assert keys == {key()}
+    for path, content in (
+        (rewards, "def short(texts):\n    return [-2 * len(text) for text in texts]\n"),
+        (prompts, "a\nc\n"),
+        (model / "weights", "1"),
+        (model / "another", ""),
+    ):
+        _ = path.write_text(content)
+        keys.add(key())
+    assert len(keys) == 5
+    task["target"] = {"kind": "teacher", "teacher": "model"}
+    keys.add(key())
+    _ = (model / "another").write_text("more")
+    keys.add(key())
+    assert len(keys) == 7
+
+
+def test_a_run_that_reads_no_file_keeps_its_key(tmp_path):
+    (cell, *_) = expand(_sweep(tmp_path))
+    assert cell.inputs == {}
+    content = {k: v for k, v in to_plain(cell.config).items() if k not in NOT_THE_RUN}
+    text = json.dumps(content, sort_keys=True).encode()
+    assert cell.run == hashlib.sha256(text).hexdigest()[:16]
+
+
+@pytest.mark.slow
+def test_no_failing_run_stops_a_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _ = Path("leaves.py").write_text("raise SystemExit(0)\n\n\ndef f(texts):\n    return texts\n")
+    _ = Path("raises.py").write_text("def f(texts):\n    return {}['lost']\n")
+    rewards = {name: f"{name}.py:f" for name in ("leaves", "raises")}
+    plain = _plain(tmp_path)
+    listed = {**plain["tasks"]["listed"], "reward": {}}
+    plain["tasks"] |= {
+        name: {**listed, "target": {"kind": "reward_tilted", "reward": {reward: 1.0}}}
+        for name, reward in rewards.items()
+    }
+    plain["tasks"]["far"] = {**listed, "target": {"moments": {"listed": 0.2, "female": 0.5}}}
+    plain["tasks"]["gone"] = {**listed, "run": {"model": "no/such/model"}}
+    plain["blocks"] = [_block(tasks=list(plain["tasks"]))]
+    plain["sizes"]["1x16"]["steps"] = 1
+    path = tmp_path / "sweep.yaml"
+    _ = path.write_text(yaml.safe_dump(plain))
+    assert main(["sweep", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "failed: leaves forward_kl 1x16 fast default 0: SystemExit" in printed
+    for name in ("raises", "far", "gone"):
+        assert f"failed: {name} forward_kl 1x16 fast default 0: " in printed
+    assert "4 of 5 runs failed; to try one again, delete its file in" in printed
+    assert set(pq.read_table(plain["table"])["task"].to_pylist()) == {"listed"}
 
 
 def test_a_sweep_that_is_killed_goes_on_and_ends_with_the_same_table(done, tmp_path):
@@ -302,12 +377,42 @@ def test_the_cost_of_a_cell_grows_with_its_model_and_its_steps(tmp_path):
     assert record_path(Path("a"), "b") == Path("a/cells/b.json")
 
 
-def test_a_quiet_sweep_says_how_far_it_is_once_something_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr("lm.sweep.command.QUIET_SECONDS", -1.0)
-    cells = expand(_sweep(tmp_path))
+def test_the_time_left_follows_from_the_first_steps(monkeypatch):
+    clock = iter([0.0, 0.0, 0.0, 0.0, 10.0, 10.0, 10.0])
     out = io.StringIO()
-    with _bar(cells, Console(file=out, width=100)) as on_message:
-        on_message(Progress(cells[0].run, 0, 3))
+    console = Console(file=out, width=100)
+    monkeypatch.setattr("lm.sweep.bars.time.monotonic", lambda: next(clock))
+    with rich.progress.Progress(console=console, disable=True) as progress:
+        stages = [{"base": 4.0}, {"a": 6.0, "b": 6.0}]
+        bars = Bars(progress, console, stages, workers=1, every=5.0)
+        bars.on_message(Progress("base", 1, 4))
+        assert bars.seconds_left() is None
         assert out.getvalue() == ""
-        on_message(Progress(cells[0].run, 3, 3))
-    assert out.getvalue().startswith("1 of 4 runs, about 0 minutes left")
+        bars.on_message(Progress("base", 3, 4))
+    # Two seconds of work in ten: fourteen more - less the one that is done - take five times that.
+    first, second = out.getvalue().splitlines()
+    assert first == "about 75 s in all, by the first steps"
+    assert second == "  10 s: 0 of 3 done, about 65 s left base 75%"
+
+
+def test_workers_return_in_the_order_of_the_jobs_and_pass_errors_on():
+    with Workers(2, lambda _: None) as workers:
+        jobs = [Job(str(n), math.sqrt, (n * n,)) for n in range(5)]
+        assert workers.run(jobs) == [0, 1, 2, 3, 4]
+        with pytest.raises(ZeroDivisionError):
+            _ = workers.run([Job("ratio", operator.truediv, (1, 0))])
+
+
+def test_a_killed_worker_is_an_error_for_people():
+    with (
+        Workers(1, lambda _: None) as workers,
+        pytest.raises(RunError, match="a worker process was killed"),
+    ):
+        _ = workers.run([Job("gone", os._exit, (9,))])
+
+
+def test_workers_have_one_thread_and_this_process_keeps_its_settings(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    with Workers(1, lambda _: None) as workers:
+        assert workers.run([Job("threads", os.getenv, ("OMP_NUM_THREADS",))]) == ["1"]
+    assert os.environ["OMP_NUM_THREADS"] == "7"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from benchmarks import lm_floor, lm_speed, lm_step
 from benchmarks._turns import Contender, Lap, Laps, summary
-from benchmarks.half_distance import crossing, interval
 from benchmarks.lm_floor import Size
 
 TINY = Size(layers=2, width=8, heads=2, vocabulary=11, length=3, samples=6)
@@ -142,14 +140,3 @@ def test_the_bounds_of_the_speed_are_those_of_the_issue() -> None:
         "floor / products",  # 3.0 > 2.8
         "faster TRL / engine",  # 1.21 < 1.37
     ]
-
-
-def test_half_way_is_interpolated() -> None:
-    assert crossing([(0, 4.0), (2, 3.0), (4, 1.0), (6, 0.5)]) == pytest.approx(3.0)
-    assert crossing([(0, 4.0), (2, 3.0), (4, 2.0)]) is None
-
-
-def test_the_interval_is_students() -> None:
-    mean, half = interval([1.0, 2.0, 3.0])
-    # t(0.975, 2) = 4.303, standard deviation 1.
-    assert (mean, half) == (2.0, pytest.approx(4.303 / math.sqrt(3)))

@@ -1,0 +1,67 @@
+"""What a run reads from files: their content is part of what the run is."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from lm.config.run import RunConfig
+from lm.features.files import is_reference
+
+
+def input_digests(config: RunConfig, *, known: Collection[str] = ()) -> dict[str, str]:
+    """Return what is in the files and local folders that a run reads.
+
+    Parameters
+    ----------
+    config
+        The run.
+    known
+        Folders that the configuration describes in full already: the models that a sweep trains
+        itself, which may not be there yet.
+
+    Returns
+    -------
+    dict
+        A hash of the content by path. Names on a hub are not looked up.
+    """
+    paths = {path for path in _named(config) if path not in known and Path(path).exists()}
+    return {path: _digest(Path(path).resolve()) for path in sorted(paths)}
+
+
+def _named(config: RunConfig) -> Iterator[str]:
+    """Yield every path that a configuration may name, and hub names as well."""
+    for path in (config.model, config.base.initial, config.prompts.file):
+        if path is not None:
+            yield path
+
+    functions = [config.evaluation.coverage]
+    for target in (config.target, config.measure):
+        if target is not None:
+            functions += [*target.features, target.score]
+            if target.teacher is not None:
+                yield target.teacher
+
+    # A function in a file is the file: path/to/rewards.py:polite.
+    for name in functions:
+        if name is not None and is_reference(name):
+            yield name.rpartition(":")[0]
+
+
+def _digest(path: Path) -> str:
+    """Hash a file, or the names and hashes of all files below a folder."""
+    if path.is_file():
+        facts = path.stat()
+        return _file_digest(path, facts.st_mtime_ns, facts.st_size)
+    files = sorted(inner for inner in path.rglob("*") if inner.is_file())
+    listed = "".join(f"{inner.relative_to(path)}\0{_digest(inner)}\n" for inner in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+@functools.cache
+def _file_digest(path: Path, _changed: int, _size: int) -> str:
+    """Hash a file once, however many cells read it, until it changes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

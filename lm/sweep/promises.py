@@ -1,0 +1,161 @@
+"""What must hold, and what was found: sentences computed from the runs, never written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from fdpg_ref import InfiniteDivergence
+from fdpg_ref.display import title_of
+from lm.config.run import RunConfig
+from lm.features.registry import short_name
+from lm.run.records import FOUR, best
+from lm.sweep.results import CLEAR, Line, Measured, Outcome, Record
+
+LARGEST_SHARE_LEFT = 0.5
+
+
+class Check(NamedTuple):
+    """A statement that must hold, whether it did, and the numbers behind it."""
+
+    statement: str
+    passed: bool
+    detail: str
+
+
+class Finding(NamedTuple):
+    """A question, and the measured answer whatever it is."""
+
+    question: str
+    answer: str
+
+
+def checks(outcomes: Sequence[Outcome]) -> list[Check]:
+    """Check what a sweep promises, in every seed of every line.
+
+    Parameters
+    ----------
+    outcomes
+        All tasks.
+
+    Returns
+    -------
+    list of Check
+        As `PromiseConfig` of each task asks for.
+    """
+    found = []
+    for outcome in outcomes:
+        promised = outcome.task.promises
+        lines = [line for line in outcome.lines if line.rate in (promised.rates or [line.rate])]
+        if promised.halved is not None:
+            found += [_halved(outcome, line, promised.halved) for line in lines]
+        for feature, width in promised.moments.items():
+            found += [_moment(outcome, line, feature, width) for line in lines]
+    return found
+
+
+def findings(outcomes: Sequence[Outcome]) -> Iterator[Finding]:
+    """Answer the questions that the papers raise, where a target was approached by all four.
+
+    Parameters
+    ----------
+    outcomes
+        All tasks.
+
+    Yields
+    ------
+    Finding
+        Whether reverse KL loses diversity, which is lowest on which measure, and whether
+        Jensen-Shannon beats forward KL on forward KL.
+    """
+    for outcome in outcomes:
+        lines = {line.divergence: line for line in outcome.lines}
+        if set(FOUR) <= set(lines) and len(lines) == len(outcome.lines):
+            for question, answer in (
+                ("Does reverse KL lose diversity against forward KL?", _diversity(outcome, lines)),
+                ("Which divergence ends lowest on each measure?", _lowest(lines)),
+                ("Does Jensen–Shannon beat forward KL on forward KL?", _own_measure(lines)),
+            ):
+                yield Finding(f"{outcome.short_title}: {question}", answer)
+
+
+def refusal(outcome: Outcome) -> str:
+    """Return what a divergence is told that is infinite to the task's other target, if one is."""
+    if outcome.task.also is None:
+        return ""
+    for line in outcome.lines:
+        try:
+            RunConfig(divergence=line.divergence, target=outcome.task.also.target)
+        except InfiniteDivergence as error:
+            return str(error)
+    return ""
+
+
+def _halved(outcome: Outcome, line: Line, errors: float) -> Check:
+    # By how many standard errors the end lies below half of the start, in the worst seed.
+    excesses, shares = [], []
+    for run in line.runs:
+        first, last = (_measured(run["evaluations"][i], line.divergence) for i in (0, -1))
+        half = Measured(LARGEST_SHARE_LEFT * first.value, LARGEST_SHARE_LEFT * first.error)
+        excesses.append(last.minus(half).in_errors)
+        shares.append(f"{last.value / first.value:.0%}")
+    nearest = max(excesses)
+    distance = f"{-nearest:.0f} s.e. below half" if nearest < 0 else "not below half"
+    return Check(
+        f"{outcome.short_title}: {line.label} halved, by {errors:g} s.e.",
+        nearest <= -errors,
+        f"left {' and '.join(shares)}, {distance}",
+    )
+
+
+def _moment(outcome: Outcome, line: Line, feature: str, width: float) -> Check:
+    target = next(r["target"] for r in outcome.description["features"] if r["feature"] == feature)
+    values = [best(run["evaluations"][-1], f"feature/{feature}")[0] for run in line.runs]
+    worst = max(abs(value - target) for value in values)
+    listed = " and ".join(f"{value:.3f}" for value in values)
+    return Check(
+        f"{outcome.short_title}: {line.label}, E[{short_name(feature)}] near {target:.4g}",
+        worst <= width,
+        f"{listed}, within {width:g} of {target:.4g}",
+    )
+
+
+def _diversity(outcome: Outcome, lines: Mapping[str, Line]) -> str:
+    reverse, forward = (lines[name].end("entropy") for name in ("reverse_kl", "forward_kl"))
+    gap = forward.minus(reverse)
+    verb = "ends with less" if gap.in_errors > CLEAR else "does NOT end with less"
+    return (
+        f"Reverse KL {verb} entropy than forward KL beyond {CLEAR:g} standard errors: "
+        f"{reverse.value:.2f} against {forward.value:.2f} nats, a gap of {gap.value:.2f} ± "
+        f"{gap.error:.2f}; the target's own entropy is {outcome.target_entropy.value:.2f}."
+    )
+
+
+def _lowest(lines: Mapping[str, Line]) -> str:
+    parts = []
+    for measure in FOUR:
+        ends = {name: line.end(measure) for name, line in lines.items()}
+        winner, second, *_ = sorted(ends, key=lambda name: ends[name].value)
+        clear = ends[second].minus(ends[winner]).in_errors > CLEAR
+        remark = "itself" if winner == measure else f"descending {title_of(winner)}"
+        doubt = "" if clear else f" (not clearly before {title_of(second)})"
+        parts.append(f"{title_of(measure)} by {remark}{doubt}")
+    return f"{'; '.join(parts)}."
+
+
+def _own_measure(lines: Mapping[str, Line]) -> str:
+    ours, theirs = (lines[name].end("forward_kl") for name in ("jensen_shannon", "forward_kl"))
+    gap = theirs.minus(ours).in_errors
+    verdict = f"Neither, within {CLEAR:g} standard errors"
+    if abs(gap) > CLEAR:
+        found = "Yes, as the f-DPG paper found"
+        verdict = found if gap > 0 else "No, other than the f-DPG paper found on its tasks"
+    return (
+        f"{verdict}: forward KL to the target ends at {ours.value:.3f} ± {ours.error:.3f} nats "
+        f"after descending Jensen–Shannon, at {theirs.value:.3f} ± {theirs.error:.3f} after "
+        "descending forward KL itself."
+    )
+
+
+def _measured(record: Record, quantity: str) -> Measured:
+    return Measured(*best(record, quantity))
