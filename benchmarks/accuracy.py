@@ -207,10 +207,13 @@ def _worst(
 ) -> Worst:
     columns = [to_array(np.array(column, dtype=dtype)) for column in zip(*arguments, strict=True)]
     values = np.asarray(getattr(DIVERGENCES[name], function)(*columns))
+
+    # Every value against the exact one, in its unit.
     relative = function == "density" and name in RELATIVE
     measure = _relative_error if relative else _ulp_error
     digits = _SIGNIFICAND[dtype]
     errors = [measure(float(v), e, digits) for v, e in zip(values, exact, strict=True)]
+
     i = int(np.argmax(errors))
     bound = RELATIVE_BOUNDS[dtype] if relative else BOUNDS[dtype, function]
     return Worst(

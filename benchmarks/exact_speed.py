@@ -11,14 +11,11 @@ that a busy machine slows both. Writes exact_speed.json, .md and .png to benchma
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +26,7 @@ from rich.table import Table
 from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
+from benchmarks._results import RESULTS, machine, write_results
 from fdpg_ref import (
     FORWARD_KL,
     JENSEN_SHANNON,
@@ -39,7 +37,6 @@ from fdpg_ref import (
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 SPREADS = (1.0, 0.05)
-RESULTS = Path(__file__).parent / "results"
 
 # Ratios to reach for n >= LARGE, by spread; those of numpy's forward KL are bounds.
 LARGE = 100_000
@@ -190,14 +187,6 @@ def _figure(rows: list[Row]) -> Figure:
     return figure
 
 
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy"))
-    return f"{names[0] if names else platform.machine()}, {platform.system()}, {libraries}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Print the table and write the three files; 1 if numpy's forward KL breaks its bound."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exact_speed", description=__doc__)
@@ -207,20 +196,19 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     sizes = tuple(n for n in SIZES if n <= options.largest)
     rows = list(measure(sizes, seconds=options.seconds))
-    machine = _machine()
-    table = Table(title="Exact divergences: ratio of times to scipy's", caption=machine)
+
+    where = machine("numpy", "scipy")
+    table = Table(title="Exact divergences: ratio of times to scipy's", caption=where)
     for heading in ("implementation", "spread", "n", "ns/element", "scipy", "ratio", "goal"):
         table.add_column(heading)
     for row in rows:
         missed = row.goal is not None and row.ratio > row.goal
         table.add_row(*_cells(row), style="red" if missed else None)
     Console(width=120).print(table)
-    options.output.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine, "rows": [row._asdict() for row in rows]}
-    (options.output / "exact_speed.json").write_text(
-        json.dumps(record, indent=1) + "\n", encoding="utf-8"
-    )
-    (options.output / "exact_speed.md").write_text(_markdown(rows, machine), encoding="utf-8")
+
+    # Write the three files.
+    record = {"machine": where, "rows": [row._asdict() for row in rows]}
+    write_results(options.output, "exact_speed", record, _markdown(rows, where))
     _figure(rows).savefig(options.output / "exact_speed.png", dpi=110)
     bounds = [row for row in rows if row.implementation == BOUND and row.goal is not None]
     return int(any(row.ratio > row.goal for row in bounds if row.goal is not None))

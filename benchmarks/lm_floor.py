@@ -1,12 +1,11 @@
-"""Plain-torch training step of GPT-2, nothing logged or checked: the bar for ``lm_step``."""
+"""Plain-torch training step of GPT-2, nothing logged or checked: the bar for the engine.
+
+``python -m benchmarks.lm_step --contender floor`` times it.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
-import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -125,25 +124,3 @@ def matmul_seconds(size: Size) -> float:
     layer = 12 * size.width**2 + size.width * (size.length + 1)  # attention sees half on average
     products = (size.layers * layer + size.width * size.vocabulary) * size.samples * size.length
     return min(times) * 5 * products / 2048**3
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print the medians of seven steps after two: seconds, matrix products alone, their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default="S")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    size, pairs = SIZES[options.size], []
-    steps = training(size)
-    for _ in range(9):
-        start = time.perf_counter()
-        next(steps)
-        pairs.append((time.perf_counter() - start, matmul_seconds(size)))
-    seconds, products = (statistics.median(column) for column in zip(*pairs[2:], strict=True))
-    print(json.dumps({"seconds": seconds, "products": products, "ratio": seconds / products}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

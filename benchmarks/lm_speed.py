@@ -11,19 +11,20 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from importlib.metadata import version
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks._turns import Contender, Lap, summary
-from benchmarks.exact_speed import RESULTS
+from benchmarks._laps import PREFIX, Lap, summary
+from benchmarks._results import RESULTS, machine, write_results
 from benchmarks.lm_floor import SIZES
 
 # Our step over the floor's; the floor over its matrix products; the faster TRL trainer over ours.
@@ -36,34 +37,71 @@ ROUNDS = {"S": 12, "M": 5, "L": 5}
 WARM_UP = 2
 
 
-def contenders(size: str, threads: int, names: Sequence[str]) -> list[Contender]:
-    """Start the contenders of these names.
+TRAINERS = ("TRL GRPO", "TRL RLOO")
+CONTENDERS = ("floor", "engine", *TRAINERS, "TRL GRPO, fused gelu")
+
+
+class Contender:
+    """A program in a process of its own, which makes a step when it is told to.
+
+    It brings its own threads, memory and libraries, and sleeps until it is its turn.
 
     Parameters
     ----------
-    size
-        A key of `benchmarks.lm_floor.SIZES`.
-    threads
-        Of each of them.
-    names
-        Keys of `COMMANDS`.
+    name
+        Its name in the results.
+    arguments
+        Of python: ``-m benchmarks.lm_step --size S ...``; ``--turns`` is added.
     """
-    common = ["--size", size, "--threads", str(threads), "--steps", "1000"]
-    return [Contender(name, ["-m", *COMMANDS[name], *common]) for name in names]
 
+    def __init__(self, name: str, arguments: Sequence[str]) -> None:
+        self.name = name
+        self.laps: list[Lap] = []
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as this
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments, "--turns"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
 
-COMMANDS = {
-    "floor": ["benchmarks.lm_step", "--floor"],
-    "engine": ["benchmarks.lm_step"],
-    "TRL GRPO": ["benchmarks.lm_trl", "--trainer", "grpo"],
-    "TRL RLOO": ["benchmarks.lm_trl", "--trainer", "rloo"],
-    "TRL GRPO, fused gelu": ["benchmarks.lm_trl", "--trainer", "grpo", "--fused"],
-}
-TRAINERS = ("TRL GRPO", "TRL RLOO")
+    def turn(self) -> Lap:
+        """Let it make one step and wait for it.
+
+        Raises
+        ------
+        RuntimeError
+            The process has died; the message holds the end of its errors.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(BrokenPipeError):  # it has died, which the end of its output shows
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith(PREFIX):
+                self.laps.append(Lap(**json.loads(line.removeprefix(PREFIX))))
+                return self.laps[-1]
+        self._process.wait()
+        self._errors.seek(0)
+        raise RuntimeError(f"{self.name} has died:\n{self._errors.read()[-3000:]}")
+
+    def close(self) -> None:
+        """Tell it that there is no further turn, and wait for its end."""
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def measure(
-    size: str, threads: int, rounds: int, names: Sequence[str] = tuple(COMMANDS)
+    size: str, threads: int, rounds: int, names: Sequence[str] = CONTENDERS
 ) -> dict[str, Any]:
     """Let every contender make one step a round.
 
@@ -76,24 +114,30 @@ def measure(
     rounds
         After the warm-up.
     names
-        Keys of `COMMANDS`; "floor" and "engine" among them.
+        Of the contenders; "floor" and "engine" among them.
 
     Returns
     -------
     dict
-        By contender what `benchmarks._turns.summary` measures, and the ratios; the share of a core
+        By contender what `benchmarks._laps.summary` measures, and the ratios; the share of a core
         that other programs used meanwhile (None where the system does not tell).
     """
     with ExitStack() as stack:
-        runners = [stack.enter_context(one) for one in contenders(size, threads, names)]
+        common = ["--size", size, "--threads", str(threads), "--steps", "1000"]
+        module = ["-m", "benchmarks.lm_step", *common, "--contender"]
+        runners = [stack.enter_context(Contender(name, [*module, name])) for name in names]
         for _ in range(WARM_UP):
             _ = [runner.turn() for runner in runners]
+
+        # The measured rounds.
         start, busy = time.perf_counter(), _busy_seconds()
         for lap in range(rounds):
-            # Nobody always follows the same one: caches and clocks are left as they were found.
+            # Rotate: no contender always follows the same one, whose caches it would find.
             first = lap % len(runners)
             _ = [runner.turn() for runner in [*runners[first:], *runners[:first]]]
         wall, busy_since = time.perf_counter() - start, _busy_seconds()
+
+    # Their ratios, and the load of other programs meanwhile.
     laps = {runner.name: runner.laps[WARM_UP:] for runner in runners}
     own = sum(lap.turn_cpu_seconds for row in laps.values() for lap in row)
     others = None if busy is None or busy_since is None else (busy_since - busy - own) / wall
@@ -156,16 +200,8 @@ def _busy_seconds() -> float | None:
     return (user + nice + system + irq + soft) / 100
 
 
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
-    return f"{names[0] if names else 'unknown processor'}, {len(names)} cores, {libraries}"
-
-
 def markdown(result: dict[str, Any]) -> str:
-    """Return the page that stands beside the JSON."""
+    """Return the page that accompanies the JSON."""
     size, shape = result["size"], SIZES[result["size"]]
     others = result["others_cpu_over_wall"]
     lines = [
@@ -204,6 +240,7 @@ def markdown(result: dict[str, Any]) -> str:
         'kernel; "fused gelu" is TRL on a folder whose configuration names that kernel. '
         '"products" is the time of the step\'s matrix products at the rate of large ones.',
     ]
+
     return "\n".join([*lines, ""])
 
 
@@ -212,22 +249,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lm_speed", description=__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["S", "M"])
     parser.add_argument("--threads", type=int, default=2, help="of each contender")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--rounds", type=int, help="after the warm-up; at least 5")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the files")
     options = parser.parse_args(arguments)
     given = [*sys.argv[1:]] if arguments is None else arguments
-    options.output.mkdir(parents=True, exist_ok=True)
+
+    # Each size by itself: print it, write it, and hold it against its bounds.
     broken = []
+    # TRL is an extra that the engine and its floor do without.
+    with_trl = any("TRL" in name for name in options.contenders)
+    libraries = ("torch", "transformers", *(["trl"] if with_trl else []))
     for size in options.sizes:
-        result = measure(size, options.threads, options.rounds or ROUNDS[size])
-        result["machine"] = _machine()
+        result = measure(size, options.threads, options.rounds or ROUNDS[size], options.contenders)
+        result["machine"] = machine(*libraries)
         result["command"] = " ".join(["python -m benchmarks.lm_speed", *given])
         page = markdown(result)
         Console(width=100).print(Markdown(page))
-        path = options.output / f"lm_speed_{size}"
-        path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text(page, encoding="utf-8")
+        write_results(options.output, f"lm_speed_{size}", result, page)
         broken += broken_bounds(result)
+
     for sentence in broken:
         print(sentence)
     return int(bool(broken))

@@ -1,6 +1,6 @@
 """Peak memory of token log-probabilities and their gradient: naive against chunks.
 
-Naive is what a training step does if nobody thinks of it: float32 logits of all positions,
+Naive is the obvious training step: float32 logits of all positions,
 log_softmax, gather, backward. Each path runs in a process of its own, on the same numbers from the
 same seed; what is reported is its peak resident memory minus that before the first logit, so that
 hidden states, head and libraries do not count. At the default size naive takes 14 GiB. Writes
@@ -13,17 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks._results import RESULTS, machine, write_results
+
 PATHS = ("naive", "chunked")
 # What must hold: share of the naive memory, nats, and relative norm of the gradients.
 MEMORY_SHARE, VALUE_ERROR, GRADIENT_ERROR = 0.25, 1e-5, 1e-4
@@ -151,15 +150,6 @@ def _markdown(result: dict[str, Any], machine: str, command: str) -> str:
     return "\n".join([head, "", *table, "", errors, ""])
 
 
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    threads = f"{os.environ.get('OMP_NUM_THREADS', os.cpu_count())} threads"
-    name = names[0] if names else platform.machine()
-    return f"{name}, {platform.system()}, {threads}, torch {version('torch')}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Print the comparison and write the two files; 1 if a bound is broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.logprob_memory")
@@ -173,22 +163,25 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     names = ("tokens", "vocabulary", "width", "chunk")
     sizes = {name: getattr(options, name) for name in names}
+
+    # One path, in the process that `_run` has started.
     if options.path is not None:
         if options.tensors is None:
             parser.error("--path needs --tensors")
         print(json.dumps(measure(options.path, sizes, options.tensors)))
         return 0
-    result, machine = compare(**sizes), _machine()
+
+    # Both paths: compare, print and write.
+    result = compare(**sizes)
+    threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
+    where = f"{machine('torch')}, {threads} threads"
     words = [f"--{name} {size}" for name, size in sizes.items() if size != parser.get_default(name)]
     command = " ".join(["python -m benchmarks.logprob_memory", *words])
-    text = _markdown(result, machine, command)
+    text = _markdown(result, where, command)
     print(text)
-    options.output.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine, "command": command, **result}
-    (options.output / "logprob_memory.json").write_text(
-        json.dumps(record, indent=1) + "\n", encoding="utf-8"
-    )
-    (options.output / "logprob_memory.md").write_text(text, encoding="utf-8")
+
+    record = {"machine": where, "command": command, **result}
+    write_results(options.output, "logprob_memory", record, text)
     return int(not _holds(result))
 
 

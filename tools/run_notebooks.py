@@ -96,6 +96,7 @@ def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, float, 
     executed = copy.deepcopy(notebook)
     start = time.perf_counter()
     problems: list[str] = []
+
     with tempfile.TemporaryDirectory() as sockets:
         # A socket file of ours, not a TCP port: nobody else can talk to the kernel.
         kernel = AsyncKernelManager(
@@ -112,6 +113,8 @@ def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, float, 
             client.execute(cleanup_kc=True)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             problems.append(_plain(str(error)).strip())
+
+    # A warning is as bad as an error: it would be stored with the outputs.
     seconds = time.perf_counter() - start
     problems += [
         f"{cell.source.splitlines()[0]!r} warns: {output.text.strip()}"

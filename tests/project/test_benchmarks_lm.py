@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import lm_floor, lm_speed, lm_step
-from benchmarks._turns import Contender, Lap, Laps, summary
+from benchmarks import _contenders, lm_floor, lm_speed
+from benchmarks._laps import Lap, Laps, summary
 from benchmarks.lm_floor import Size
 
 TINY = Size(layers=2, width=8, heads=2, vocabulary=11, length=3, samples=6)
 BENCHMARKS = Path(lm_floor.__file__).parent
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(lm_floor.SIZES, "S", TINY)
 
 
 def test_the_floor_is_small_and_knows_neither_lm_nor_the_core() -> None:
@@ -61,13 +56,12 @@ def test_the_floor_counts_the_products_of_five_forwards(monkeypatch: pytest.Monk
     assert lm_floor.matmul_seconds(size) == pytest.approx(5 * multiplications / 2048**3)
 
 
-@pytest.mark.usefixtures("tiny")
 def test_the_engine_is_timed_step_by_step() -> None:
     from lm.policy.causal import CausalPolicy
 
     before = CausalPolicy.score
     laps = Laps(3)
-    lm_step.run_engine("S", 1, laps)
+    _contenders.run_engine(TINY, laps)
     result = summary(laps.made, warm_up=1)
     assert set(result) >= {"seconds_per_step", "phases", "cpu_over_wall", "peak_rss_mb"}
     assert set(result["phases"]) == {"sample", "read", "base", "policy", "backward", "optimise"}
@@ -76,24 +70,20 @@ def test_the_engine_is_timed_step_by_step() -> None:
     assert CausalPolicy.score is before
 
 
-@pytest.mark.usefixtures("tiny")
 def test_the_floor_is_timed_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_floor, "matmul_seconds", lambda size: 0.125)
     laps = Laps(2)
-    lm_step.run_floor("S", 1, laps)
+    _contenders.run_floor(TINY, laps)
     assert all(lap.seconds > 0 and lap.phases["products"] == 0.125 for lap in laps.made)
 
 
 @pytest.mark.slow  # importing TRL alone takes ten seconds
-@pytest.mark.usefixtures("tiny")
 @pytest.mark.filterwarnings("ignore")  # of libraries that TRL imports
-@pytest.mark.parametrize("trainer", ["grpo", "rloo"])
+@pytest.mark.parametrize("trainer", ["TRL GRPO", "TRL RLOO"])
 def test_trl_is_timed_step_by_step(trainer: str) -> None:
     _ = pytest.importorskip("trl", reason="TRL is an extra: pip install -e '.[bench]'")
-    from benchmarks.lm_trl import run_trl
-
     laps = Laps(2)
-    run_trl(trainer, "S", 1, laps)
+    _contenders.CONTENDERS[trainer](TINY, laps)
     assert all(lap.seconds > 0 for lap in laps.made)
     assert len(laps.made) == 2
 
@@ -102,7 +92,7 @@ def test_contenders_take_turns(tmp_path: Path) -> None:
     script = tmp_path / "contender.py"
     _ = script.write_text(
         f"import sys; sys.path.insert(0, {str(BENCHMARKS.parent)!r})\n"
-        "from benchmarks._turns import Finished, Laps\n"
+        "from benchmarks._laps import Finished, Laps\n"
         "laps = Laps(5, turns=True)\n"
         "try:\n"
         "    laps.start()\n"
@@ -113,10 +103,11 @@ def test_contenders_take_turns(tmp_path: Path) -> None:
         "    pass\n",
         encoding="utf-8",
     )
-    with Contender("one", [str(script)]) as one:
+    with lm_speed.Contender("one", [str(script)]) as one:
         assert [one.turn().phases for _ in range(2)] == [{"work": 0.5}] * 2
     _ = script.write_text("raise SystemExit('no such model')", encoding="utf-8")
-    with Contender("two", [str(script)]) as two, pytest.raises(RuntimeError, match="no such model"):
+    failing = lm_speed.Contender("two", [str(script)])
+    with failing as two, pytest.raises(RuntimeError, match="no such model"):
         _ = two.turn()
 
 

@@ -1,22 +1,18 @@
-"""Several programs that train in turns, one step each, so that a busy machine slows them alike.
+"""Timing the steps of a training loop, alone or in turns with other programs.
 
-Each contender is a process of its own: it brings its own threads, its own memory and its own
-libraries, and waits, asleep, for its turn. It calls `Laps.start` once and `Laps.lap` after each
-step; the driver is `Contender`.
+A loop calls `Laps.start` once and `Laps.lap` after each step. In turns, it waits, asleep, until the
+driver (`benchmarks.lm_speed`) tells it to make the next step.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import resource
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 PREFIX = "@turn "
 
@@ -82,63 +78,6 @@ class Laps:
 
     def _elapsed(self) -> tuple[float, float]:
         return time.perf_counter() - self._clock, time.process_time() - self._cpu
-
-
-class Contender:
-    """A module of benchmarks in a process of its own, which makes a step when it is told to.
-
-    Parameters
-    ----------
-    name
-        What it is called in the results.
-    arguments
-        Of python: ``-m benchmarks.lm_step --size S ...``; ``--turns`` is added.
-    """
-
-    def __init__(self, name: str, arguments: Sequence[str]) -> None:
-        self.name = name
-        self.laps: list[Lap] = []
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as this
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments, "--turns"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-
-    def turn(self) -> Lap:
-        """Let it make one step and wait for it.
-
-        Raises
-        ------
-        RuntimeError
-            The process has died; the message holds the end of its errors.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died, which the end of its output shows
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith(PREFIX):
-                self.laps.append(Lap(**json.loads(line.removeprefix(PREFIX))))
-                return self.laps[-1]
-        self._process.wait()
-        self._errors.seek(0)
-        raise RuntimeError(f"{self.name} has died:\n{self._errors.read()[-3000:]}")
-
-    def close(self) -> None:
-        """Tell it that there is no further turn, and wait for its end."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
-        self._errors.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def summary(laps: Sequence[Lap], *, warm_up: int) -> dict[str, Any]:
