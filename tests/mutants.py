@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
+import mistakes.study
 from mutation import (
     OUT_OF_TIME,
     ROOT,
@@ -1064,6 +1065,7 @@ MUTANTS = [
         "a training step that is counted in two intervals",
         ("lm/test_sweep.py::test_the_table_holds_what_the_runs_wrote",),
     ),
+    *mistakes.study.MUTANTS,
 ]
 
 

@@ -196,6 +196,14 @@ def test_h7(rng, dip, recovery, verdict):
     assert rules.dips(dip + noise[0], recovery + noise[1], "lm").verdict == verdict
 
 
+def test_h7_is_judged_by_the_intervals():
+    """Seeds that disagree: on the average both are above the bound, and no interval is."""
+    spread = 0.15 + 0.15 * np.array([[-1.0, 0.0, 1.0]])
+    assert rules.dips(spread, spread, "lm").verdict == DOES_NOT
+    narrow = 0.15 + 0.01 * np.array([[-1.0, 0.0, 1.0]])
+    assert rules.dips(narrow, narrow, "lm").verdict == HOLDS
+
+
 def test_h7_reports_a_start_below_the_target():
     """A run that only rises has no dip below its start: it is said, though not judged."""
     flat = np.full((1, 3), 0.7)
