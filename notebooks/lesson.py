@@ -17,26 +17,16 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse, Polygon
 
-from fdpg_ref import DIVERGENCES, FDivergence, exact_divergence
+from fdpg_ref import DIVERGENCES, FDivergence, display, exact_divergence
 from toy.categorical import log_probs, score_matrix
 from toy.exact import exact_gradient
 
 # benchmarks/ is not installed; the notebooks take it from the root of the repository.
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-# The four of the pictures, in Okabe and Ito's colours: distinct in grey and for every eye.
 COLOURS = {
-    "forward_kl": "#0072B2",
-    "reverse_kl": "#D55E00",
-    "jensen_shannon": "#009E73",
-    "total_variation": "#E69F00",
-}
-PROPER_NAMES = {
-    "kl": "KL",
-    "jensen shannon": "Jensen-Shannon",
-    "chi2": "χ²",
-    "hellinger": "Hellinger",
-    "cam": "Cam",
+    name: display.COLORS[name]
+    for name in ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
 }
 LEVELS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5)
 # Corners A, B, C of an equilateral triangle; a point of the simplex is their weighted mean.
@@ -61,28 +51,15 @@ def compare(prediction: object, measured: object) -> None:
 
 def title(name: str) -> str:
     """Return a divergence's name as a heading."""
-    words = name.replace("_", " ")
-    for plain, written in PROPER_NAMES.items():
-        words = words.replace(plain, written)
+    words = display.title_of(name)
     return words[0].upper() + words[1:]
 
 
 def house_style() -> None:
     """Set fonts, sizes and spines for all figures of a notebook."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "figure.constrained_layout.use": True,
-            "font.size": 10,
-            "axes.titlesize": 11,
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "legend.frameon": False,
-        }
-    )
+    # Smaller and lighter than on a page: several panels share the width of a cell.
+    own = {"figure.dpi": 110, "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "normal"}
+    plt.rcParams.update(display.STYLE | own)
 
 
 def to_plane(weights: np.ndarray) -> np.ndarray:

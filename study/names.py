@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fdpg_ref.display import title_of, unit_of
+
 __all__ = [
     "ALPHAS",
     "COMMON",
@@ -15,6 +17,7 @@ __all__ = [
     "measure_label",
     "size_order",
 ]
+
 
 FIVE = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon", "alpha_0.5")
 MEASURES = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
@@ -32,16 +35,8 @@ TUNED, COMMON, MIDDLE, DEFAULT = "tuned", "common", "middle", "default"
 RARE = ("rare_soft", "rare_hard")
 SOFT = "rare_soft"
 
+# Objectives that are no divergences.
 LABELS = {
-    "forward_kl": "forward KL",
-    "reverse_kl": "reverse KL",
-    "total_variation": "total variation",
-    "jensen_shannon": "Jensen–Shannon",
-    "pearson_chi2": "Pearson χ²",
-    "neyman_chi2": "Neyman χ²",
-    "squared_hellinger": "squared Hellinger",
-    "jeffreys": "Jeffreys",
-    "le_cam": "Le Cam",
     "rl_kl": "RL with KL penalty",
     "reward": "plain reward",
 }
@@ -71,21 +66,16 @@ VARIANT_LABELS = {
     "constant_rate": "constant rate",
     "averaged_weights": "averaged weights",
 }
-# Total variation is a pure number; the other measures are in nats.
-UNITLESS = ("total_variation",)
 
 
 def label_of(method: str) -> str:
     """Return what tables and pictures call an objective."""
-    if method.startswith("alpha_"):
-        return f"alpha {method.removeprefix('alpha_')}"
-    return LABELS.get(method, method)
+    return LABELS.get(method) or title_of(method)
 
 
 def measure_label(measure: str) -> str:
     """Return a measure's symbol with its unit."""
-    unit = "" if measure in UNITLESS else " (nats)"
-    return MEASURE_LABELS.get(measure, label_of(measure)) + unit
+    return MEASURE_LABELS.get(measure, label_of(measure)) + unit_of(measure)
 
 
 def size_order(size: str) -> tuple[int, ...]:

@@ -14,24 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fdpg_ref.display import STYLE, title_of
+from fdpg_ref.display import SERIES, STYLE, title_of
 from lm.run.files import write_atomic
 from lm.selfcheck.ladder import GRADIENTS
 from lm.selfcheck.rungs import BAND, Ladder, Rung
 
 __all__ = ["ladder_figure"]
 
-PRECISION_COLORS = {
-    "float64": "#000000",
-    "float32": "#0072B2",
-    "bfloat16": "#D55E00",
-    "float16": "#009E73",
-}
-SHORT_NAMES = {
-    "forward_kl": "forward KL",
-    "reverse_kl": "reverse KL",
-    "jensen_shannon": "JS",
-}
+PRECISION_COLORS: dict[str, str] = dict(
+    zip(("float64", "float32", "bfloat16", "float16"), SERIES, strict=True)
+)
 
 
 def ladder_rows(ladder: Ladder) -> list[tuple[str, ...]]:
@@ -153,7 +145,7 @@ def _gradient_rows() -> list[tuple[str, Callable[[Rung], str]]]:
 
     rows = []
     for name in GRADIENTS:
-        words = SHORT_NAMES[name]
+        words = title_of(name)
         rows.append((f"gradient, {words}, 1 - cosine", angle(name)))
         rows.append((f"gradient, {words}, norm ratio", ratio(name)))
     return rows

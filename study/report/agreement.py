@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 from scipy.stats import norm
 
+from fdpg_ref.display import number
 from study.names import label_of
 from study.report.blocks import Grid, Section
 from study.tables.cubes import RUN_KEYS
 from study.tables.stored import Frame, Tables
-from study.text import number
 
 Z_BOUND, Z_NOTABLE = 5.0, 2.0
 EXACT, ESTIMATE = "an exact value", "a better estimate"

@@ -17,53 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from fdpg_ref import display
+from fdpg_ref.display import OTHER_COLOR, OTHER_MARKER, STYLE, TARGET_COLOR
 from study.names import label_of, method_order
 from study.report.blocks import Picture
 
 __all__ = ["color_of", "dot", "log_axis", "marker_of"]
 
-# Okabe and Ito's palette and its neighbours: distinguishable without colour vision.
-COLORS = {
-    "forward_kl": "#0072B2",
-    "reverse_kl": "#D55E00",
-    "total_variation": "#009E73",
-    "jensen_shannon": "#A1478B",
-    "alpha_0.25": "#2B9FD9",
-    "alpha_0.5": "#56B4E9",
-    "alpha_0.75": "#E69F6E",
-    "rl_kl": "#8C564B",
-    "reward": "#7A7A7A",
-}
-OTHER_COLOR = "#9AA5B1"
-MARKERS = {
-    "forward_kl": "o",
-    "reverse_kl": "v",
-    "total_variation": "s",
-    "jensen_shannon": "D",
-    "alpha_0.25": "<",
-    "alpha_0.5": "^",
-    "alpha_0.75": ">",
-    "rl_kl": "P",
-    "reward": "X",
-}
+# What is compared with the divergences and is none has colours and markers here.
+COLORS = display.COLORS | {"rl_kl": "#8C564B", "reward": "#7A7A7A"}
+MARKERS = display.MARKERS | {"rl_kl": "P", "reward": "X"}
 DPI = 130
-INK, MUTED = "#1c2430", "#5b6675"
-TARGET_COLOR = "#E6A100"
-STYLE: dict[Any, Any] = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "lines.linewidth": 1.8,
-    "figure.constrained_layout.use": True,
-}
 
 
 def picture(
@@ -114,7 +78,7 @@ def color_of(method: str) -> str:
 
 def marker_of(method: str) -> str:
     """Return the marker of an objective."""
-    return MARKERS.get(method, "h")
+    return MARKERS.get(method, OTHER_MARKER)
 
 
 def legend_of(

@@ -11,11 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from fdpg_ref.display import INK, MUTED, TARGET_COLOR
 from study.names import FIVE, MEASURES, REINFORCEMENT, label_of, measure_label, method_order
 from study.report.drawing import (
-    INK,
-    MUTED,
-    TARGET_COLOR,
     base_mark,
     color_of,
     dot,

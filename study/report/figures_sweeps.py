@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fdpg_ref.display import TARGET_COLOR
 from study.names import (
     ALPHAS,
     FIVE,
@@ -17,7 +18,6 @@ from study.names import (
     size_order,
 )
 from study.report.drawing import (
-    TARGET_COLOR,
     color_of,
     dot,
     legend_of,

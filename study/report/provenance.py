@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fdpg_ref.display import NONE
 from study.names import FIVE, label_of
 from study.report.blocks import Grid, Section
 from study.rules.rates import chosen_rates
 from study.statistics import DRAWS, SEED, coverage_of_mean
 from study.tables.stored import Table, Tables
-from study.text import NONE, share
+from study.text import share
 
 
 def method_section(seeds: Sequence[int]) -> Section:

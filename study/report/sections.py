@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fdpg_ref.display import NONE, number, plus_minus
 from study.names import COMMON, FIVE, MEASURES, TUNED, VARIANT_LABELS, label_of, measure_label
 from study.report.blocks import Grid, Picture, Section
 from study.report.figures_main import title_of
@@ -14,7 +15,7 @@ from study.rules.verdicts import STATEMENTS, Verdict
 from study.tables.cubes import Runs, target_of
 from study.tables.selections import COVERED, PASS
 from study.tables.stored import Frame
-from study.text import NONE, bracket, number, plus_minus, share
+from study.text import bracket, share
 from study.text import interval as interval_text
 
 HEADS = {

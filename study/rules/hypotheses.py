@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fdpg_ref.display import number
 from study.names import FIVE, label_of
 from study.rules.verdicts import Effect, Verdict, decide
 from study.statistics import (
@@ -25,7 +26,7 @@ from study.statistics import (
 )
 from study.tables.cubes import Cube, log_measures, mean_regrets
 from study.tables.stored import NotJudgedError
-from study.text import number, share
+from study.text import share
 
 # The bounds of docs/hypotheses.md.
 FLOAT64_BOUND, FLOAT32_BOUND = 1e-12, 1e-6

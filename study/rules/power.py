@@ -14,10 +14,11 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import nct, t
 
+from fdpg_ref.display import number
 from study.names import MEASURES, measure_label
 from study.tables.cubes import Cube, Runs, cube_of, log_measures, runs_of
 from study.tables.stored import Frame, StudyError, Table
-from study.text import markdown_table, number, share
+from study.text import markdown_table, share
 
 SEEDS = (3, 5, 8)
 POWER = 0.8

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
+from fdpg_ref.display import NONE, number
 from study.names import DEFAULT, GROUP_LABELS, REINFORCEMENT, label_of, method_order, size_order
 from study.tables.cubes import FLOOR, OWN, runs_of
 from study.tables.stored import Frame, StudyError, Table
-from study.text import NONE, markdown_table, number
+from study.text import markdown_table
 
 # Whose rate the objectives without a measure of their own take.
 LENDER = "reverse_kl"

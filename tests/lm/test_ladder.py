@@ -328,7 +328,7 @@ def test_table_figure_and_json_hold_every_rung(tmp_path):
     rows = ladder_rows(ladder)
     assert all(len(row) == 1 + len(AUTOCAST) for row in rows)
     named = " ".join(row[0] for row in rows)
-    for words in ("[0.9, 1.1]", "forward KL", "reverse KL", "JS", "among 8", "scorer"):
+    for words in ("[0.9, 1.1]", "forward KL", "reverse KL", "Jensen–Shannon", "among 8", "scorer"):
         assert words in named
     written = write_ladder(ladder, tmp_path / "new", about={"model": "tiny", "device": "cpu"})
     assert [path.name for path in written] == ["ladder.json", "ladder.png"]

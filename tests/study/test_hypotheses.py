@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fdpg_ref.display import number
 from study.names import FIVE, MEASURES
 from study.rules import hypotheses as rules
 from study.rules.verdicts import DOES_NOT, HOLDS, PARTLY, STATEMENTS
 from study.tables.cubes import Cube, log_measures, mean_regrets, regrets
 from study.tables.stored import NotJudgedError
-from study.text import number
 
 RULES = Path(__file__).resolve().parents[2] / "docs" / "hypotheses.md"
 FORWARD, REVERSE, TV, JS, ALPHA = range(5)

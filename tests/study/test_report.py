@@ -21,12 +21,13 @@ from support.study_tables import (
     write_lm,
 )
 
+from fdpg_ref import display
 from study.__main__ import main
-from study.names import FIVE, MEASURES
+from study.names import FIVE, MEASURES, REINFORCEMENT
 from study.report.agreement import agreement_failures, agreement_table
 from study.report.blocks import markdown
 from study.report.document import GRIDS, TITLE, collect, compose, introduction, write_report
-from study.report.drawing import COLORS
+from study.report.drawing import COLORS, MARKERS
 from study.report.summaries import (
     ablation_table,
     base_table,
@@ -41,7 +42,7 @@ from study.rules.verdicts import DOES_NOT, HOLDS, NOT_JUDGED
 from study.tables.cubes import best_values, chosen, completed, cube_of, runs_of, toy_cube
 from study.tables.selections import main_cube, study_tables
 from study.tables.stored import StudyError, Table, Tables, load_tables
-from study.text import interval, markdown_table, number, plus_minus
+from study.text import interval, markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = {
@@ -343,46 +344,37 @@ def test_unification_alone_is_enough_to_report(tmp_path):
     assert verdict_of(judge(tables), "H1", "transformer") == "holds partly"
 
 
-def test_colours_are_those_of_the_project():
-    from lm.report.figures import COLORS as SHARED  # tests alone import both
-
-    assert SHARED.items() <= COLORS.items()
-    assert len(set(COLORS.values())) == len(COLORS)
+def test_what_is_no_divergence_has_a_colour_and_a_marker_of_its_own():
+    for all_of, shared in ((COLORS, display.COLORS), (MARKERS, display.MARKERS)):
+        assert shared.items() <= all_of.items()
+        added = {name: all_of[name] for name in all_of.keys() - shared.keys()}
+        assert set(added) == set(REINFORCEMENT)
+        assert len(set(added.values()) - set(shared.values())) == len(added)
 
 
 def test_the_study_imports_neither_toy_nor_lm_nor_torch():
-    code = (
-        "import sys, study.__main__\n"
-        "print(sorted(sys.modules.keys() & {'toy', 'lm', 'torch', 'fdpg_ref'}))"
-    )
+    code = "import sys, study.__main__\nprint(sorted(sys.modules.keys() & {'toy', 'lm', 'torch'}))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.123456, "0.123"),
-        (12.3456, "12.3"),
-        (1234.5, "1234"),
-        (1e-7, "1.00e-07"),
-        (np.inf, "∞"),
-        (np.nan, "–"),
-        (0.0, "0"),
-    ],
-)
-def test_numbers_as_printed(value, text):
-    assert number(value) == text
+def test_of_the_core_the_study_takes_names_and_colours_only():
+    lines = [
+        line
+        for path in sorted((ROOT / "study").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "import" in line and "fdpg_ref" in line
+    ]
+    assert lines
+    for line in lines:
+        assert line.startswith(("from fdpg_ref.display import ", "from fdpg_ref import display"))
 
 
-def test_intervals_and_spreads_as_printed():
+def test_intervals_as_printed():
     assert interval(0.5261, 0.5192, 0.5323) == "0.526 [0.519, 0.532]"
     assert interval(-0.44, -0.594, -0.29) == "-0.44 [-0.59, -0.29]"
     assert interval(0.3, np.nan, np.nan) == "0.300"
     assert interval(0.3, 0.3, 0.3) == "0.300 [0.300, 0.300]"
-    assert plus_minus(0.30123, 0.01789) == "0.301 ± 0.018"
-    assert plus_minus(5123.0, 312.0) == "5123 ± 312"
-    assert plus_minus(np.inf, np.nan) == "∞"
     assert markdown_table(("a", "b"), [("x|y", "1")]).splitlines()[-1] == "| x\\|y | 1 |"

@@ -112,9 +112,9 @@ def test_the_tables_are_measured(text: str, records: list[Record]):
     cells = dict(rows)["leave-one-out"].split("</td>")
     for name, cell in zip(DIVERGENCES, cells, strict=False):
         assert f'class="chip {verdicts[name]}"' in cell
-    for cell in ("grad forward kl", "- grad forward kl", "2 grad total variation"):
+    for cell in ("grad forward KL", "- grad forward KL", "2 grad total variation"):
         assert f"{cell}</td>" in text
-    assert text.count("none of the nine (nearest") == 7
+    assert text.count("none of the named (nearest") == 7
 
 
 def test_a_failed_claim_and_a_failed_guard_show(records: list[Record], guards: dict[str, str]):

@@ -111,5 +111,5 @@ def test_combinations_in_words():
     assert penalties.describe({"total_variation": 2.0}) == "2 grad total variation"
     assert (
         penalties.describe({"reverse_kl": -1.0, "pearson_chi2": 0.5})
-        == "0.5 grad pearson chi2 - grad reverse kl"
+        == "0.5 grad Pearson χ² - grad reverse KL"
     )

@@ -19,16 +19,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fdpg_ref import DIVERGENCES
+from fdpg_ref.display import INK, color_of, title_of
 from toy.audit.audits import AuditReport
-from toy.audit.sentence import NAMES, batch_sentence, short_verdict
+from toy.audit.sentence import batch_sentence, short_verdict
 from toy.audit.signal import FLAT, centred
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from toy.audit.signal import Signal
-
-_FOUND, _MATCH = "#222222", "#D55E00"
 
 
 def print_audit(report: AuditReport, console: Console) -> None:
@@ -49,7 +48,7 @@ def print_audit(report: AuditReport, console: Console) -> None:
             table.add_column(heading, justify="left" if heading == "divergence" else "right")
         for name, residual in found.relative_residual.items():
             style = "bold" if name == found.best_match else ""
-            cells = NAMES.get(name, name), f"{found.cosine[name]:+.6f}", f"{residual:.1e}"
+            cells = title_of(name), f"{found.cosine[name]:+.6f}", f"{residual:.1e}"
             table.add_row(*cells, style=style)
         console.print(table)
     sizes = ", ".join(map(str, (report.batch_size, *report.batch_change)))
@@ -145,7 +144,7 @@ def _draw(axes: Axes, report: AuditReport, signal: Signal, *, alone: bool) -> No
             t,
             signal.values[index],
             marker,
-            color=_FOUND,
+            color=INK,
             markersize=4,
             label=label if index == 0 else "the same, other masses",
         )
@@ -154,7 +153,8 @@ def _draw(axes: Axes, report: AuditReport, signal: Signal, *, alone: bool) -> No
         curve = np.sum(
             [c * DIVERGENCES[name].signal(signal.log_ratio) for c, name in parts], axis=0
         )
-        axes.plot(t, centred(curve), color=_MATCH, zorder=0, label=short_verdict(report))
+        colour = color_of(report.comparison.best_match or "a sum of several")
+        axes.plot(t, centred(curve), color=colour, zorder=0, label=short_verdict(report))
     axes.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=-1)
     axes.axvline(1, color="#BBBBBB", linewidth=0.8, zorder=-1)
     axes.set_xscale("log")

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fdpg_ref.display import title_of
 from toy.audit.signal import DECREASING, INCREASING
 
 if TYPE_CHECKING:
     from toy.audit.audits import AuditReport
     from toy.audit.compare import Comparison
 
-__all__ = ["NAMES", "batch_sentence", "sentence", "short_verdict"]
+__all__ = ["batch_sentence", "sentence", "short_verdict"]
 
-NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "forward_kl": "forward KL",
-        "reverse_kl": "reverse KL",
-        "total_variation": "total variation",
-        "jensen_shannon": "Jensen-Shannon",
-        "pearson_chi2": "Pearson chi-squared",
-        "neyman_chi2": "Neyman chi-squared",
-        "squared_hellinger": "squared Hellinger",
-        "jeffreys": "Jeffreys",
-        "le_cam": "Le Cam",
-    }
-)
 _KL = {"forward_kl": "KL(reference‖policy)", "reverse_kl": "KL(policy‖reference)"}
 _ABBREVIATIONS = {"forward_kl": "FKL", "reverse_kl": "RKL"}
 # A change with the batch size below this is rounding.
@@ -137,7 +124,7 @@ def _kind(report: AuditReport) -> str:
 def _nearest(found: Comparison) -> str:
     residual = found.relative_residual or {}
     name = min(residual, key=residual.__getitem__)
-    return f"the nearest, {NAMES.get(name, name)}, leaves {residual[name]:.1%} unexplained"
+    return f"the nearest, {title_of(name)}, leaves {residual[name]:.1%} unexplained"
 
 
 def _towards_behavior(report: AuditReport) -> str:
@@ -145,7 +132,7 @@ def _towards_behavior(report: AuditReport) -> str:
     if match is None or match.best_match is None or match.scale is None:
         return ""
     verb = "ascends" if match.ascends else "descends"
-    name = NAMES[match.best_match]
+    name = title_of(match.best_match)
     return f"{verb} {_times(abs(match.scale))}{name} to the behaviour policy"
 
 
@@ -160,8 +147,8 @@ def _sum(report: AuditReport) -> str:
     parts = _parts(report)
     common = _common(parts)
     if len(parts) == 1 or common is None or _times(common) == "":
-        return _terms(parts, NAMES)
-    return f"{_times(common)}({_terms([(c / common, name) for c, name in parts], NAMES)})"
+        return _terms(parts, title_of)
+    return f"{_times(common)}({_terms([(c / common, name) for c, name in parts], title_of)})"
 
 
 def _abbreviated(report: AuditReport) -> str:
@@ -172,7 +159,7 @@ def _abbreviated(report: AuditReport) -> str:
     if len(parts) == 1:
         return f", {_KL[parts[0][1]]}"
     common = _common(parts) or 1.0
-    return f" ({_terms([(c / common, name) for c, name in parts], _ABBREVIATIONS)})"
+    return f" ({_terms([(c / common, name) for c, name in parts], _ABBREVIATIONS.__getitem__)})"
 
 
 def _common(parts: Sequence[tuple[float, str]]) -> float | None:
@@ -181,12 +168,12 @@ def _common(parts: Sequence[tuple[float, str]]) -> float | None:
     return sizes[0] if max(sizes) - min(sizes) <= 1e-6 * max(sizes) else None
 
 
-def _terms(parts: Sequence[tuple[float, str]], names: Mapping[str, str]) -> str:
+def _terms(parts: Sequence[tuple[float, str]], called: Callable[[str], str]) -> str:
     text = ""
     for factor, name in parts:
         sign = "-" if factor < 0 else "+" if text else ""
         text += f" {sign} " if text else sign
-        text += _times(abs(factor)) + names.get(name, name)
+        text += _times(abs(factor)) + called(name)
     return text
 
 

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from toy.cli.report import TITLES
+from fdpg_ref.display import color_of, title_of
 from toy.config import TrainConfig
 from toy.families import GaussianFamily
 from toy.problems import Problem
@@ -21,14 +21,6 @@ from toy.train import Trajectory
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: distinct for colour-blind readers and in grey.
-_COLOURS = {
-    "forward_kl": "#0072B2",
-    "total_variation": "#E69F00",
-    "jensen_shannon": "#009E73",
-    "reverse_kl": "#D55E00",
-}
-_OTHER = "#CC79A7"
 _BASE, _TARGET = "#8C8C8C", "#222222"
 
 
@@ -54,12 +46,12 @@ def plot_trajectory(problem: Problem, trajectory: Trajectory, config: TrainConfi
     grid = figure.subplot_mosaic([["divergences", "path"], ["outcomes", "outcomes"]])
     kind = "exact gradients" if config.gradient == "exact" else f"batches of {config.batch_size}"
     figure.suptitle(
-        f"{TITLES[config.divergence]} on “{config.problem}”, {kind}, "
+        f"{title_of(config.divergence)} on “{config.problem}”, {kind}, "
         f"learning rate {config.learning_rate:g}",
         fontsize=13,
         fontweight="bold",
     )
-    colour = _COLOURS.get(config.divergence, _OTHER)
+    colour = color_of(config.divergence)
     _divergences(grid["divergences"], trajectory, config.divergence)
     _path(grid["path"], problem, trajectory, colour)
     _outcomes(grid["outcomes"], problem, trajectory, colour)
@@ -108,10 +100,10 @@ def _divergences(axes: Axes, trajectory: Trajectory, descended: str) -> None:
         axes.plot(
             steps,
             shown,
-            color=_COLOURS.get(name, _OTHER),
+            color=color_of(name),
             linewidth=2.6 if name == descended else 1.2,
             linestyle="-" if name == descended else "--",
-            label=TITLES[name] + infinite + (" (descended)" if name == descended else ""),
+            label=title_of(name) + infinite + (" (descended)" if name == descended else ""),
         )
     axes.set(yscale="log", xlabel="step", ylabel="divergence to the target (nats)")
     axes.yaxis.set_major_formatter(_PlainNumbers())

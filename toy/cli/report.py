@@ -8,22 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fdpg_ref.display import title_of
 from toy.config import TrainConfig
 from toy.problems import Problem
 from toy.train import Trajectory
 
-# The divergences as people write them.
-TITLES = {
-    "forward_kl": "forward KL",
-    "reverse_kl": "reverse KL",
-    "total_variation": "total variation",
-    "jensen_shannon": "Jensen-Shannon",
-    "pearson_chi2": "Pearson chi²",
-    "neyman_chi2": "Neyman chi²",
-    "squared_hellinger": "squared Hellinger",
-    "jeffreys": "Jeffreys",
-    "le_cam": "Le Cam",
-}
 # Rows that are shown of a descent of any length, its first and last point among them.
 _ROWS = 11
 
@@ -55,7 +44,7 @@ def print_trajectory(
     table.add_column("step", justify="right")
     for name in trajectory.divergences:
         mark = "bold green" if name == config.divergence else ""
-        heading = TITLES[name].replace(" ", "\n").replace("-", "-\n")
+        heading = title_of(name).replace(" ", "\n").replace("–", "–\n")
         table.add_column(heading, justify="right", style=mark, header_style=mark)
     if trajectory.alignment is not None:
         table.add_column(Text("E[phi]"), justify="right")

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import spence
 
 from fdpg_ref import DIVERGENCES, FDivergence
+from fdpg_ref.display import title_of
 from fdpg_ref.related import log_ratio_penalty
 from toy.oracle import gradient_of
 from toy.verify.cases import Case, cases
@@ -215,7 +216,7 @@ def describe(descends: Mapping[str, float]) -> str:
     for name, factor in sorted(descends.items(), key=lambda item: -item[1]):
         sign = "-" if factor < 0 else "+"
         number = "" if abs(abs(factor) - 1) < _SAME else f"{abs(factor):.4g} "
-        words.append(f"{sign} {number}grad {name.replace('_', ' ')}")
+        words.append(f"{sign} {number}grad {title_of(name)}")
     return " ".join(words).removeprefix("+ ")
 
 

@@ -10,21 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fdpg_ref import DIVERGENCES
-from toy.cli.report import TITLES
+from fdpg_ref.display import SERIES, color_of
 from toy.verify.report import measures
 
-# Okabe and Ito's palette, distinct for colour-blind readers; and line styles for those in grey.
-_STYLES = {
-    "forward_kl": ("#0072B2", "-"),
-    "reverse_kl": ("#D55E00", "-"),
-    "total_variation": ("#E69F00", "--"),
-    "jensen_shannon": ("#009E73", "-"),
-    "pearson_chi2": ("#CC79A7", "-"),
-    "neyman_chi2": ("#56B4E9", "--"),
-    "squared_hellinger": ("#8C8C8C", "-"),
-    "jeffreys": ("#222222", "--"),
-    "le_cam": ("#B8A800", "-."),
-}
+# Line styles too, for those who read in grey.
+_LINES = ("-", "--", "-.", ":")
 # Biases below this are rounding, and lie on the floor of the figure.
 _FLOOR = 1e-4
 
@@ -37,11 +27,8 @@ def bias_figure() -> str:
     panels = figure.subplots(len(curves), 1, sharex=True, sharey=True)
     for axes, (title, by_name) in zip(panels, curves.items(), strict=True):
         for name, values in by_name.items():
-            colour, line = _STYLES[name]
             shown = [max(value, _FLOOR) for value in values]
-            axes.loglog(
-                measures.SIZES, shown, line, color=colour, marker="o", ms=3.5, label=TITLES[name]
-            )
+            axes.loglog(measures.SIZES, shown, marker="o", ms=3.5, **_line_of(name))
         axes.set_title(f"Z: {title}", fontsize=10, loc="left")
         axes.set_ylim(_FLOOR / 1.5, 5)
         axes.set_ylabel("relative bias")
@@ -59,8 +46,7 @@ def mode_figure() -> str:
     figure = _figure(5.2, 4.6)
     axes = figure.subplots()
     for name, values in ratios.items():
-        colour, line = _STYLES[name]
-        axes.loglog(masses, values, line, color=colour, label=TITLES[name])
+        axes.loglog(masses, values, **_line_of(name))
     axes.set_xlabel("policy's mass on a mode that has 0.45 of the target")
     axes.set_ylabel("|mean| / noise of the gradient, n = 5")
     figure.legend(loc="outside lower center", ncols=2)
@@ -74,19 +60,21 @@ def baseline_figure() -> str:
     names = list(DIVERGENCES)[::-1]
     figure = _figure(5.2, 4.2)
     axes = figure.subplots()
-    marks = {"none": ("#8C8C8C", "|"), "optimal": ("#009E73", "o")}
-    marks |= {"running": ("#CC79A7", "s"), "leave_one_out": ("#0072B2", "D")}
-    for baseline, by_name in noise.items():
-        colour, mark = marks[baseline]
+    marks = {"none": "|", "optimal": "o", "running": "s", "leave_one_out": "D"}
+    for colour, (baseline, by_name) in zip(SERIES, noise.items(), strict=True):
         values = [by_name[name] for name in names]
-        axes.plot(
-            values, range(len(names)), mark, color=colour, ms=6, label=baseline.replace("_", " ")
-        )
-    axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
+        label = baseline.replace("_", " ")
+        axes.plot(values, range(len(names)), marks[baseline], color=colour, ms=6, label=label)
+    axes.set_yticks(range(len(names)), [DIVERGENCES[name].title for name in names])
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("trace of the covariance over that of none, n = 5")
     figure.legend(loc="outside lower center", ncols=4, columnspacing=0.9, handletextpad=0.1)
     return _encoded(figure)
+
+
+def _line_of(name: str) -> dict[str, str]:
+    line = _LINES[list(DIVERGENCES).index(name) % len(_LINES)]
+    return {"color": color_of(name), "linestyle": line, "label": DIVERGENCES[name].title}
 
 
 def _figure(width: float, height: float) -> Figure:

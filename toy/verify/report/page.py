@@ -8,7 +8,7 @@ from math import exp
 from pathlib import Path
 
 from fdpg_ref import DIVERGENCES
-from toy.cli.report import TITLES
+from fdpg_ref.display import html_page, title_of
 from toy.files import write_text
 from toy.verify.claims import penalties
 from toy.verify.records import FACTS, PROPORTIONAL, Record
@@ -17,37 +17,21 @@ from toy.verify.report.guards import PASSED
 from toy.verify.report.table import factor_text, short_number
 
 _STYLE = """
-:root { color-scheme: light; --line: #d9dce1; --soft: #f5f6f8; --dim: #5b6470; }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 0 auto; max-width: 60rem;
-  padding: 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
-h2 { font-size: 1.15rem; line-height: 1.3; margin: 2.2rem 0 .6rem; }
-.fact { background: #1b1f24; color: #fff; border-radius: .3rem; padding: .1rem .45rem;
+.fact { background: #1c2430; color: #fff; border-radius: .3rem; padding: .1rem .45rem;
   margin-right: .4rem; font-size: .95rem; }
-nav a { display: inline-block; padding: .35rem .5rem; color: #0b5cad; text-decoration: none; }
-.verdict { font-size: 1.05rem; font-weight: 600; padding: .7rem .9rem; border-radius: .4rem; }
-.good { background: #e3f4e8; color: #14532d; } .bad { background: #fde4e1; color: #8a1c12; }
-.claim { border: 1px solid var(--line); border-radius: .4rem; margin: .6rem 0;
-  padding: .6rem .8rem; }
-.claim p { margin: .15rem 0; } .small { color: var(--dim); font-size: .86rem; }
+nav { margin-bottom: 1.2rem; } summary { cursor: pointer; }
+nav a, summary { display: inline-block; padding: .35rem .5rem; color: #0b5cad;
+  text-decoration: none; font-size: .92rem; }
+.claim { border-top: 1px solid #e8ebef; margin-top: .6rem; padding-top: .5rem; }
+.claim p { margin: .15rem 0; }
 .chip { display: inline-block; border-radius: .8rem; padding: 0 .5rem; margin: .1rem .15rem .1rem 0;
   font-size: .82rem; white-space: nowrap; }
-.exact { background: #dff2e5; color: #14532d; }
+.exact { background: #d9f2e3; color: #0b5a33; }
 .proportional { background: #fdf0cd; color: #6b4a00; }
 .biased { background: #f3e3f3; color: #6b216b; } .failed { background: #b42318; color: #fff; }
-code { font-size: .82rem; overflow-wrap: anywhere; }
-details { margin-top: .3rem; } summary { cursor: pointer; color: #0b5cad; font-size: .88rem;
-  padding: .25rem 0; }
-.wide { overflow-x: auto; -webkit-overflow-scrolling: touch; border: 1px solid var(--line);
-  border-radius: .4rem; }
-table { border-collapse: collapse; width: 100%; font-size: .86rem; }
-th, td { text-align: left; padding: .35rem .5rem; border-bottom: 1px solid var(--line);
-  vertical-align: top; } thead th { background: var(--soft); }
-tbody th { position: sticky; left: 0; background: #fff; font-weight: 600; min-width: 7rem; }
-td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; } img { width: 100%; max-width: 40rem; height: auto; display: block;
-  margin: 0 auto; } figcaption { color: var(--dim); font-size: .88rem; margin-top: .4rem; }
+code { font-size: .82rem; overflow-wrap: anywhere; } table { font-size: .86rem; }
+tbody th { position: sticky; left: 0; background: #fff; color: inherit; min-width: 7rem; }
+img { width: 100%; max-width: 40rem; margin: 0 auto; }
 """
 
 # Rows of the table of Z policies: title, and the estimators whose records fill it.
@@ -105,13 +89,12 @@ def page(records: Sequence[Record], guards: Mapping[str, str]) -> str:
     sections = "".join(
         _section(fact, by_fact[fact], guards, extras.get(fact, "")) for fact in FACTS
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>f-DPG: verification report</title><style>{_STYLE}</style></head><body>"
-        "<h1>f-DPG: what is verified, and how</h1>"
-        f"{_summary(records, guards)}{_introduction()}<nav>{links}</nav>"
-        f"{sections}</body></html>\n"
+    title = "f-DPG: what is verified, and how"
+    return html_page(
+        title,
+        f"<header><h1>{title}</h1></header>{_summary(records, guards)}{_introduction()}"
+        f"<nav>{links}</nav>{sections}",
+        _STYLE,
     )
 
 
@@ -167,14 +150,14 @@ def _claim(claim: str, members: Sequence[Record], guards: Mapping[str, str]) -> 
     )
     table = _table(("composition", "verdict", "problems", "largest error"), rows)
     return (
-        f'<div class="claim"><p>{escape(claim)}</p><p class="small">{subject}</p><p>{chips}</p>'
-        f'<p class="small">{members[0].evidence}; largest relative error {worst:.1e}<br>'
+        f'<div class="claim"><p>{escape(claim)}</p><p class="muted">{subject}</p><p>{chips}</p>'
+        f'<p class="muted">{members[0].evidence}; largest relative error {worst:.1e}<br>'
         f"{guarded}</p><details><summary>{len(members)} measured</summary>{table}</details></div>"
     )
 
 
 def _record_chip(r: Record) -> str:
-    about = TITLES[r.divergence] + " " if r.divergence else ""
+    about = title_of(r.divergence) + " " if r.divergence else ""
     return _chip(r.verdict if r.holds else "failed", about + _record_verdict(r))
 
 
@@ -196,7 +179,7 @@ def _z_policies(records: Sequence[Record]) -> str:
     for title, estimator in Z_TABLE.items():
         found = (cells.get((estimator, name)) for name in DIVERGENCES)
         rows.append([title, *("·" if r is None else _z_cell(r) for r in found)])
-    table = _table(("where Z comes from", *(TITLES[n] for n in DIVERGENCES)), rows, raw=True)
+    table = _table(("where Z comes from", *(d.title for d in DIVERGENCES.values())), rows, raw=True)
     return (
         "<p>The table of Z policies, from the measurements below. A factor that depends on the "
         "problem, or on its past, is that of the first one; under a bias stands its largest "
@@ -228,8 +211,8 @@ def _dictionary() -> str:
     for entry in penalties.DICTIONARY:
         found = penalties.find(entry)
         if found.descends is None:
-            nearest = TITLES[found.nearest]
-            words = f"none of the nine (nearest: {nearest}, residual {found.residual:.2f})"
+            nearest = title_of(found.nearest)
+            words = f"none of the named (nearest: {nearest}, residual {found.residual:.2f})"
         else:
             words = penalties.describe(found.descends)
         where = "loss × ratio" if entry.placement == "ratio" else entry.placement
@@ -238,7 +221,8 @@ def _dictionary() -> str:
     table = _table(("penalty", "where", "measured expected gradient"), rows)
     return (
         "<p>The dictionary, measured: gradients of the expected penalty on all problems, fitted "
-        "by at most two of the nine. “× ratio”: times π/π_old, differentiated as well.</p>"
+        "by at most two of the named divergences. “× ratio”: times π/π_old, differentiated as "
+        "well.</p>"
         f"{table}"
     )
 
@@ -250,7 +234,7 @@ def _noise() -> str:
         found = list(by_distance.values())
         rows.append(
             (
-                TITLES[name],
+                title_of(name),
                 *(f"{one.signal_to_noise:.2f}" for one in found),
                 f"{found[0].samples:.1f}",
                 f"{found[0].rarest:.0%}",
@@ -291,7 +275,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, raw: bool = F
         for first, *rest in rows
     )
     return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         "</div>"
     )
 

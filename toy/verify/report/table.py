@@ -18,17 +18,8 @@ from toy.files import write_text
 from toy.verify.records import BIASED, EXACT, PROPORTIONAL, ROUNDING, Record
 
 _COLOURS = {EXACT: "green", PROPORTIONAL: "yellow", BIASED: "magenta"}
-_HEADINGS = {
-    "forward_kl": "fwd\nKL",
-    "reverse_kl": "rev\nKL",
-    "total_variation": "TV",
-    "jensen_shannon": "JS",
-    "pearson_chi2": "Pear\nson",
-    "neyman_chi2": "Ney\nman",
-    "squared_hellinger": "Hel²",
-    "jeffreys": "Jeff\nreys",
-    "le_cam": "Le\nCam",
-}
+# Letters of a word in a heading that fit in a narrow column, with the full stop of what is cut.
+_LETTERS = 5
 
 
 def print_report(records: Sequence[Record], console: Console) -> None:
@@ -115,8 +106,8 @@ def _estimator_table(records: Sequence[Record]) -> Table:
         show_edge=False,
     )
     table.add_column("estimator", ratio=1)
-    for name in DIVERGENCES:
-        table.add_column(_HEADINGS[name], justify="right", width=6, no_wrap=True)
+    for divergence in DIVERGENCES.values():
+        table.add_column(_heading(divergence.title), justify="right", width=6, no_wrap=True)
     rows: dict[str, dict[str, Record]] = {}
     for r in records:
         rows.setdefault(str(r.estimator), {})[str(r.divergence)] = r
@@ -131,6 +122,12 @@ def _estimator_table(records: Sequence[Record]) -> Table:
         shown = [_cell(cells[name]) if name in cells else Text("·") for name in DIVERGENCES]
         table.add_row(estimator, *shown)
     return table
+
+
+def _heading(title: str) -> str:
+    words = title.replace("–", " ").split()
+    cut = (word if len(word) <= _LETTERS else word[: _LETTERS - 1] + "." for word in words)
+    return "\n".join(cut)
 
 
 def _cell(r: Record) -> Text:
