@@ -23,6 +23,7 @@ from lm.models.folder import ModelFolderError
 from lm.models.vocabulary import VocabularyError
 from lm.policy.causal import load_policy
 from lm.policy.checks import check_device
+from lm.policy.law import check_longest
 from lm.policy.prompts import PromptError, Prompts
 from lm.report.build import Z_MARK, finish_run, headline_rows
 from lm.report.page import named
@@ -119,7 +120,9 @@ def run_sample(options: SampleOptions) -> None:
         prompts = Prompts.from_ids(policy.vocabulary.encode_prompts(options.prompts))
     generator = torch.Generator().manual_seed(options.seed)
     samples = policy.sample(options.n, generator=generator, prompts=prompts)
-    for text, log_prob in zip(policy.decode(samples), samples.log_prob.tolist(), strict=True):
+    texts = policy.decode(samples)
+    check_longest(policy, samples, texts)
+    for text, log_prob in zip(texts, samples.log_prob.tolist(), strict=True):
         # One line a sample: a line break is shown as what one types for it.
         shown = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
         print(f"{log_prob:9.3f}  {shown}")

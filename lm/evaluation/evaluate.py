@@ -28,6 +28,7 @@ from lm.features.registry import feature_values
 from lm.policy.causal import CausalPolicy
 from lm.policy.checks import check_log_prob
 from lm.policy.drawing import draw, rows_in_memory
+from lm.policy.law import check_longest
 from lm.policy.sampling import Samples
 from lm.run.records import FOUR, PROMPT_MARK, one_line
 from lm.target.partition import SHARE_TO_WARN
@@ -143,6 +144,7 @@ class Evaluator:
         problem, base, base_reading = self.problem, self._base_samples, self._base_reading
         log_base, prefix_kl, prefix_entropy = prefix_sums(policy, problem.base, drawn)
         check_log_prob("policy", drawn.log_prob, reading.texts)
+        check_longest(policy, drawn, reading.texts)
         base_log_policy = _score(policy, base)
         holes = policy.transform.truncates
         check_log_prob("policy", base_log_policy, base_reading.texts, holes=holes)

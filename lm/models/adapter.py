@@ -30,6 +30,9 @@ def mark_trainable(model: nn.Module) -> None:
 def merged_model(model: PreTrainedModel) -> PreTrainedModel:
     """Return an independent plain model whose weights include the adapter: W + (alpha / r) B A.
 
+    A weight that another layer shares, as a head often shares the embeddings', becomes two: the
+    adapter belongs to one of them.
+
     Parameters
     ----------
     model
@@ -37,9 +40,22 @@ def merged_model(model: PreTrainedModel) -> PreTrainedModel:
     """
     plain = copy.deepcopy(model)
     for name, layer in adapted_layers(plain).items():
+        _untie(plain, layer.get_base_layer())
         layer.merge(safe_merge=True)
         plain.set_submodule(name, layer.get_base_layer())
     return plain.requires_grad_(False)
+
+
+def _untie(model: PreTrainedModel, layer: nn.Module) -> None:
+    """Give a layer a weight of its own if another one uses the same."""
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    # Of the layers themselves: an adapted one shows the weight under it as its own.
+    owned = (p for part in model.modules() for p in part.parameters(recurse=False))
+    if sum(p is weight for p in owned) > 1:
+        layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False
 
 
 def without_adapter(model: PreTrainedModel) -> PreTrainedModel:

@@ -16,11 +16,14 @@ from lm.config.sampling import SamplingConfig
 from lm.models.adapter import mark_trainable
 from lm.models.folder import disable_dropout, load_model, save_model
 from lm.models.hub import find_model
+from lm.models.positions import Positions, usable_positions
 from lm.models.token_ids import ModelFolderError, TokenIds, load_ids
 from lm.models.tokenizer import load_vocabulary
 from lm.models.vocabulary import CharVocabulary, IdVocabulary, Vocabulary
+from lm.policy.law import law_fault
 from lm.policy.prompts import PromptError, Prompts
 from lm.policy.sampling import Samples, sample_sequences
+from lm.policy.saved import check_saved
 from lm.policy.scoring import TokenScorer
 from lm.policy.transforms import IDENTITY
 
@@ -85,7 +88,7 @@ class CausalPolicy:
     ) -> None:
         model = _plain(model)
         self.config = model.config
-        self._positions: int | None = getattr(self.config, "max_position_embeddings", None)
+        self._positions = usable_positions(self.config)
         _check_limit(max_new_tokens, self._positions)
         # transformers compares every input with this id and warns where bos or a sample equals it;
         # padding here is masked, or stands where a causal model never looks.
@@ -306,7 +309,13 @@ class CausalPolicy:
         return other
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write a plain Hugging Face folder with fdpg_ref.json; the folder exists."""
+        """Write a plain Hugging Face folder with fdpg_ref.json; the folder exists.
+
+        Raises
+        ------
+        WrongSave
+            The folder, loaded again, is another policy than this one (a RunError).
+        """
         save_model(
             self.model,
             self.ids,
@@ -314,6 +323,7 @@ class CausalPolicy:
             vocabulary=self.vocabulary,
             transform=self.transform,
         )
+        check_saved(self, Path(folder))
 
     @property
     def _bare_scorer(self) -> TokenScorer:
@@ -416,6 +426,8 @@ def load_policy(
         vocabulary=load_vocabulary(path, ids, model.config.get_text_config().vocab_size),
     )
     policy.scorer.to(device)
+    if fault := law_fault(policy.model):
+        raise ModelFolderError(f"{path} ({type(model).__name__}) cannot be used: {fault}")
     return policy
 
 
@@ -443,10 +455,10 @@ def _plain(model: Any) -> PreTrainedModel:
     return inner
 
 
-def _check_limit(max_new_tokens: int, positions: int | None) -> None:
+def _check_limit(max_new_tokens: int, positions: Positions) -> None:
     # The start token takes the first position and the last token is never an input.
-    if max_new_tokens < 1 or (positions is not None and max_new_tokens > positions):
+    if max_new_tokens < 1 or (positions.number and max_new_tokens > positions.number):
         raise ValueError(
-            f"max_new_tokens must lie between 1 and the model's {positions} positions, got "
-            f"{max_new_tokens}"
+            f"max_new_tokens must lie between 1 and the model's {positions.number} positions"
+            f"{positions.why}, got {max_new_tokens}"
         )

@@ -7,6 +7,7 @@ backward pass of the other cannot go wrong.
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 import peft
@@ -65,8 +66,12 @@ def add_lora(policy: CausalPolicy, config: LoraConfig, seed: int) -> CausalPolic
         task_type="CAUSAL_LM",
     )
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
+            # peft warns of weights that two layers share, which `merged_model` tells apart, and of
+            # a model with layers of both orientations, which it gets right by itself.
+            warnings.filterwarnings("ignore", message=".*tie_word_embeddings=True")
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
             peft.inject_adapter_in_model(options, model)
     except ValueError as error:
         raise LoraError(

@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from lm.models.positions import Positions
+
 
 class PromptError(ValueError):
     """Prompts that cannot be used; the message names the first one and what to do."""
@@ -106,7 +108,7 @@ class Prompts(NamedTuple):
         _refuse(foreign.any(-1), f"has a token outside the model's {vocabulary_size} tokens")
         return self.left_padded()
 
-    def check_room(self, new_tokens: int, positions: int | None) -> None:
+    def check_room(self, new_tokens: int, positions: Positions) -> None:
         """Raise a PromptError if a context and its completion need more positions than there are.
 
         Parameters
@@ -114,17 +116,18 @@ class Prompts(NamedTuple):
         new_tokens
             Length limit of a completion. Its last token is never an input.
         positions
-            The model's, or None if they are unlimited.
+            The model's.
         """
         longest = int(self.lengths.max())
         needed = longest + new_tokens - 1
-        if positions is not None and needed > positions:
-            left = positions - longest + 1
+        if positions.number is not None and needed > positions.number:
+            left = positions.number - longest + 1
             shorter = "shorten the prompt"
             advice = f"{shorter}, or set max_new_tokens to {left} or less" if left > 0 else shorter
             raise PromptError(
                 f"prompt {int(self.lengths.argmax())} has {longest} tokens, and with {new_tokens} "
-                f"new ones it needs {needed} positions; the model has {positions}: {advice}"
+                f"new ones it needs {needed} positions; the model has {positions.number}"
+                f"{positions.why}: {advice}"
             )
 
 

@@ -107,7 +107,7 @@ def sample_sequences(
     rows = torch.arange(n, device=uniforms.device)
     # Rows that agree so far share one line of the cache.
     distinct, prefix = distinct_prompts(contexts)
-    lines = _Lines(model, distinct.left_padded())
+    lines = Lines(model, distinct.left_padded())
     for position in range(limit):
         law = transformed_log_probs(lines.next_logits(), transform)
         log_probs = law.log_probs[prefix]
@@ -158,8 +158,8 @@ def distinct_prompts(prompts: Prompts) -> tuple[Prompts, Tensor]:
     return Prompts(found.clamp(min=0), found >= 0), place
 
 
-def padding_inputs(mask: Tensor) -> dict[str, Tensor]:
-    """Return what tells a model of padding: nothing where there is none, which is faster.
+def place_inputs(mask: Tensor) -> dict[str, Tensor]:
+    """Return what tells a model where each token stands, and what is padding.
 
     Parameters
     ----------
@@ -169,11 +169,11 @@ def padding_inputs(mask: Tensor) -> dict[str, Tensor]:
     Returns
     -------
     dict
-        attention_mask and position_ids of shape (n, length), where a row's first token is at 0; or
-        nothing.
+        position_ids of shape (n, length), where a row's first token is at 0, and attention_mask;
+        without padding one row of positions and no mask, which is faster.
     """
     if bool(mask.all()):
-        return {}
+        return {"position_ids": torch.arange(mask.shape[1], device=mask.device)[None]}
     numbers = mask.long()
     return {
         "attention_mask": numbers,
@@ -213,26 +213,25 @@ def gather_last(log_probs: Tensor, tokens: Tensor) -> Tensor:
     return log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-class _Lines:
+class Lines:
     """Prefixes that grow by a token at a time, with the model's cache of each."""
 
     def __init__(self, model: PreTrainedModel, contexts: Prompts) -> None:
         self.model = model
         self.cache = DynamicCache(config=model.config)
-        self.inputs, mask = contexts.rows(_at_least_two(torch.arange(len(contexts.tokens))))
-        self.mask = None if bool(mask.all()) else mask
+        chosen = _at_least_two(torch.arange(len(contexts.tokens)))
+        self.inputs, self.mask = contexts.rows(chosen)
 
     def next_logits(self) -> Tensor:
         """Read the inputs and return the logits of the token after them, shape (lines, V)."""
-        padding = {} if self.mask is None else padding_inputs(self.mask)
-        if padding:
-            padding["position_ids"] = padding["position_ids"][:, -self.inputs.shape[1] :]
+        place = place_inputs(self.mask)
+        place["position_ids"] = place["position_ids"][:, -self.inputs.shape[1] :]
         output: Any = self.model(
             input_ids=self.inputs,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
-            **padding,
+            **place,
         )
         return output.logits[:, -1]
 
@@ -243,9 +242,8 @@ class _Lines:
         # The parents ascend: as many different ones as there are lines are all lines, in order.
         if len(parents) != len(self.inputs) or not bool((parents[1:] > parents[:-1]).all()):
             self.cache.reorder_cache(cast(torch.LongTensor, parents))
-            self.mask = None if self.mask is None else self.mask[parents]
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(parents), 1)], dim=-1)
+            self.mask = self.mask[parents]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(parents), 1)], dim=-1)
         self.inputs = tokens[chosen, None]
 
 

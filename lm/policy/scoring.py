@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from lm.config.sampling import SamplingConfig
 from lm.policy.chunked import body_and_head, chunked_log_probs, require_plain_head
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import distinct_prompts, gather_last, padding_inputs
+from lm.policy.sampling import distinct_prompts, gather_last, place_inputs
 from lm.policy.transforms import IDENTITY, TransformedLogProbs, transformed_log_probs
 
 # Scoring pads a group of rows to its longest; sorted by length, a few groups waste little on
@@ -162,5 +162,5 @@ def _inputs(tokens: Tensor, prompts: Prompts) -> dict[str, Any]:
     return {
         "input_ids": torch.cat([prompts.tokens, read], dim=-1),
         "use_cache": False,
-        **padding_inputs(mask),
+        **place_inputs(mask),
     }

@@ -10,6 +10,7 @@ from lm.device.amp import Amp
 from lm.errors import RunError
 from lm.models.activations import enable_activation_checkpointing
 from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy.law import law_fault
 from lm.training.base import train_base
 
 # Recorded as the model of a run whose base came from Python: nothing can load it again.
@@ -87,6 +88,8 @@ def adopt_base(config: RunConfig, base: CausalPolicy, *, device: str) -> CausalP
     """Return a frozen copy of a base that was passed, as `load_base` would have loaded it."""
     base = base.frozen_copy().with_transform(config.law)
     base.scorer.to(device=device, dtype=Amp(config.precision, device).weights_dtype)
+    if fault := law_fault(base.model):
+        raise RunError(f"train(base=...) with {type(base.model).__name__} is refused: {fault}")
     return base
 
 

@@ -1,0 +1,176 @@
+"""Whether a model has one law of the next token, found out by a few small forward passes.
+
+The sampler reads token by token, with a cache, beside rows of other lengths; the scorer reads whole
+sequences at once. If a law looks at later tokens, at neighbours, at padding or at what the model
+was asked before, the two are different distributions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lm.models.positions import usable_positions
+from lm.policy.checks import SAME_LAW_TOLERANCE, check_same_law
+from lm.policy.prompts import Prompts
+from lm.policy.sampling import Lines, Samples
+from lm.policy.scoring import TokenScorer
+from lm.policy.transforms import wide_log_softmax
+
+if TYPE_CHECKING:
+    from lm.policy.causal import CausalPolicy
+
+# Tokens of the row that is looked at; its neighbour has one more.
+LENGTH = 8
+# Nats: the tolerances are of laws whose log-probabilities are of this size.
+USUAL_SIZE = 10.0
+
+
+@torch.no_grad()
+def law_fault(model: PreTrainedModel) -> str:
+    """Return why a model cannot be sampled and scored, in words; an empty text if it can.
+
+    Four forward passes over two rows of at most eight tokens. The streams of random numbers stay as
+    they are.
+
+    Parameters
+    ----------
+    model
+        A causal language model of transformers.
+    """
+    try:
+        return _fault(model)
+    except torch.OutOfMemoryError:
+        raise
+    # Whatever an architecture raises on a few tokens, it would raise on the first batch.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        dtype = next(model.parameters()).dtype
+        advice = ": give --precision float32" if dtype == torch.float64 else ""
+        return f"a forward pass over a few tokens fails in {dtype} ({reason}){advice}"
+
+
+@torch.no_grad()
+def check_longest(policy: CausalPolicy, samples: Samples, texts: Sequence[str]) -> None:
+    """Raise a RunError unless the longest of a policy's samples is scored as it was drawn.
+
+    It was drawn beside others and is scored alone: the longest row is where a law that depends on
+    length, padding or neighbours shows first.
+
+    Parameters
+    ----------
+    policy
+        The policy that drew them.
+    samples
+        At least one.
+    texts
+        Of the samples, for the message.
+    """
+    lengths = samples.mask.sum(-1)
+    whole = lengths if samples.prompts is None else lengths + samples.prompts.lengths
+    row = int(whole.argmax())
+    one = samples.rows(slice(row, row + 1))
+    scored = policy.score(one)
+    # Two tokens may be equally probable to rounding at the edge of the cut: no fault of the law.
+    if not (policy.transform.truncates and bool(scored.isneginf().any())):
+        precision, length = computing_precision(policy.model), lengths[row : row + 1]
+        check_same_law(one.log_prob, scored, texts[row : row + 1], precision, lengths=length)
+
+
+def computing_precision(model: PreTrainedModel) -> str:
+    """Return the precision that a forward pass computes in now: autocast's, or the weights'."""
+    weights = next(model.parameters())
+    kind = weights.device.type
+    cast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if cast else weights.dtype
+    return str(dtype).removeprefix("torch.")
+
+
+def _fault(model: PreTrainedModel) -> str:
+    positions = usable_positions(model.config).number
+    length = LENGTH if positions is None else min(LENGTH, positions)
+    size = model.config.get_text_config().vocab_size
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(size, (2, length + 1), generator=random)
+    tokens = tokens.to(next(model.parameters()).device)
+
+    # The law of a row, and of the same row with another last token.
+    changed = tokens[0, :length].clone()
+    changed[-1] = (changed[-1] + 1) % size
+    rows = torch.stack([tokens[0, :length], changed])
+    plain, other = _plain_laws(model, rows)
+    if bool(plain.isnan().any()):
+        return _not_finite(model)
+    if gap := _gap(model, plain[:-1], other[:-1]):
+        return (
+            f"a later token changes the law of an earlier one (by {gap:.3g} nats), so it does not "
+            "read from left to right: take a causal model"
+        )
+    return "" if length < 2 else _parting(model, rows, tokens[1], plain)
+
+
+def _parting(model: PreTrainedModel, rows: Tensor, longer: Tensor, plain: Tensor) -> str:
+    """Return where the laws of sampler and scorer part from the plain one, and why."""
+    # The sampler's law: the first half beside a longer row, then one more token with the cache.
+    half = rows.shape[1] // 2
+    prompts = Prompts.from_ids([rows[0, :half].tolist(), longer[: half + 1].tolist()])
+    prompts = prompts.to(rows.device)
+    lines = Lines(model, prompts)
+    drawn = [wide_log_softmax(lines.next_logits()[0])]
+    lines.extend(torch.arange(2, device=rows.device), rows[0, half].repeat(2))
+    drawn.append(wide_log_softmax(lines.next_logits()[0]))
+
+    # The scorer's law: the whole row at once, beside the same one.
+    scored = TokenScorer(model).law(rows[:1, half:].repeat(2, 1), prompts).log_probs[0]
+
+    cached = _gap(model, torch.stack(drawn), plain[half - 1 : half + 1])
+    padded = _gap(model, scored, plain[half - 1 : -1])
+    if not (cached or padded):
+        return ""
+    if gap := _gap(model, _plain_laws(model, rows)[0], plain):
+        return (
+            f"asked the same twice it gives two laws ({gap:.3g} nats apart), so it keeps a state "
+            "between calls: take an architecture whose state is its key-value cache"
+        )
+    if padded:
+        return (
+            f"beside a longer row, padded, its law of a token is another one ({padded:.3g} nats): "
+            "it reads padding or neighbours, or does not count positions from 0"
+        )
+    return (
+        f"token by token with a key-value cache its law is another one than of the whole row "
+        f"({cached:.3g} nats): take an architecture whose state is its key-value cache"
+    )
+
+
+def _plain_laws(model: PreTrainedModel, rows: Tensor) -> Tensor:
+    """Return the laws as the model gives them by itself, shape (rows, length, vocabulary)."""
+    output: Any = model(input_ids=rows, use_cache=False)
+    return wide_log_softmax(output.logits)
+
+
+def _gap(model: PreTrainedModel, one: Tensor, other: Tensor) -> float:
+    """Return how far two laws are apart in nats, at most; 0 if rounding explains it."""
+    # Where both exclude a token they agree on it.
+    apart = (one - other).abs().where(one != other, 0.0)
+    size = torch.maximum(one.abs(), other.abs()).where(one.isfinite() & other.isfinite(), 0.0)
+    # Weights of eight bits are multiplied in half precision.
+    tolerance = SAME_LAW_TOLERANCE.get(computing_precision(model), SAME_LAW_TOLERANCE["bfloat16"])
+    allowed = tolerance * (size.amax(-1, keepdim=True) / USUAL_SIZE).clamp(min=1.0)
+    beyond = apart[apart > allowed]
+    return float(beyond.max()) if len(beyond) > 0 else 0.0
+
+
+def _not_finite(model: PreTrainedModel) -> str:
+    names = [name for name, p in model.named_parameters() if not bool(p.isfinite().all())]
+    if not names:
+        dtype = next(model.parameters()).dtype
+        return f"its probabilities are NaN though its weights are finite: {dtype} is too narrow"
+    return (
+        f"its probabilities are NaN, for {len(names)} of its weights hold NaN or infinity (the "
+        f"first is {names[0]}): the file is damaged, or what wrote it had diverged"
+    )

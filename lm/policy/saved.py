@@ -1,0 +1,83 @@
+"""After a save: the folder, loaded again, must be the policy that was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from lm.errors import RunError
+from lm.models.folder import load_model
+from lm.models.positions import usable_positions
+from lm.models.token_ids import load_ids
+from lm.policy.checks import same_law_tolerance
+from lm.policy.law import computing_precision
+from lm.policy.transforms import IDENTITY
+
+if TYPE_CHECKING:
+    from lm.policy.causal import CausalPolicy
+
+# Samples that are scored twice, and how long they may be: a handful tells two models apart.
+SAMPLES, LENGTH = 8, 16
+
+
+class WrongSave(RunError):
+    """A folder that does not hold the policy which was written to it."""
+
+
+@torch.no_grad()
+def check_saved(policy: CausalPolicy, folder: Path) -> None:
+    """Raise unless a folder gives samples of a policy the log-probabilities that the policy gives.
+
+    The model is loaded once more, on the CPU, and freed. Merging an adapter rounds each weight, and
+    another device adds in another order: both move a log-probability by the roundoff of the stored
+    dtype, times the square root of the number of tokens (`lm.policy.checks`).
+
+    Parameters
+    ----------
+    policy
+        As it is in memory, with or without an adapter.
+    folder
+        What its `save` wrote.
+
+    Raises
+    ------
+    WrongSave
+        The folder is another policy; the message says how far it is from this one.
+    """
+    reloaded = load_model(folder, dtype=None)
+    stored = load_ids(folder, reloaded.config)
+    if stored != policy.ids:
+        raise WrongSave(_message(folder, f"its token ids are {stored} and not {policy.ids}"))
+
+    # Samples of the law without a transform, whose edges rounding may move a token over.
+    ours = policy.with_model(policy.model).with_transform(IDENTITY)
+    theirs = ours.with_model(reloaded)
+    room = usable_positions(policy.config).number or LENGTH
+    ours.max_new_tokens = theirs.max_new_tokens = min(LENGTH, room)
+    samples = ours.sample(SAMPLES, generator=torch.Generator().manual_seed(0))
+
+    # Both score: the sampler's rounding is no part of the question.
+    here, there = (each.score(samples).cpu() for each in (ours, theirs))
+    precisions = {computing_precision(each.model) for each in (ours, theirs)}
+    lengths = samples.mask.sum(-1).cpu()
+    allowed = torch.stack([same_law_tolerance(name, lengths) for name in precisions]).amax(0)
+    share = (here - there).abs() / allowed
+    worst = int(share.nan_to_num(nan=torch.inf).argmax())
+    if not bool(share[worst] <= 1.0):
+        raise WrongSave(
+            _message(
+                folder,
+                f"it gives a sample {float(there[worst]):.4f} nats where the policy gives it "
+                f"{float(here[worst]):.4f} (rounding explains {float(allowed[worst]):.1g})",
+            )
+        )
+
+
+def _message(folder: Path, found: str) -> str:
+    return (
+        f"{folder}, loaded again, is not the policy that was saved: {found}. Do not use it. The "
+        "checkpoints are right and stay; with lora.targets, leave out layers that share their "
+        "weights with another layer, else report the model's config.json"
+    )
