@@ -970,7 +970,7 @@ MUTANTS = [
     ),
     Mutant(
         "lm/policy/prompts.py",
-        "left = positions - longest + 1",
+        "left = positions.number - longest + 1",
         "left = positions - longest + 2",
         "an advice that is refused again",
         ("lm/test_prompts.py::test_a_prompt_too_long_for_the_model_is_refused_with_the_numbers",),
