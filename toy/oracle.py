@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from jaxtyping import Complex, Float
 
 _STEP = 1e-30
+# Points on the circle of a Cauchy integral whose radius is half the distance to the next
+# singularity: the error is 2^-64.
+_CIRCLE = np.exp(2j * np.pi * np.arange(64) / 64)
 
 # f by name, each analytic off the kink of total variation: abs(t - 1) is written by its sign.
 GENERATORS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
@@ -50,6 +53,49 @@ SLOPES: Mapping[str, float] = MappingProxyType(
         "le_cam": 1.0,
     }
 )
+
+
+def slope(name: str, t: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Return f'(t) of the textbook generator, not normalised, by a complex step; 0 at a kink.
+
+    Parameters
+    ----------
+    name : str
+        A key of `GENERATORS`.
+    t : array
+        Positive ratios.
+
+    Returns
+    -------
+    array
+        Exact to rounding.
+    """
+    return np.imag(GENERATORS[name](t + 1j * _STEP)) / _STEP
+
+
+def slope_at_one(name: str) -> float:
+    """Return f'(1) of the textbook generator, which its normalisation takes away."""
+    return float(slope(name, np.ones(1))[0])
+
+
+def curvature(name: str, t: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Return f''(t) of the textbook generator, by Cauchy's integral around t.
+
+    Parameters
+    ----------
+    name : str
+        A key of `GENERATORS`.
+    t : array
+        Positive ratios other than 1, where a generator may have a kink.
+
+    Returns
+    -------
+    array
+        To about 1e-15 times f(t)/t^2 or f(t)/(t - 1)^2, whichever is larger.
+    """
+    radius = np.minimum(t, np.abs(t - 1)) / 2
+    around = GENERATORS[name](t[..., None] + radius[..., None] * _CIRCLE)
+    return 2 * np.real(np.mean(around / _CIRCLE**2, axis=-1)) / radius**2
 
 
 def definition(

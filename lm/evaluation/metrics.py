@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from fdpg_ref import Estimate, mean_and_standard_error
+from fdpg_ref.display import divergence_called
 from lm.surrogate import surrogate_loss
 
 Number = float | str | None
 # One estimator's entry in a record: value, and where they exist standard_error, z and reason.
 Entry = dict[str, Number]
 Tokens = Sequence[Sequence[int]]
-BOUNDS = {"total_variation": 1.0, "jensen_shannon": math.log(2.0), "squared_hellinger": 2.0}
 BLEU_ORDER = 4
 # Nats: a float32 log-probability of a text carries about this much.
 ROUNDING = 1e-6
@@ -399,8 +399,12 @@ def bound_warnings(estimates: dict[str, dict[str, Any]]) -> list[str]:
         An exact value is out of bounds beyond rounding: the computation itself is wrong.
     """
     warnings = []
-    for quantity, highest in BOUNDS.items():
-        for estimator, fields in estimates.get(quantity, {}).items():
+    for quantity, entries in estimates.items():
+        divergence = divergence_called(quantity)
+        if divergence is None or math.isinf(divergence.upper_bound):
+            continue
+        highest = divergence.upper_bound
+        for estimator, fields in entries.items():
             value, slack = float(fields["value"]), 5 * float(fields.get("standard_error", 0.0))
             excess = max(-value, value - highest)
             message = f"{quantity} ({estimator}) is {value:.6g}, outside [0, {highest:.6g}]"

@@ -26,15 +26,6 @@ from fdpg_ref import (
 )
 from lm.errors import RunError
 
-# The members of the alpha family among the nine: Zhat only rescales their gradient, by
-# (Zhat/Z)^(alpha - 1), because g'(t) = (t^(alpha-1) - 1)/(alpha - 1) up to a constant factor.
-ALPHA = {
-    "neyman_chi2": -1.0,
-    "forward_kl": 0.0,
-    "squared_hellinger": 0.5,
-    "reverse_kl": 1.0,
-    "pearson_chi2": 2.0,
-}
 SHARE_TO_WARN = 0.2
 
 
@@ -221,36 +212,22 @@ def proven_status(divergence: str, policy: str, baseline: str) -> Status:
     Status
         The verdict, the factor of a proportional gradient, and one sentence why.
     """
-    alpha = alpha_of(divergence)
+    # None: an error of Z does more than scale the gradient.
+    power = find_divergence(divergence).z_power
     if policy == "exact":
         return Status("unbiased", None, "Z is exact and the baseline is independent of the sample")
     if policy in {"frozen", "past_only"}:
-        return _status_of_independent(alpha, policy)
+        return _status_of_independent(power, policy)
     if policy == "leave_one_out":
-        return _status_of_leave_one_out(alpha, baseline)
-    return _status_of_same_batch(alpha, baseline)
+        return _status_of_leave_one_out(power, baseline)
+    return _status_of_same_batch(power, baseline)
 
 
-def alpha_of(divergence: str) -> float | None:
-    """Return the alpha of a divergence of the alpha family, up to scale; None for any other.
-
-    Raises
-    ------
-    ValueError
-        `fdpg_ref.find_divergence` does not know the name.
-    """
-    find_divergence(divergence)
-    if divergence.startswith("alpha_"):
-        return float(divergence.removeprefix("alpha_"))
-    return ALPHA.get(divergence)
-
-
-def _status_of_independent(alpha: float | None, policy: str) -> Status:
+def _status_of_independent(power: float | None, policy: str) -> Status:
     source = "the offline estimate" if policy == "frozen" else "the mean of past batches"
-    if alpha == 1:
+    if power == 0:
         return Status("unbiased", None, f"{source} of Z shifts the signal by a constant only")
-    if alpha is not None:
-        power = alpha - 1.0
+    if power is not None:
         return Status(
             "proportional",
             f"E[(Zhat/Z)^{power:g}]",
@@ -264,7 +241,7 @@ def _status_of_independent(alpha: float | None, policy: str) -> Status:
     )
 
 
-def _status_of_leave_one_out(alpha: float | None, baseline: str) -> Status:
+def _status_of_leave_one_out(power: float | None, baseline: str) -> Status:
     if baseline == "leave_one_out":
         return Status(
             "biased",
@@ -272,21 +249,20 @@ def _status_of_leave_one_out(alpha: float | None, baseline: str) -> Status:
             "O(1/n): the other samples' signals hold this sample through their Zhat, so the "
             "leave-one-out baseline is no longer independent of it",
         )
-    if alpha == 1:
+    if power == 0:
         return Status("unbiased", None, "Zhat of the other samples shifts the signal only")
-    if alpha == 2:
+    if power == 1:
         return Status("unbiased", None, "the coefficients are linear in Zhat, and E[Zhat] = Z")
-    if alpha is not None:
-        power = alpha - 1.0
+    if power is not None:
         factor = f"E[(Zhat/Z)^{power:g}]"
         return Status("proportional", factor, "Zhat is independent of the sample it rescales")
     return Status("biased", None, "O(1/n): this divergence is not linear in any power of Zhat")
 
 
-def _status_of_same_batch(alpha: float | None, baseline: str) -> Status:
-    if alpha == 1 and baseline == "leave_one_out":
+def _status_of_same_batch(power: float | None, baseline: str) -> Status:
+    if power == 0 and baseline == "leave_one_out":
         return Status("unbiased", None, "the shared Zhat cancels in signal minus baseline")
-    if alpha == 2 and baseline != "leave_one_out":
+    if power == 1 and baseline != "leave_one_out":
         return Status("proportional", "(n-1)/n", "exact for Pearson on samples of the policy")
     return Status("biased", None, "O(1/n): Zhat holds the sample whose signal it enters")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fdpg_ref import find_divergence
 from lm.config.run import RunConfig
-from lm.target.partition import Status, alpha_of, proven_status
+from lm.target.partition import Status, proven_status
 
 
 def status_of(config: RunConfig) -> Status:
@@ -64,7 +65,7 @@ def _status_under_a_cut(config: RunConfig, status: Status) -> Status:
     Where the policy's cut has left the base's, the target has mass that no sample can show.
     """
     from_policy = config.partition.policy in {"past_only", "leave_one_out", "same_batch"}
-    if from_policy and alpha_of(config.divergence) is None:
+    if from_policy and find_divergence(config.divergence).z_power is None:
         return Status(
             "biased",
             None,

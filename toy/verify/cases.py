@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 PROBLEM_COUNT = 12
 _SEED = 20230216  # the date of arXiv 2302.08215
 
-# signal' = e^{(alpha - 2) u} up to a constant: the divergences on which an error in Z only scales.
+# The alpha of each divergence of that family, on which an error in Z only scales.
 ALPHA: Mapping[str, float] = {
-    "forward_kl": 0.0,
-    "reverse_kl": 1.0,
-    "squared_hellinger": 0.5,
-    "pearson_chi2": 2.0,
-    "neyman_chi2": -1.0,
+    name: divergence.z_power + 1
+    for name, divergence in DIVERGENCES.items()
+    if divergence.z_power is not None
 }
 
 

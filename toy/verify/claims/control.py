@@ -6,9 +6,8 @@ import numpy as np
 
 from fdpg_ref import FDivergence, exact_divergence
 from fdpg_ref.related import controlled_terms, optimal_control_weight
-from toy.oracle import GENERATORS, gradient_of
+from toy.oracle import GENERATORS, gradient_of, slope, slope_at_one
 from toy.verify.cases import Case, cases
-from toy.verify.claims.theorem import textbook_slope
 from toy.verify.records import BIASED, EXACT, Comparison, at_most
 from toy.verify.register import Claims
 
@@ -20,9 +19,9 @@ _RANGES = (3.0, 6.0, 9.0)
 
 def loss_signal(name: str, t: np.ndarray, lam: float = 0.0) -> np.ndarray:
     """Return g' - g/t + lam/t, the signal of g(t)/t + lam (1 - 1/t) differentiated in the loss."""
-    at_one = 0.0 if name == "total_variation" else float(textbook_slope(name, np.ones(1))[0])
+    at_one = slope_at_one(name)
     generator = GENERATORS[name](t) - at_one * (t - 1)
-    return textbook_slope(name, t) - at_one - generator / t + lam / t
+    return slope(name, t) - at_one - generator / t + lam / t
 
 
 @CLAIMS.each(
@@ -70,7 +69,7 @@ def _best(case: Case, divergence: FDivergence) -> Comparison:
 )
 def _in_the_loss(case: Case, divergence: FDivergence) -> Comparison:
     name, lam = divergence.name, 0.3
-    at_one = 0.0 if name == "total_variation" else float(textbook_slope(name, np.ones(1))[0])
+    at_one = slope_at_one(name)
     probs, target = np.exp(case.log_policy), np.exp(case.log_target)
 
     def value(policy: np.ndarray) -> complex:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -10,36 +9,16 @@ from scipy.optimize import minimize, root
 
 from fdpg_ref import DIVERGENCES, FDivergence, exact_divergence, score_signal
 from toy.exact import exact_gradient
-from toy.oracle import GENERATORS, definition, gradient_of
+from toy.oracle import GENERATORS, curvature, definition, gradient_of, slope, slope_at_one
 from toy.verify.cases import ALPHA, Case, cases
 from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison, at_most
 from toy.verify.register import Claims
 
 CLAIMS = Claims("tests/toy/test_theorem.py", cases, test="test_theorem")
-_STEP = 1e-30
 # A multiple of t - 1 that is added to f: it moves f' by itself and the divergence not at all.
 _TILT = 1.7
 # log of the factor by which Z is off.
 _ERROR = 0.7
-
-
-def textbook_slope(name: str, t: np.ndarray) -> np.ndarray:
-    """Return f'(t) of the textbook generator, not normalised, by a complex step."""
-    return np.imag(GENERATORS[name](t + 1j * _STEP)) / _STEP
-
-
-# t f''(t) of each textbook generator, zero off the kink for total variation.
-CURVATURES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "forward_kl": lambda t: 1 / t,
-    "reverse_kl": np.ones_like,
-    "total_variation": np.zeros_like,
-    "jensen_shannon": lambda t: 1 / (2 * (t + 1)),
-    "pearson_chi2": lambda t: 2 * t,
-    "neyman_chi2": lambda t: 2 / t**2,
-    "squared_hellinger": lambda t: 1 / (2 * np.sqrt(t)),
-    "jeffreys": lambda t: 1 + 1 / t,
-    "le_cam": lambda t: 8 * t / (t + 1) ** 3,
-}
 
 
 def _ratio(case: Case) -> np.ndarray:
@@ -52,8 +31,8 @@ def _ratio(case: Case) -> np.ndarray:
     "textbook f' + 1.7",
 )
 def _any_generator(case: Case, divergence: FDivergence) -> Comparison:
-    slope = textbook_slope(divergence.name, _ratio(case)) + _TILT
-    mean = (np.exp(case.log_policy) * slope) @ case.scores
+    signal = slope(divergence.name, _ratio(case)) + _TILT
+    mean = (np.exp(case.log_policy) * signal) @ case.scores
     return Comparison(mean, case.gradients[divergence.name])
 
 
@@ -72,8 +51,8 @@ def _extra_verdict(name: str) -> str:
 def _extra_term(case: Case, divergence: FDivergence) -> Comparison:
     # The derivative of f'(t) itself is t f''(t) score: a tempting term, and wrong.
     t = _ratio(case)
-    slope = textbook_slope(divergence.name, t) + CURVATURES[divergence.name](t)
-    mean = (np.exp(case.log_policy) * slope) @ case.scores
+    signal = slope(divergence.name, t) + t * curvature(divergence.name, t)
+    mean = (np.exp(case.log_policy) * signal) @ case.scores
     return Comparison(
         mean, case.gradients[divergence.name], factor=ALPHA.get(divergence.name), scale=_size(case)
     )
@@ -92,14 +71,10 @@ def _size(case: Case) -> float:
 def _normalised(case: Case, divergence: FDivergence) -> Comparison:
     t = _ratio(case)
     u = np.log(t)
-    by_hand = GENERATORS[divergence.name](t) - (t - 1) * _slope_at_one(divergence.name)
+    by_hand = GENERATORS[divergence.name](t) - (t - 1) * slope_at_one(divergence.name)
     # g cancels where t is near one; the textbook sum is what it is relative to.
     scale = float(np.linalg.norm(np.abs(GENERATORS[divergence.name](t)) + np.abs(t - 1)))
     return Comparison(divergence.generator(u), by_hand, scale=scale)
-
-
-def _slope_at_one(name: str) -> float:
-    return 0.0 if name == "total_variation" else float(textbook_slope(name, np.ones(1))[0])
 
 
 @CLAIMS.each("theorem", "p g(pi/p) is never negative", "terms of the sum: >= 0")
