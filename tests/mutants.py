@@ -679,6 +679,23 @@ MUTANTS = [
         "policy: positions left to a model's defaults",
         ("lm/test_law.py::test_every_call_says_where_its_tokens_stand",),
     ),
+    Mutant(
+        "lm/policy/law.py",
+        ".nan_to_num(nan=torch.inf)",
+        "",
+        "policy: a law of NaN that differs from none",
+        ("lm/test_law.py::test_a_model_without_one_law_is_refused_with_what_was_found",),
+    ),
+    Mutant(
+        "lm/models/tokenizer.py",
+        "text.removeprefix(given[context]) if text.startswith(given[context]) else by_itself",
+        "by_itself",
+        "models: a completion without its first space",
+        (
+            "lm/test_vocabulary.py"
+            "::test_a_completion_keeps_its_first_space_where_the_decoder_would_drop_it",
+        ),
+    ),
     # ------------------------------------------------------------------ lm: prompts and transforms
     Mutant(
         "lm/policy/transforms.py",
@@ -971,7 +988,7 @@ MUTANTS = [
     Mutant(
         "lm/policy/prompts.py",
         "left = positions.number - longest + 1",
-        "left = positions - longest + 2",
+        "left = positions.number - longest + 2",
         "an advice that is refused again",
         ("lm/test_prompts.py::test_a_prompt_too_long_for_the_model_is_refused_with_the_numbers",),
     ),

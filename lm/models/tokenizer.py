@@ -66,20 +66,26 @@ class TokenizerVocabulary:
         self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor] | None = None
     ) -> list[str]:
         """Turn samples into texts without special tokens."""
-        rows = [
-            [*context, *without_end(row, self.ids.eos_ids)]
-            for row, context in zip(
-                rows_of(tokens, mask), contexts_of(prompts, len(tokens)), strict=True
-            )
-        ]
-        # Tidied spaces ("do n't" to "don't") would give two token sequences one text.
+        pairs = zip(rows_of(tokens, mask), contexts_of(prompts, len(tokens)), strict=True)
         return [
-            str(
-                self.tokenizer.decode(
-                    row, skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-            )
-            for row in rows
+            self._text([*context, *without_end(row, self.ids.eos_ids)]) for row, context in pairs
+        ]
+
+    def decode_completions(
+        self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor]
+    ) -> list[str]:
+        """Return what follows each prompt, its first space included.
+
+        Decoders of SentencePiece's kind drop the space before the first word of whatever they are
+        given: a completion by itself would lose it.
+        """
+        whole, alone = self.decode(tokens, mask, prompts), self.decode(tokens, mask)
+        contexts = [tuple(row) for row in rows_of(*prompts)]
+        given = {context: self._text(list(context)) for context in set(contexts)}
+        return [
+            # A letter of several bytes may begin in the prompt: then the prompt is no start of it.
+            text.removeprefix(given[context]) if text.startswith(given[context]) else by_itself
+            for text, context, by_itself in zip(whole, contexts, alone, strict=True)
         ]
 
     def save(self, folder: Path) -> None:
@@ -102,7 +108,17 @@ class TokenizerVocabulary:
             )
         return ids or [self.ids.bos_id]
 
+    def _text(self, ids: list[int]) -> str:
+        # Tidied spaces ("do n't" to "don't") would give two token sequences one text.
+        decode = self.tokenizer.decode
+        return str(decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def _encode(self, text: str, *, special: bool) -> list[int]:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise VocabularyError(
+                f"the prompt {text!r} holds half of a character (a surrogate without its other "
+                "half), which has no tokens: write it in full"
+            )
         return list(self.tokenizer.encode(text, add_special_tokens=special))
 
 

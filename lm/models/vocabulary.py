@@ -59,6 +59,12 @@ class Vocabulary(Protocol):
         """
         ...
 
+    def decode_completions(
+        self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor]
+    ) -> list[str]:
+        """Return what follows each prompt: the end of the text that `decode` gives with prompts."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write what a model folder needs to have this vocabulary, beside the token ids."""
         ...
@@ -158,6 +164,12 @@ class CharVocabulary:
             texts.append(body if ended else body + CUT_MARK)
         return texts
 
+    def decode_completions(
+        self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor]
+    ) -> list[str]:
+        """Turn tokens into texts: letters do not depend on what is before them."""
+        return self.decode(tokens, mask)
+
     def save(self, folder: Path) -> None:
         """Write nothing: the letters stand beside the token ids."""
 
@@ -216,6 +228,12 @@ class IdVocabulary:
             opening = context[1:] if context[:1] == [self.bos_id] else context
             texts.append(" ".join(map(str, [*opening, *without_end(row, self.eos_ids)])))
         return texts
+
+    def decode_completions(
+        self, tokens: Tensor, mask: Tensor, prompts: tuple[Tensor, Tensor]
+    ) -> list[str]:
+        """Turn tokens into texts: ids do not depend on what is before them."""
+        return self.decode(tokens, mask)
 
     def save(self, folder: Path) -> None:
         """Write nothing: the ids are the texts."""

@@ -50,8 +50,7 @@ def law_fault(model: PreTrainedModel) -> str:
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         dtype = next(model.parameters()).dtype
-        advice = ": give --precision float32" if dtype == torch.float64 else ""
-        return f"a forward pass over a few tokens fails in {dtype} ({reason}){advice}"
+        return f"a forward pass over a few tokens fails in {dtype} ({reason}){_advice(dtype)}"
 
 
 @torch.no_grad()
@@ -136,6 +135,9 @@ def _parting(model: PreTrainedModel, rows: Tensor, longer: Tensor, plain: Tensor
             f"asked the same twice it gives two laws ({gap:.3g} nats apart), so it keeps a state "
             "between calls: take an architecture whose state is its key-value cache"
         )
+    if bool(scored.isnan().any()):
+        dtype = next(model.parameters()).dtype
+        return f"beside a longer row, padded, its probabilities are NaN in {dtype}{_advice(dtype)}"
     if padded:
         return (
             f"beside a longer row, padded, its law of a token is another one ({padded:.3g} nats): "
@@ -147,6 +149,11 @@ def _parting(model: PreTrainedModel, rows: Tensor, longer: Tensor, plain: Tensor
     )
 
 
+def _advice(dtype: torch.dtype) -> str:
+    # Some architectures compute a part in float32 whatever their weights are.
+    return ": give --precision float32" if dtype == torch.float64 else ""
+
+
 def _plain_laws(model: PreTrainedModel, rows: Tensor) -> Tensor:
     """Return the laws as the model gives them by itself, shape (rows, length, vocabulary)."""
     output: Any = model(input_ids=rows, use_cache=False)
@@ -155,8 +162,8 @@ def _plain_laws(model: PreTrainedModel, rows: Tensor) -> Tensor:
 
 def _gap(model: PreTrainedModel, one: Tensor, other: Tensor) -> float:
     """Return how far two laws are apart in nats, at most; 0 if rounding explains it."""
-    # Where both exclude a token they agree on it.
-    apart = (one - other).abs().where(one != other, 0.0)
+    # Where both exclude a token they agree on it; NaN agrees with nothing.
+    apart = (one - other).abs().where(one != other, 0.0).nan_to_num(nan=torch.inf)
     size = torch.maximum(one.abs(), other.abs()).where(one.isfinite() & other.isfinite(), 0.0)
     # Weights of eight bits are multiplied in half precision.
     tolerance = SAME_LAW_TOLERANCE.get(computing_precision(model), SAME_LAW_TOLERANCE["bfloat16"])

@@ -83,7 +83,9 @@ class Reader:
         prompts, completions = [""] * len(texts), texts
         if samples.prompts is not None and self.prompt_texts:
             prompts = self._prompts_of(samples.prompts)
-            completions = self.base.vocabulary.decode(samples.tokens, samples.mask)
+            completions = self.base.vocabulary.decode_completions(
+                samples.tokens, samples.mask, samples.prompts
+            )
         log_prob = samples.log_prob
         values = log_prob.new_zeros(len(texts), 0)
         if self.features:

@@ -66,7 +66,7 @@ def _recurrent_gemma() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt_neox", "opt", "bloom"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma", "gpt_neox", "opt", "falcon"])
 def test_a_causal_model_has_one_law(kind, dtype):
     assert law_fault(_model(kind, num_key_value_heads=2, ffn_dim=32).to(dtype)) == ""
 
@@ -165,8 +165,22 @@ def _infinite() -> PreTrainedModel:
             lambda: _model("mixtral", num_local_experts=4).double(),
             r"fails in torch\.float64 .*: give --precision float32",
         ),
+        (
+            # Its mask is of float64 and its softmax of float32, where all of the mask is -inf.
+            lambda: _model("gemma2", query_pre_attn_scalar=8, num_key_value_heads=2).double(),
+            r"beside a longer row, padded, its probabilities are NaN in torch\.float64: give --",
+        ),
     ],
-    ids=["later tokens", "state of its own", "state", "padding", "cache", "NaN", "float64"],
+    ids=[
+        "later tokens",
+        "state of its own",
+        "state",
+        "padding",
+        "cache",
+        "NaN",
+        "float64",
+        "float64 mask",
+    ],
 )
 def test_a_model_without_one_law_is_refused_with_what_was_found(build, message):
     fault = law_fault(build())

@@ -105,6 +105,44 @@ def test_texts_survive_the_tokenizer(text):
             assert vocabulary.decode(*_batch([row[cut:]], pad=END), prompts) == [text]
 
 
+def test_a_completion_keeps_its_first_space_where_the_decoder_would_drop_it():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<s>", "</s>", "▁the", "▁cat", "s", "▁"]
+    backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    vocabulary = TokenizerVocabulary(tokenizer, TokenIds(0, (1,), 1), len(words))
+    tokens, mask = _batch([[3, 1], [4, 3, 1], [3, 4]], pad=1)
+    prompts = Prompts.from_ids([[0, 2], [0, 3], [0]])
+    whole = vocabulary.decode(tokens, mask, prompts)
+    assert whole == ["the cat", "cats cat", "cats"]
+    assert vocabulary.decode_completions(tokens, mask, prompts) == [" cat", "s cat", "cats"]
+
+
+@pytest.mark.parametrize("build", [_llama, _gpt2])
+def test_prompt_and_completion_are_the_text_also_where_a_character_is_cut(build):
+    vocabulary = build()
+    row = vocabulary.encode_prompts(["a café – ∑"])[0]
+    given = len([token for token in row if token == BEGIN])
+    for cut in range(given + 1, len(row)):
+        prompts = Prompts.from_ids([row[:cut]], pad_id=END)
+        batch = _batch([row[cut:]], pad=END)
+        [completion] = vocabulary.decode_completions(*batch, prompts)
+        [prompt] = vocabulary.decode(*_batch([row[:cut]], pad=END))
+        # Half a character is shown as what stands for it, on both sides of the cut.
+        assert prompt + completion == "a café – ∑" or "\ufffd" in prompt
+        if "\ufffd" in prompt:
+            assert [completion] == vocabulary.decode(*batch)
+
+
+def test_half_of_a_character_has_no_tokens_and_is_refused():
+    with pytest.raises(VocabularyError, match=r"'bad \\ud83d' holds half of a character"):
+        _ = _llama().encode_prompts(["good", "bad \ud83d"])
+
+
 def test_every_end_token_and_left_padding_disappear():
     vocabulary = _llama()
     tokens, mask = _batch([[257, TURN], [257, END], [257, 261, 260]], pad=END)
