@@ -1141,6 +1141,27 @@ MUTANTS = [
     ),
     Mutant(
         "lm/sweep/cells.py",
+        "input_digests(config, known=",
+        "{} and input_digests(config, known=",
+        "a sweep that reports a reward that is no longer there",
+        ("lm/test_sweep.py::test_what_is_in_a_file_is_part_of_the_run_that_reads_it",),
+    ),
+    Mutant(
+        "lm/sweep/command.py",
+        "int(bool(failed) or not all(",
+        "int(not all(",
+        "a sweep with failed runs that ends well",
+        ("lm/test_sweep.py::test_a_run_that_fails_is_recorded_and_the_others_go_on",),
+    ),
+    Mutant(
+        "lm/sweep/promises.py",
+        "nearest <= -errors",
+        "nearest <= errors",
+        "a promise that is kept without having been",
+        ("lm/test_demo.py::test_a_divergence_that_is_not_clearly_halved_fails",),
+    ),
+    Mutant(
+        "lm/sweep/cells.py",
         "rate.method or labels.method",
         "labels.method",
         "a common learning rate that is everybody's own",

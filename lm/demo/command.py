@@ -84,11 +84,11 @@ def demo_sweep(config: DemoConfig) -> SweepConfig:
     optimizer["warmup_steps"] = _given(config.warmup_steps, warmup)
     run["evaluation"] |= config.evaluation
 
-    # The one size, the one block and the place are the demonstration's own.
+    # The one size, the blocks and the place are the demonstration's own.
     (size,) = plain["sizes"]
     plain["sizes"][size] |= config.base
-    (block,) = plain["blocks"]
-    block["seeds"] = list(_given(config.seeds, block["seeds"]))
+    for block in plain["blocks"]:
+        block["seeds"] = list(_given(config.seeds, block["seeds"]))
     output = _given(config.output, plain["output"])
     place = {"output": output, "page": str(Path(output) / "index.html"), "store": config.store}
     workers = {} if config.workers is None else {"workers": config.workers}

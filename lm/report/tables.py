@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,7 +12,10 @@ WIDEST = 200
 
 def new_table(title: str) -> Table:
     """Return an empty table of the house's style, for `print_table`."""
-    return Table(title=escape(title), title_justify="left", title_style="dim")
+    return Table(
+        title=escape(title), title_justify="left", title_style="dim", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
 
 
 def print_table(table: Table) -> None:

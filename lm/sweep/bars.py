@@ -74,9 +74,9 @@ class Bars:
         for number, stage in enumerate(self._stages):
             done, total = self._done(stage), sum(stage.values())
             since, before = self._begun.get(number, (0.0, done))
-            if before < done < total and done - before >= ENOUGH:
-                speed = (done - before) / (time.monotonic() - since)
-                self._speed = speed / self._at_once[number]
+            elapsed = time.monotonic() - since
+            if done < total and done - before >= ENOUGH and elapsed > 0:
+                self._speed = (done - before) / elapsed / self._at_once[number]
             if done == total:
                 continue
             if self._speed is None:

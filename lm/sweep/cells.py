@@ -52,15 +52,12 @@ class Cell:
         What must be trained before it: its base and, fine-tuned from that, its teacher.
     inputs
         What is in the files that the run reads, by path.
-    also
-        Another target that its policy is measured against.
     """
 
     labels: Labels
     config: RunConfig
     bases: tuple[BaseConfig, ...]
     inputs: Mapping[str, str] = field(default_factory=dict)
-    also: TargetConfig | None = None
 
     @cached_property
     def run(self) -> str:
@@ -69,8 +66,6 @@ class Cell:
         content = {name: value for name, value in plain.items() if name not in NOT_THE_RUN}
         if self.inputs:
             content["inputs"] = self.inputs
-        if self.also is not None:
-            content["also"] = to_plain(self.also)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -126,8 +121,7 @@ def _cell(sweep: SweepConfig, labels: Labels, template: Callable[..., Any]) -> C
         optimizer=replace(config.optimizer, lr=rate),
     )
     inputs = input_digests(config, known=[str(base.folder()) for base in bases])
-    also = sweep.tasks[labels.task].also
-    return Cell(labels, resolve(config), bases, inputs, None if also is None else also.target)
+    return Cell(labels, resolve(config), bases, inputs)
 
 
 def _template(

@@ -7,6 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ from lm.sweep.bars import duration, progress_bars
 from lm.sweep.cells import Cell, expand, short_names
 from lm.sweep.config import SweepConfig
 from lm.sweep.page import Story, markdown, write_page
-from lm.sweep.promises import checks, findings, refusal
+from lm.sweep.promises import checks, findings
 from lm.sweep.records import (
-    CellJob,
     base_job,
     cell_job,
     code_commit,
@@ -33,7 +33,7 @@ from lm.sweep.records import (
     record_path,
 )
 from lm.sweep.results import read_outcomes
-from lm.sweep.summary import NOTE, also_table, check_table, terminal_tables
+from lm.sweep.summary import NOTE, check_table, terminal_tables
 from lm.sweep.table import require_pyarrow, table_rows, write_table
 from lm.sweep.workers import Job, Workers
 
@@ -154,9 +154,10 @@ def _run(
     folder, names = Path(sweep.output), short_names(order)
     jobs = []
     for cell in order:
-        kept = folder / names[cell.run] if sweep.keep else None
-        job = CellJob(cell.config, folder, cell.run, commit, cell.also, kept)
-        jobs.append(Job(names[cell.run], cell_job, (job,)))
+        place = folder / names[cell.run] if sweep.keep else folder / "scratch" / cell.run
+        config = replace(cell.config, output=str(place))
+        words = (config, record_path(folder, cell.run), commit, sweep.keep)
+        jobs.append(Job(names[cell.run], cell_job, words))
 
     # First the bases, then what is fine-tuned from them, then the runs.
     needed = dict.fromkeys(base for cell in order for base in cell.bases)
@@ -213,9 +214,6 @@ def _tell(sweep: SweepConfig, story: Story, console: Console) -> None:
         console.print(Rule(Text(outcome.title, style="bold"), align="left"))
         for table in terminal_tables(outcome, console.width):
             console.print(table)
-        if outcome.task.also is not None:
-            console.print(also_table(outcome))
-            console.print(Text(refusal(outcome), style="dim"))
     console.print(NOTE, style="dim")
 
     for finding in story.findings:

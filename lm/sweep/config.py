@@ -39,16 +39,6 @@ class PromiseConfig:
 
 
 @dataclass(frozen=True)
-class OtherTarget:
-    """A target that nothing descends."""
-
-    title: str
-    """for tables"""
-    target: TargetConfig
-    """the distribution"""
-
-
-@dataclass(frozen=True)
 class TaskConfig:
     """What a policy is to become, and how people would ask for it by a reward."""
 
@@ -68,8 +58,6 @@ class TaskConfig:
     """options of every run on this task, as a recipe nests them"""
     about: str = ""
     """a sentence for the page"""
-    also: OtherTarget | None = None
-    """another target that the trained policies are measured against at the end"""
     promises: PromiseConfig = field(default_factory=PromiseConfig)
     """what must hold at the end of every run; the exit code says whether it does"""
 

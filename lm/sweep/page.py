@@ -17,9 +17,9 @@ from lm.report.page import STYLE as REPORT_STYLE
 from lm.report.page import figure_part, header, section, table_part
 from lm.run.files import write_atomic
 from lm.run.records import best
-from lm.sweep.promises import Check, Finding, refusal
+from lm.sweep.promises import Check, Finding
 from lm.sweep.results import Line, Outcome
-from lm.sweep.summary import NOTE, SHORT, also_rows, groups, markdown_table, row_labels
+from lm.sweep.summary import NOTE, groups, markdown_table, row_labels
 
 STYLE = """
 main { max-width: 70rem; }
@@ -170,8 +170,6 @@ def _outcome(outcome: Outcome, drawn: Mapping[str, Path]) -> list[str]:
     ]
     if "multipliers" in drawn:
         parts.append(figure_part(MULTIPLIERS, drawn["multipliers"]))
-    if outcome.task.also is not None:
-        parts.append(section("Measured against another target", _also(outcome)))
     return parts
 
 
@@ -189,15 +187,6 @@ def _tables(outcome: Outcome) -> str:
 
 def _dot(line: Line) -> str:
     return f'<span class=dot style="background:{color_of(line.divergence)}"></span>'
-
-
-def _also(outcome: Outcome) -> str:
-    assert outcome.task.also is not None
-    table = table_part(also_rows(outcome), heads=("", *SHORT.values()), css="grid")
-    refused = refusal(outcome)
-    said = f"<p>The program refuses to descend one: <q>{escape(refused)}</q></p>" if refused else ""
-    about = f"Here p is {outcome.task.also.title}. The policies are those above."
-    return f"<p>{escape(about)}</p>{table}{said}"
 
 
 def _verdict(checks: Sequence[Check]) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from fdpg_ref import InfiniteDivergence
 from fdpg_ref.display import title_of
-from lm.config.run import RunConfig
 from lm.features.registry import short_name
 from lm.run.records import FOUR, best
 from lm.sweep.results import CLEAR, Line, Measured, Outcome, Record
@@ -77,18 +75,6 @@ def findings(outcomes: Sequence[Outcome]) -> Iterator[Finding]:
                 ("Does Jensen–Shannon beat forward KL on forward KL?", _own_measure(lines)),
             ):
                 yield Finding(f"{outcome.short_title}: {question}", answer)
-
-
-def refusal(outcome: Outcome) -> str:
-    """Return what a divergence is told that is infinite to the task's other target, if one is."""
-    if outcome.task.also is None:
-        return ""
-    for line in outcome.lines:
-        try:
-            RunConfig(divergence=line.divergence, target=outcome.task.also.target)
-        except InfiniteDivergence as error:
-            return str(error)
-    return ""
 
 
 def _halved(outcome: Outcome, line: Line, errors: float) -> Check:

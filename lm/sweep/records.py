@@ -7,17 +7,14 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lm.config.base import BaseConfig
 from lm.config.options import to_plain
-from lm.config.run import PartitionConfig, RunConfig, resolve
-from lm.config.target import TargetConfig
+from lm.config.run import RunConfig
 from lm.run.files import is_disk_full, write_atomic
-from lm.run.records import FOUR
 from lm.sweep.workers import Stopped, train_base_job, train_job
 
 __all__ = ["record_path"]
@@ -27,39 +24,12 @@ STEP_KEYS = ("step", "gradient_norm", "clipped", "gradient_signal_to_noise")
 NEVER = 10**9
 
 
-class CellJob(NamedTuple):
-    """What a worker is told of a cell.
-
-    Attributes
-    ----------
-    config
-        Resolved.
-    folder
-        Of the sweep.
-    run
-        Name of the record.
-    commit
-        Of the code, for the record.
-    also
-        Another target that the trained policy and its base are measured against.
-    kept
-        Where the run's own folder stays; by default only its records do.
-    """
-
-    config: RunConfig
-    folder: Path
-    run: str
-    commit: str
-    also: TargetConfig | None = None
-    kept: Path | None = None
-
-
 def record_path(folder: Path, run: str) -> Path:
     """Return the file of a run's records."""
     return folder / "cells" / f"{run}.json"
 
 
-def cell_job(job: CellJob) -> None:
+def cell_job(config: RunConfig, path: Path, commit: str, keep: bool = False) -> None:
     """Make a run and write its records; called in a worker.
 
     A run that fails, for whatever reason, is recorded as such and does not stop the others. It is
@@ -67,26 +37,27 @@ def cell_job(job: CellJob) -> None:
 
     Parameters
     ----------
-    job
-        Which run.
+    config
+        Resolved; its output is the run's own folder.
+    path
+        Of the record, which is written when the run is done.
+    commit
+        Of the code, for the record.
+    keep
+        Whether the folder stays, with policy and report; else only the records do.
     """
-    # A run that is not kept lives in a scratch folder, and needs no checkpoint.
-    scratch = job.folder / "scratch" / job.run
-    config = replace(job.config, output=str(scratch))
-    if job.kept is not None:
-        config = replace(config, output=str(job.kept), overwrite=True, report=True)
+    output = Path(config.output or "")
+    if keep:
+        config = replace(config, overwrite=True, report=True)
     else:
         config = replace(config, checkpoint=replace(config.checkpoint, every=NEVER, keep=1))
-        _forget(scratch)
+        _forget(output)
 
     # Make the run.
     wall, cpu = time.perf_counter(), time.process_time()
-    record: dict[str, Any] = {"config": to_plain(config), "commit": job.commit}
+    record: dict[str, Any] = {"config": to_plain(config), "commit": commit}
     try:
-        folder = train_job(config)
-        record |= _read(folder)
-        if job.also is not None:
-            record["also"] = _measure(config, job.also, folder)
+        record |= _read(train_job(config))
     except Stopped:
         raise
     # A user's file may do anything, leaving the program included.
@@ -99,10 +70,10 @@ def cell_job(job: CellJob) -> None:
     record["cpu_seconds"] = time.process_time() - cpu
 
     # Only now is there a record, and it is complete.
-    path = record_path(job.folder, job.run)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (json.dumps(record, allow_nan=False) + "\n").encode("utf-8"))
-    _forget(scratch)
+    if not keep:
+        _forget(output)
 
 
 def base_job(config: BaseConfig) -> None:
@@ -157,25 +128,3 @@ def _read(run: Path) -> dict[str, Any]:
         "description": target,
         "environment": json.loads((run / "environment.json").read_text(encoding="utf-8")),
     }
-
-
-def _measure(config: RunConfig, also: TargetConfig, folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the four divergences of base and trained policy to another target."""
-    from lm.evaluation.evaluate import Evaluator  # noqa: PLC0415  # torch is for workers only
-    from lm.policy.causal import load_policy  # noqa: PLC0415
-    from lm.target.problem import build_problem  # noqa: PLC0415
-    from lm.training.setup import load_base  # noqa: PLC0415
-
-    # Any divergence will do that is finite everywhere: all four are measured.
-    finite = replace(config, divergence="jensen_shannon", measure=None, partition=PartitionConfig())
-    config = resolve(replace(finite, target=also))
-    problem = build_problem(config, load_base(config))
-    evaluator = Evaluator(
-        problem, config.evaluation, divergence=config.divergence, seed=config.seed
-    )
-    trained = load_policy(folder / "policy", transform=config.law)
-    found = {}
-    for name, policy in (("base", problem.base), ("policy", trained)):
-        estimates = evaluator.measure(policy, step=0, samples=0).record["estimates"]
-        found[name] = {divergence: estimates[divergence] for divergence in FOUR}
-    return found

@@ -9,14 +9,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from fdpg_ref.display import NONE, color_of, number, plus_minus
 from lm.features.registry import short_name
-from lm.run.records import FOUR, best
+from lm.report.tables import new_table
+from lm.run.records import FOUR
 from lm.sweep.promises import Check
 from lm.sweep.results import Line, Measured, Outcome, mean_of
 
@@ -105,7 +105,7 @@ def terminal_tables(outcome: Outcome, width: int) -> Iterator[Table]:
 
     styles = ["bold", "bold", *(color_of(line.divergence) for line in outcome.lines)]
     for part in parts:
-        table = plain_table("; ".join(dict.fromkeys(name for name, *_ in part)))
+        table = new_table("; ".join(dict.fromkeys(name for name, *_ in part)))
         table.add_column(no_wrap=True)
         for _, heading, _ in part:
             table.add_column(Text(heading), justify="right", no_wrap=True)
@@ -115,38 +115,9 @@ def terminal_tables(outcome: Outcome, width: int) -> Iterator[Table]:
         yield table
 
 
-def plain_table(title: str) -> Table:
-    """Return an empty table without a frame."""
-    return Table(
-        title=Text(title), title_justify="left", title_style="dim", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )  # fmt: skip
-
-
-def also_rows(outcome: Outcome) -> Iterator[list[str]]:
-    """Yield label and four divergences of base and policies to the task's other target."""
-    rows = [("base a", "base", outcome.lines[0])]
-    rows += [(line.label, "policy", line) for line in outcome.lines]
-    for label, key, line in rows:
-        found = [{"estimates": run["also"][key]} for run in line.runs]
-        means = [mean_of([Measured(*best(record, name)) for record in found]) for name in FOUR]
-        yield [label, *(plus_minus(*mean) for mean in means)]
-
-
-def also_table(outcome: Outcome) -> Table:
-    """Return the same for the terminal."""
-    assert outcome.task.also is not None
-    table = plain_table(f"The same policies against {outcome.task.also.title}.")
-    for heading in ("", *SHORT.values()):
-        table.add_column(heading, justify="right" if heading else "left")
-    for cells in also_rows(outcome):
-        table.add_row(*map(Text, cells))
-    return table
-
-
 def check_table(checks: Sequence[Check]) -> Table:
     """Return what must hold, with the verdicts."""
-    table = plain_table("What must hold")
+    table = new_table("What must hold")
     for heading in ("", "statement", "measured"):
         table.add_column(heading)
     for check in checks:

@@ -31,7 +31,7 @@ from lm.sweep.bars import Bars
 from lm.sweep.cells import NOT_THE_RUN, expand, merged
 from lm.sweep.command import cost, run_sweep
 from lm.sweep.config import SweepConfig
-from lm.sweep.records import CellJob, cell_job, read_record, record_path
+from lm.sweep.records import cell_job, read_record, record_path
 from lm.sweep.table import METADATA_KEY
 from lm.sweep.workers import Job, Progress, Workers
 from lm.train import train
@@ -265,7 +265,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch
     folder = Path(sweep.output)
     with monkeypatch.context() as patch:
         patch.setattr("lm.sweep.records.train_job", fail)
-        cell_job(CellJob(first.config, folder, first.run, "commit"))
+        cell_job(first.config, record_path(folder, first.run), "commit")
     assert read_record(folder, first.run)["failed"] == "the gradient norm is nan"
     out = io.StringIO()
     assert run_sweep(sweep, command="a test", console=Console(file=out, width=200)) == 1
