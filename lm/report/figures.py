@@ -77,7 +77,7 @@ def alignment_figure(
         Not yet saved.
     """
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 5.0))
+        figure = Figure(figsize=(6.4, 4.8))
         axes = figure.subplots()
 
         # Every run from its first to its last record, whose entropy has an error.

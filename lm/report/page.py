@@ -141,36 +141,25 @@ def model_card(
         The document.
     """
     status = run["status"]
-    lines = [
+    factor = f", factor {status['factor']}" if status["factor"] else ""
+    table = ["| quantity | base | policy | estimator |", "|---|---|---|---|"]
+    for row in rows:
+        estimator = row["estimator"].translate(ESCAPE_TABLE)
+        table.append(f"| {named(row)} | {row['base']} | {row['policy']} | {estimator} |")
+
+    parts = [
         f"# {title(run)}",
-        "",
         subtitle(run),
-        "",
         "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
         "it holds the token ids. Load it with `lm.policy.causal.load_policy`.",
-        "",
-        "| quantity | base | policy | estimator |",
-        "|---|---|---|---|",
-        *(
-            f"| {named(row)} | {row['base']} | {row['policy']} "
-            f"| {row['estimator'].translate(ESCAPE_TABLE)} |"
-            for row in rows
-        ),
-        "",
-        f"Gradient estimator: **{status['verdict']}**"
-        + (f", factor {status['factor']}" if status["factor"] else "")
-        + f". {_sentence(status['reason'])}",
-        "",
+        "\n".join(table),
+        f"Gradient estimator: **{status['verdict']}**{factor}. {_sentence(status['reason'])}",
         "## Intended use",
-        "",
         _intended_use(run),
-        "",
         "## Limitations",
-        "",
-        *(f"- {sentence}" for sentence in limitations),
-        "",
+        "\n".join(f"- {sentence}" for sentence in limitations),
     ]
-    return "\n".join(lines)
+    return "\n\n".join(parts) + "\n"
 
 
 def title(run: Mapping[str, Any]) -> str:

@@ -106,7 +106,8 @@ class Bars:
         rest = "" if left is None else f", about {duration(left)} left"
         doing = ", ".join(f"{label} {self._shares[label]:.0%}" for label in current)
         finished = sum(share == 1 for share in self._shares.values())
-        return f"{elapsed:4.0f} s: {finished} of {len(self._shares)} done{rest} {doing}".rstrip()
+        doing = doing or "waiting for a process to begin"
+        return f"{elapsed:4.0f} s: {finished} of {len(self._shares)} done{rest}; {doing}"
 
 
 @contextmanager

@@ -42,6 +42,8 @@ __all__ = ["run_sweep"]
 VERSIONS = ("torch", "transformers", "numpy")
 # Without a terminal: seconds between two lines on how far the sweep is.
 QUIET_SECONDS = 60.0
+# What an evaluation has to do with the listed names costs as much as so many samples.
+COST_OF_LIST = 8000
 
 
 def run_sweep(
@@ -123,13 +125,15 @@ def cost(cell: Cell) -> float:
     """
     config = cell.config
     evaluations = config.steps // config.evaluation.every + 2 + len(config.evaluation.early)
-    samples = config.steps * config.batch_size + evaluations * 2 * config.evaluation.samples
+    measured = 2 * config.evaluation.samples + COST_OF_LIST
+    samples = config.steps * config.batch_size + evaluations * measured
     return samples * _cost_of_sample(config.base)
 
 
 def base_cost(base: BaseConfig) -> float:
-    """Return the same of a base, which is trained without samples of its own; 0 if it is cached."""
-    return 0.0 if base.folder().exists() else base.steps * base.batch_size * _cost_of_sample(base)
+    """Return the same of a base; 0 if it is cached."""
+    samples = 0.0 if base.folder().exists() else 1.3 * base.steps * base.batch_size
+    return samples * _cost_of_sample(base)
 
 
 def _cost_of_sample(base: BaseConfig) -> float:
@@ -186,6 +190,7 @@ def _story(
     outcomes = read_outcomes(sweep, cells, records)
     first, seeds = cells[0].config, sorted({cell.labels.seed for cell in cells})
     rates = sorted({cell.config.optimizer.lr for cell in cells})
+
     settings = {
         "command": command,
         "machine": f"{machine()}; {sweep.workers} processes of one thread",
@@ -198,6 +203,7 @@ def _story(
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in VERSIONS),
         "commit": ", ".join(sorted({record["commit"] for record in records.values()})),
     }
+
     return Story(
         title=sweep.title or sweep.name,
         about=sweep.about,

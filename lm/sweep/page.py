@@ -219,7 +219,7 @@ def _samples(outcome: Outcome) -> str:
         f"<div><h3>{mark}{escape(label)}</h3>{_chips(texts, feature, names=names)}</div>"
         for mark, label, texts in columns
     )
-    note = "The first samples of the first seed, none picked; all columns use the same numbers."
+    note = "The first samples of the first seed, none picked; all with the same random numbers."
     note += f" Yellow: {feature}." if feature else ""
     note += " Dashed: invented, not a listed name." if names else ""
     return f"<div class=names>{shown}</div><p class=muted>{escape(note)}</p>"

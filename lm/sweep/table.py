@@ -61,9 +61,13 @@ def table_rows(
         "commit": record["commit"],
         "learning_rate": cell.config.optimizer.lr,
     }
+
+    # The target's own moments stand at step 0.
     start = {"step": 0, "samples": 0, "estimator": "target", **dict.fromkeys(NUMBERS[2:], math.nan)}
     for name, value in record["target"].items():
         yield {**common, **start, "quantity": f"feature/{name}", "value": value}
+
+    # Every estimate of every evaluation, and what the steps since the last one were like.
     before = 0
     for evaluation in record["evaluations"]:
         step = evaluation["step"]

@@ -378,21 +378,22 @@ def test_the_cost_of_a_cell_grows_with_its_model_and_its_steps(tmp_path):
 
 
 def test_the_time_left_follows_from_the_first_steps(monkeypatch):
-    clock = iter([0.0, 0.0, 0.0, 0.0, 10.0, 10.0, 10.0])
+    now = [0.0]
     out = io.StringIO()
     console = Console(file=out, width=100)
-    monkeypatch.setattr("lm.sweep.bars.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("lm.sweep.bars.time.monotonic", lambda: now[0])
     with rich.progress.Progress(console=console, disable=True) as progress:
         stages = [{"base": 4.0}, {"a": 6.0, "b": 6.0}]
         bars = Bars(progress, console, stages, workers=1, every=5.0)
         bars.on_message(Progress("base", 1, 4))
         assert bars.seconds_left() is None
         assert out.getvalue() == ""
+        now[0] = 10.0
         bars.on_message(Progress("base", 3, 4))
-    # Two seconds of work in ten: fourteen more - less the one that is done - take five times that.
+    # Two seconds of work took ten, so the thirteen that are left take 65.
     first, second = out.getvalue().splitlines()
     assert first == "about 75 s in all, by the first steps"
-    assert second == "  10 s: 0 of 3 done, about 65 s left base 75%"
+    assert second == "  10 s: 0 of 3 done, about 65 s left; base 75%"
 
 
 def test_workers_return_in_the_order_of_the_jobs_and_pass_errors_on():

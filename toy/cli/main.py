@@ -135,7 +135,8 @@ def verify(options: Namespace) -> int:
     for path, suffix in ((options.json, ".json"), (options.html, ".html")):
         if path is not None:
             require_writable(Path(path), suffix=suffix)
-    records = run_claims()
+    with Console(stderr=True).status("summing over all outcomes, which takes some seconds"):
+        records = run_claims()
     guards = None
     if options.html is not None:
         # matplotlib takes half a second to import, which the bare table need not pay.
