@@ -267,6 +267,158 @@ def test_a_detached_loss_has_a_zero_gradient_and_says_why():
     assert "nothing requires grad" in report.sentence
 
 
+class Proximal(torch.nn.Module):
+    """A penalty towards the behaviour policy, with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, log_policy, log_behavior):
+        return proximal(log_policy, log_behavior)
+
+
+def proximal(log_policy, log_behavior):
+    return (log_policy - log_behavior) ** 2 / 2
+
+
+def timed(function):
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("samples", ["on_policy", "stale"])
+@pytest.mark.parametrize("other", [Proximal(), timed(proximal), timed(timed(proximal))])
+def test_a_module_and_a_plain_decorator_are_the_function_they_hold(other, samples):
+    """Called by position they would get log_reference in the place of log_behavior."""
+    plain, found = audit(proximal, samples=samples), audit(other, samples=samples)
+    assert plain.comparison == found.comparison
+    ends = [report.sentence.partition(" in the loss ")[2] for report in (plain, found)]
+    assert ends[0] == ends[1]
+    assert ends[0].endswith("does nothing." if samples == "on_policy" else "no minimum there.")
+
+
+def single(penalty):
+    def computed_in_float32(log_policy, log_reference):
+        return penalty(log_policy.float(), log_reference.float()).double()
+
+    return computed_in_float32
+
+
+@pytest.mark.parametrize(
+    ("penalty", "placement", "descends"),
+    [
+        (k2, "loss", "descends reverse KL"),
+        (k3, "loss", "descends forward KL"),
+        (k3, "reward", "descends reverse KL - forward KL"),
+        (k1, "loss", "minimises nothing"),
+        (k2, "reward", "descends none of the named divergences"),
+    ],
+)
+def test_a_loss_in_float32_is_judged_by_its_own_precision(penalty, placement, descends):
+    report = audit(single(penalty), placement=placement)
+    assert descends in report.sentence
+    assert "leaves 0.0%" not in report.sentence
+    exact = audit(penalty, placement=placement)
+    assert report.at_reference == exact.at_reference
+
+
+def test_a_mask_in_float32_costs_no_precision():
+    def masked(log_policy, log_reference, mask):
+        return ((log_policy - log_reference) * mask.float()).sum(-1) ** 2 / 2
+
+    report = audit(masked, level="token")
+    assert report.comparison.best_match == "reverse_kl"
+    assert report.precision.match == 1e-8
+
+
+def group_mean(log_policy, reward):
+    return -(reward - reward.mean()) * log_policy
+
+
+def peers_mean(log_policy, reward):
+    n = len(reward)
+    return -(reward - (reward.sum() - reward) / (n - 1)) * log_policy
+
+
+def summed_reward(log_policy, reward):
+    return -(reward * log_policy).sum()
+
+
+def test_a_baseline_and_a_sum_depend_on_the_batch_size_for_different_reasons():
+    """(n-1)/n of the gradient is left under the batch mean; a sum grows with n."""
+    baseline = audit(group_mean, batch_size=2).sentence
+    assert "(x1.333 at n = 3): (n - 1)/n of it is left" in baseline
+    assert "a sum" not in baseline
+    alone = audit(group_mean).sentence
+    assert "audit it with a batch size of 2 or more" in alone
+    assert "(n - 1)/n of it is left" in alone
+    assert "(x2 at n = 2, x3 at n = 3): it is a sum over the batch" in audit(summed_reward).sentence
+    assert "batch size n" not in audit(peers_mean, batch_size=2).sentence
+
+
+def test_rounding_is_no_part_of_the_expected_reward():
+    def rewarded(log_policy, log_reference, reward):
+        return (1e-17 * reward) * log_policy + k2(log_policy, log_reference)
+
+    report = audit(rewarded)
+    assert report.comparison.reward_factor == 0
+    assert "reward" not in report.sentence.removeprefix("rewarded")
+
+
+def penalised_reward(log_policy, log_reference, reward):
+    return k2(log_policy, log_reference) - reward * log_policy
+
+
+def quartic(log_policy, log_reference):
+    return (log_policy - log_reference) ** 4
+
+
+def wrong_sign(log_policy, log_reference):
+    return -k2(log_policy, log_reference)
+
+
+def detached_k2(log_policy, log_reference):
+    return k2(log_policy, log_reference).detach()
+
+
+ENDINGS = [
+    (k3, {}, "It has its minimum at the reference."),
+    (quartic, {}, "It has its minimum at the reference."),
+    ("ratio_k3", {"samples": "stale"}, "It has its minimum at the reference."),
+    (k2, {"samples": "stale"}, "It has a local minimum at the reference."),
+    (k2, {"level": "token"}, "It has a local minimum at the reference."),
+    (k3, {"placement": "reward"}, "It has no minimum at the reference."),
+    (wrong_sign, {}, "It has no minimum at the reference."),
+    (k1, {"samples": "stale"}, "It has no minimum at the reference."),
+    (penalised_reward, {}, "Without the reward it has its minimum at the reference."),
+    (k1, {}, "It does nothing."),
+    (detached_k2, {}, "It does nothing."),
+    (summed_reward, {}, "It uses no reference, so it has no minimum there."),
+    (proximal, {}, "It uses no reference, and it does nothing."),
+]
+
+
+@pytest.mark.parametrize(("loss", "how", "ending"), ENDINGS)
+def test_a_sentence_ends_with_what_it_means(loss, how, ending):
+    sentence = audit(loss, **how).sentence
+    assert sentence.endswith(ending), sentence
+
+
+def test_a_loss_with_parameters_of_its_own_alone_requires_no_grad():
+    class Detached(Proximal):
+        def forward(self, log_policy, log_behavior):
+            return (self.unused * proximal(log_policy, log_behavior).detach()).double()
+
+    for placement, said in (("loss", "nothing requires grad in log_policy"), ("reward", "zero")):
+        report = audit(Detached(), placement=placement)
+        assert report.comparison.zero_gradient
+        assert report.attached is (placement == "reward")
+        assert said in report.sentence
+
+
 def _noisy(log_policy, log_reference):
     return (log_policy - log_reference) * torch.rand(())
 
@@ -286,6 +438,8 @@ WRONG = {
     "Did you mean 'log_behavior'": lambda p, r, log_behaviour: p,
     "takes 'beta', which is none": lambda p, r, beta: p,
     "not a function": 3,
+    "use functools.wraps": lambda *args, **kwargs: args[0],
+    "computes in torch.bfloat16": lambda p, r: (p.bfloat16() - r.bfloat16()).double() ** 2,
 }
 
 

@@ -6,116 +6,38 @@ divergence its expected gradient descends. ``assert_descends`` guards a loss in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from fdpg_ref import DIVERGENCES, FDivergence
 from toy.audit.call import AuditError, ScalarReward, asks_for_reward
-from toy.audit.compare import MATCH, ZERO, Comparison, compare
+from toy.audit.compare import Comparison, compare, reward_gradient
+from toy.audit.findings import MINIMUM, NO_MINIMUM, NOTHING, AuditReport
 from toy.audit.losses import F7, find_loss
-from toy.audit.oracle import enumerate_loss
+from toy.audit.oracle import Enumeration, enumerate_loss
+from toy.audit.precision import DOUBLE, SINGLE, Precision, coarser
 from toy.audit.problems import problems
 from toy.audit.sentence import sentence
-from toy.audit.signal import DECREASING, Signal, recover_signal
+from toy.audit.signal import recover_signal
 from toy.checks import check_choice
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from toy.audit.call import Loss
+    from toy.audit.problems import AuditProblem
 
 __all__ = ["AuditError", "AuditReport", "assert_descends", "audit", "audit_all"]
 
 # k^n batches: at most 15^3 of them on the largest problem.
 _LARGEST_BATCH = 3
-
-
-@dataclass(frozen=True, eq=False)
-class AuditReport:
-    """What a loss descends.
-
-    Attributes
-    ----------
-    name, placement, samples, level : str
-        What was audited, and how it was used.
-    row : int or None
-        The row of the dictionary of KL penalties, in an audit of all of them.
-    batch_size : int
-        Samples a batch.
-    comparison : Comparison
-        The expected gradient beside those of the divergences D(policy‖reference).
-    behavior_match : Comparison or None
-        The same against D(policy‖behaviour), for stale samples without a match.
-    signal : Signal or None
-        The recovered f'(t); None per token and for losses with a reward.
-    attached : bool
-        Whether the loss requires grad at all.
-    batch_change : mapping of int to float
-        Relative change of the expected gradient at larger batch sizes; empty where a scalar in the
-        reward forbids them.
-    batch_factor : mapping of int to float or None
-        The factor by which it changed, where it is a mere factor; None where it is more.
-    """
-
-    name: str
-    placement: str
-    samples: str
-    level: str
-    row: int | None
-    batch_size: int
-    comparison: Comparison
-    behavior_match: Comparison | None
-    signal: Signal | None
-    attached: bool
-    batch_change: Mapping[int, float]
-    batch_factor: Mapping[int, float | None]
-
-    @property
-    def title(self) -> str:
-        """The name without the path of a file."""
-        return self.name.rpartition(":")[2]
-
-    @property
-    def ascends(self) -> bool:
-        """Whether a divergence, named or not, is ascended."""
-        found = self.comparison
-        if found.zero_gradient or found.best_match is not None:
-            return found.ascends
-        if self.signal is not None and self.signal.of_ratio:
-            return self.signal.shape == DECREASING
-        return bool(found.combination) and all(factor < 0 for factor, _ in found.combination)
-
-    @property
-    def sentence(self) -> str:
-        """The verdict in plain English."""
-        return sentence(self)
-
-    def record(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        found = self.comparison
-        return {
-            "name": self.name,
-            "row": self.row,
-            "placement": self.placement,
-            "samples": self.samples,
-            "level": self.level,
-            "batch_size": self.batch_size,
-            "zero_gradient": found.zero_gradient,
-            "ascends": self.ascends,
-            "best_match": found.best_match,
-            "scale": found.scale,
-            "combination": [{"factor": f, "divergence": name} for f, name in found.combination],
-            "cosine": None if found.cosine is None else dict(found.cosine),
-            "relative_residual": (
-                None if found.relative_residual is None else dict(found.relative_residual)
-            ),
-            "signal": None if self.signal is None else _signal_record(self.signal),
-            "batch_change": {str(n): change for n, change in self.batch_change.items()},
-            "sentence": self.sentence,
-        }
+# How far from the reference the gradient is looked at, in logits; and in how many directions.
+_STEP, _DIRECTIONS = 0.05, 4
 
 
 def audit(
@@ -143,7 +65,7 @@ def audit(
     level : {"sequence", "token"}
         log-probabilities (n,) of whole sequences, or (n, T) of tokens.
     batch_size : int
-        Samples a batch, 1 to 3; losses that compare the samples of a batch need at least 2.
+        Samples per batch, 1 to 3; losses that compare the samples of a batch need at least 2.
     row : int or None
         Number under which the report is listed.
     candidates : mapping
@@ -165,18 +87,28 @@ def audit(
         raise ValueError(f"batch_size is {batch_size}: choose 1 to {_LARGEST_BATCH}")
     function = find_loss(loss) if isinstance(loss, str) else loss
     how = {"placement": placement, "samples": samples, "level": level}
+
+    # The expected gradient on every problem, beside those of the divergences.
     cases = problems(level)
     found = [enumerate_loss(function, problem, **how, n=batch_size) for problem in cases]
-    gradients = [enumeration.gradient for enumeration in found]
     with_reward = asks_for_reward(function)
-    comparison = compare(gradients, cases, candidates=candidates, with_reward=with_reward)
+    comparison, precision = _compare(found, cases, candidates, with_reward=with_reward)
+
+    # Where no divergence to the reference explains it: one to the behaviour policy, or any f.
     behavior_match = signal = None
     if samples == "stale" and comparison.best_match is None:
-        behavior_match = compare(gradients, cases, to="behavior", with_reward=with_reward)
+        gradients = [one.gradient for one in found]
+        options = {"with_reward": with_reward, "precision": precision}
+        behavior_match = compare(gradients, cases, to="behavior", **options)
     if level == "sequence" and not with_reward:
-        signal = recover_signal(function, placement=placement, samples=samples, n=batch_size)
-    change, factor = _batch_dependence(function, gradients[0], batch_size, how)
-    return AuditReport(
+        options = {"placement": placement, "samples": samples, "precision": precision}
+        signal = recover_signal(function, n=batch_size, **options)
+
+    # What the reference is to the loss, and whether the batch size matters.
+    first = found[0].gradient
+    used = _uses_reference(function, cases[0], found[0], batch_size, how)
+    change, base, factor = _batch_dependence(function, first, batch_size, how, precision)
+    report = AuditReport(
         name=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
         **how,
         row=row,
@@ -185,9 +117,14 @@ def audit(
         behavior_match=behavior_match,
         signal=signal,
         attached=any(enumeration.attached for enumeration in found),
+        at_reference=_at_reference(function, comparison, batch_size, how, precision),
+        uses_reference=used,
+        precision=precision,
         batch_change=change,
+        batch_base=base,
         batch_factor=factor,
     )
+    return replace(report, sentence=sentence(report))
 
 
 def audit_all() -> list[AuditReport]:
@@ -237,36 +174,93 @@ def assert_descends(
         batch_size=batch_size,
         candidates={**DIVERGENCES, wanted: divergence},
     )
+
     cosine, residual = report.comparison.cosine, report.comparison.relative_residual
-    if cosine is None or residual is None or residual[wanted] > MATCH or cosine[wanted] < 0:
+    most = report.precision.match
+    if cosine is None or residual is None or residual[wanted] > most or cosine[wanted] < 0:
         raise AssertionError(f"{report.title} should descend {wanted}, but {report.sentence}")
 
 
+def _compare(
+    found: Sequence[Enumeration],
+    cases: Sequence[AuditProblem],
+    candidates: Mapping[str, FDivergence],
+    *,
+    with_reward: bool,
+) -> tuple[Comparison, Precision]:
+    """Compare as in float64 and, where that explains nothing, as the loss's own dtype allows."""
+    gradients = [enumeration.gradient for enumeration in found]
+    options = {"candidates": candidates, "with_reward": with_reward}
+    strict = compare(gradients, cases, **options)
+    coarsest = reduce(coarser, (enumeration.dtype for enumeration in found))
+    if strict.explained or coarsest == torch.float64:
+        return strict, DOUBLE
+    if coarsest != torch.float32:
+        raise AuditError(
+            f"the loss computes in {coarsest}, whose rounding hides what it descends: audit it in "
+            "float64 or float32"
+        )
+    return compare(gradients, cases, **options, precision=SINGLE), SINGLE
+
+
+def _at_reference(
+    loss: Loss,
+    comparison: Comparison,
+    batch_size: int,
+    how: Mapping[str, str],
+    precision: Precision,
+) -> str:
+    """Return what the reference is to the loss: the sign of its slope on every side of it."""
+    if comparison.zero_gradient:
+        return NOTHING
+    problem = problems(how["level"])[0]
+    rng = np.random.default_rng(0)
+    slopes = []
+    for _ in range(_DIRECTIONS):
+        direction = torch.from_numpy(rng.normal(size=problem.policy.shape))
+        for step in (_STEP, -_STEP):
+            moved = replace(problem, policy=problem.reference + step * direction)
+            gradient = enumerate_loss(loss, moved, **how, n=batch_size).gradient
+            if comparison.reward_factor:
+                gradient = gradient + comparison.reward_factor * reward_gradient(moved)
+            # Uphill, away from the reference, relative to what the gradient could be.
+            size = float(gradient.norm() * direction.norm())
+            slopes.append(float(gradient @ direction.flatten()) * np.sign(step) / max(size, 1e-300))
+    return MINIMUM if min(slopes) > precision.match else NO_MINIMUM
+
+
+def _uses_reference(
+    loss: Loss, problem: AuditProblem, found: Enumeration, batch_size: int, how: Mapping[str, str]
+) -> bool:
+    """Return whether another reference gives another value or another gradient."""
+    moved = replace(problem, reference=problem.reference.flip(-1))
+    other = enumerate_loss(loss, moved, **how, n=batch_size)
+    return other.value != found.value or not torch.equal(other.gradient, found.gradient)
+
+
 def _batch_dependence(
-    loss: Loss, gradient: Tensor, batch_size: int, how: Mapping[str, str]
-) -> tuple[dict[int, float], dict[int, float | None]]:
-    """Return the change of the gradient at batch sizes up to the largest, on the first problem."""
+    loss: Loss, gradient: Tensor, batch_size: int, how: Mapping[str, str], precision: Precision
+) -> tuple[dict[int, float], int, dict[int, float | None]]:
+    """Return the change of the gradient at batch sizes up to the largest, on the first problem.
+
+    Also the least batch size at which it is not zero, and the factors from there.
+    """
     change: dict[int, float] = {}
     factor: dict[int, float | None] = {}
     problem = problems(how["level"])[0]
+    base, at_base = batch_size, gradient
     for n in range(batch_size + 1, max(batch_size + 2, _LARGEST_BATCH + 1)):
         try:
             larger = enumerate_loss(loss, problem, **how, n=n).gradient
         except ScalarReward:  # a number for the batch: nothing says whose it is
-            return {}, {}
+            return {}, batch_size, {}
         size = float(torch.maximum(gradient.norm(), larger.norm()))
-        change[n] = float((larger - gradient).norm()) / size if size > ZERO else 0.0
-        square = float(gradient @ gradient)
-        scale = float(larger @ gradient) / square if square > ZERO**2 else 0.0
-        pure = float((larger - scale * gradient).norm()) <= MATCH * size
+        change[n] = float((larger - gradient).norm()) / size if size > precision.zero else 0.0
+        square = float(at_base @ at_base)
+        if square <= precision.zero**2:
+            base, at_base = (n, larger) if size > precision.zero else (base, at_base)
+            continue
+        scale = float(larger @ at_base) / square
+        pure = float((larger - scale * at_base).norm()) <= precision.match * size
         factor[n] = scale if pure else None
-    return change, factor
-
-
-def _signal_record(signal: Signal) -> dict[str, Any]:
-    return {
-        "log_ratio": signal.log_ratio.tolist(),
-        "values": signal.values[0].tolist(),
-        "of_ratio": signal.of_ratio,
-        "shape": signal.shape,
-    }
+    return change, base, factor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,9 @@ class ScalarReward(AuditError):
     """A penalty for the reward that returns one number for several samples."""
 
 
-def bind(loss: Loss) -> Callable[[Mapping[str, Tensor]], Any]:
+def bind(
+    loss: Loss, *, watch: AbstractContextManager[Any] | None = None
+) -> Callable[[Mapping[str, Tensor]], Any]:
     """Return the loss as a function of all tensors, of which it gets those it asks for.
 
     Parameters
@@ -40,6 +43,8 @@ def bind(loss: Loss) -> Callable[[Mapping[str, Tensor]], Any]:
     loss : callable
         Tensors named as in `NAMED` are passed by name. The first two positional arguments may have
         any name: they are log_policy and log_reference. Other arguments need a default.
+    watch : context manager, optional
+        Entered around every call of the loss.
 
     Returns
     -------
@@ -56,9 +61,9 @@ def bind(loss: Loss) -> Callable[[Mapping[str, Tensor]], Any]:
     def call(tensors: Mapping[str, Tensor]) -> Any:
         # Clones: a loss that works in place must not alter what later calls see.
         chosen = {name: tensors[name].clone() for name in (*positional, *by_name)}
-        return loss(
-            *(chosen[name] for name in positional), **{name: chosen[name] for name in by_name}
-        )
+        arguments = [chosen[name] for name in positional]
+        with watch or nullcontext():
+            return loss(*arguments, **{name: chosen[name] for name in by_name})
 
     return call
 
@@ -117,24 +122,46 @@ def _arguments(loss: Loss) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return which tensors a loss takes by position, and which by name."""
     if not callable(loss):
         raise AuditError(f"the loss is {loss!r}, which is not a function")
-    try:
-        parameters = list(inspect.signature(loss).parameters.values())
-    except ValueError:  # a compiled function that does not tell its arguments
-        return FIRST, ()
-    fixed = [p for p in parameters if p.kind not in _VARIADIC]
-    if not fixed:
-        return FIRST, ()
+    fixed = _fixed_parameters(loss)
+
+    # The first two may have any name, as long as they are given by position.
     positional = []
     for tensor, parameter in zip(FIRST, fixed, strict=False):
         stranger = parameter.name not in NAMED and parameter.default is inspect.Parameter.empty
         if parameter.kind not in _POSITIONAL or not (stranger or parameter.name == tensor):
             break
         positional.append(tensor)
+
+    # All others are known by their names.
     rest = fixed[len(positional) :]
     for parameter in rest:
         if parameter.name not in NAMED and parameter.default is inspect.Parameter.empty:
             raise AuditError(_unknown(parameter.name))
     return tuple(positional), tuple(p.name for p in rest if p.name in NAMED)
+
+
+def _fixed_parameters(loss: Any) -> list[inspect.Parameter]:
+    """Return the parameters that a loss names, also one that is a module or was decorated."""
+    # A module is called by forward; one that was compiled keeps the module it was made from.
+    function = getattr(loss, "_orig_mod", loss)
+    function = function.forward if isinstance(function, torch.nn.Module) else function
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        parameters = []
+    fixed = [p for p in parameters if p.kind not in _VARIADIC]
+    if fixed:
+        return fixed
+    # (*args, **kwargs): a decorator without functools.wraps, which holds the function it calls.
+    cells = (cell.cell_contents for cell in getattr(function, "__closure__", None) or ())
+    inner = [value for value in cells if callable(value) and not isinstance(value, type)]
+    if len(inner) == 1:
+        return _fixed_parameters(inner[0])
+    raise AuditError(
+        "nothing says which tensors the loss takes: its arguments have no names. If it was "
+        "decorated, use functools.wraps in the decorator; else name them, from "
+        f"{', '.join(NAMED)}"
+    )
 
 
 def _unknown(name: str) -> str:
@@ -154,6 +181,8 @@ def _check_value(value: Any, shape: tuple[int, ...], tensors: Mapping[str, Tenso
             f"the loss returned {value.dtype} for float64 inputs: keep their dtype, or rounding "
             "hides what it descends"
         )
+
+    # Its shape.
     allowed = [(), shape[:1], shape]
     if tuple(value.shape) not in allowed:
         wanted = " or ".join(dict.fromkeys(map(str, allowed)))
@@ -161,6 +190,8 @@ def _check_value(value: Any, shape: tuple[int, ...], tensors: Mapping[str, Tenso
             f"the loss returned shape {tuple(value.shape)} for log_policy of shape {shape}: return "
             f"{wanted}"
         )
+
+    # Its numbers, padding apart.
     inside = tensors["mask"] if value.ndim == 2 else torch.ones_like(value, dtype=torch.bool)
     bad = value.detach()[inside & ~torch.isfinite(value)]
     if len(bad):

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from fdpg_ref import DIVERGENCES, REVERSE_KL, FDivergence, score_signal
+from toy.audit.precision import DOUBLE, Precision
 from toy.audit.problems import AuditProblem
 from toy.checks import check_choice
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
-
-# Enumeration in float64 agrees to about 1e-13 where two gradients are the same.
-MATCH = 1e-8
-# A gradient is zero when it is this small beside that of reverse KL.
-ZERO = 1e-12
 
 
 class Comparison(NamedTuple):
@@ -54,6 +50,11 @@ class Comparison(NamedTuple):
     combination: tuple[tuple[float, str], ...] = ()
     reward_factor: float | None = None
 
+    @property
+    def explained(self) -> bool:
+        """Whether the gradient is zero, that of a divergence, or that of two."""
+        return self.zero_gradient or self.best_match is not None or bool(self.combination)
+
 
 def compare(
     gradients: Sequence[Float[Tensor, " d"]],
@@ -62,13 +63,14 @@ def compare(
     candidates: Mapping[str, FDivergence] = DIVERGENCES,
     to: str = "reference",
     with_reward: bool = False,
+    precision: Precision = DOUBLE,
 ) -> Comparison:
     """Say which divergence the gradients are those of, with one scale for all problems.
 
     Parameters
     ----------
     gradients : sequence of (d,) tensors
-        One a problem.
+        One per problem.
     problems : sequence of AuditProblem
         Where they were taken.
     candidates : mapping
@@ -77,6 +79,8 @@ def compare(
         The second argument of the divergences.
     with_reward : bool
         Whether the expected reward may explain a part: it is taken out of both sides first.
+    precision : Precision
+        What counts as rounding.
 
     Returns
     -------
@@ -89,16 +93,23 @@ def compare(
         for name, divergence in candidates.items()
     }
     if not with_reward:
-        return _compare(given, exact, problems)
+        return _compare(given, exact, problems, precision)
+
+    # What is left of both sides without the expected reward.
     reward = torch.cat([reward_gradient(p) for p in problems])
     outside = {name: column - _factor(column, reward) * reward for name, column in exact.items()}
-    found = _compare(given - _factor(given, reward) * reward, outside, problems)
+    found = _compare(given - _factor(given, reward) * reward, outside, problems, precision)
+    if not found.explained:
+        return found
+
+    # How much of the reward is ascended besides what was found; rounding is none of it.
     if found.best_match is not None and found.scale is not None:
         given = given - found.scale * exact[found.best_match]
     for factor, name in found.combination:
         given = given - factor * exact[name]
-    explained = found.zero_gradient or found.best_match is not None or found.combination
-    return found._replace(reward_factor=-_factor(given, reward) if explained else None)
+    factor = -_factor(given, reward)
+    small = abs(factor) * float(reward.norm()) <= precision.zero * _size_of_reverse_kl(problems)
+    return found._replace(reward_factor=0.0 if small else factor)
 
 
 def divergence_gradient(
@@ -145,12 +156,16 @@ def _contract(problem: AuditProblem, coefficients: Float[Tensor, " N"]) -> Float
 
 
 def _compare(
-    target: Tensor, exact: Mapping[str, Tensor], problems: Sequence[AuditProblem]
+    target: Tensor,
+    exact: Mapping[str, Tensor],
+    problems: Sequence[AuditProblem],
+    precision: Precision,
 ) -> Comparison:
-    yardstick = torch.cat([divergence_gradient(p, REVERSE_KL) for p in problems])
     norm = float(target.norm())
-    if norm <= ZERO * float(yardstick.norm()):
+    if norm <= precision.zero * _size_of_reverse_kl(problems):
         return Comparison(zero_gradient=True)
+
+    # Every divergence with the scale that fits it best.
     scale = {name: _factor(target, column) for name, column in exact.items()}
     residual = {
         name: float((target - scale[name] * column).norm()) / norm for name, column in exact.items()
@@ -163,11 +178,18 @@ def _compare(
         },
         relative_residual=residual,
     )
-    if residual[nearest] > MATCH:
-        return found._replace(combination=_pair(target, exact))
+
+    # One of them is enough, or two are, or none.
+    if residual[nearest] > precision.match:
+        return found._replace(combination=_pair(target, exact, precision))
     return found._replace(
         best_match=nearest, scale=scale[nearest], ascends=bool(scale[nearest] < 0)
     )
+
+
+def _size_of_reverse_kl(problems: Sequence[AuditProblem]) -> float:
+    """Return the norm of reverse KL's gradient, beside which a zero is zero."""
+    return float(torch.cat([divergence_gradient(p, REVERSE_KL) for p in problems]).norm())
 
 
 def _factor(target: Tensor, column: Tensor) -> float:
@@ -176,7 +198,9 @@ def _factor(target: Tensor, column: Tensor) -> float:
     return float(target @ column) / square if square else 0.0
 
 
-def _pair(target: Tensor, exact: Mapping[str, Tensor]) -> tuple[tuple[float, str], ...]:
+def _pair(
+    target: Tensor, exact: Mapping[str, Tensor], precision: Precision
+) -> tuple[tuple[float, str], ...]:
     """Return two divergences and their factors that make up the target, the simplest such pair.
 
     Jeffreys is the sum of the two KLs, so a pair is not unique: the smallest factors are chosen.
@@ -185,7 +209,7 @@ def _pair(target: Tensor, exact: Mapping[str, Tensor]) -> tuple[tuple[float, str
     for names in combinations(exact, 2):
         columns = torch.stack([exact[name] / exact[name].norm() for name in names], dim=-1)
         solution = torch.linalg.lstsq(columns, target).solution
-        if float((columns @ solution - target).norm() / target.norm()) > MATCH:
+        if float((columns @ solution - target).norm() / target.norm()) > precision.match:
             continue
         factors = [float(c / exact[name].norm()) for c, name in zip(solution, names, strict=True)]
         parts = sorted(zip(factors, names, strict=True), key=lambda part: -part[0])

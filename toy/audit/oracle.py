@@ -13,6 +13,7 @@ import torch
 
 from toy.audit.call import AuditError, bind, evaluate
 from toy.audit.compare import Comparison, compare, divergence_gradient, reward_gradient
+from toy.audit.precision import Coarsest
 from toy.audit.problems import AuditProblem, problems
 from toy.checks import check_choice
 
@@ -40,11 +41,24 @@ SAMPLES = ("on_policy", "stale")
 
 
 class Enumeration(NamedTuple):
-    """An expected gradient (d,), the expected value, and whether any gradient was attached."""
+    """What a loss is on average over all batches.
+
+    Attributes
+    ----------
+    gradient : (d,) tensor
+        The expected gradient.
+    value : float
+        The expected value.
+    attached : bool
+        Whether any gradient was attached.
+    dtype : torch.dtype
+        The coarsest that the loss computes in.
+    """
 
     gradient: Float[Tensor, " d"]
     value: float
     attached: bool
+    dtype: torch.dtype
 
 
 def expected_gradient(
@@ -72,7 +86,7 @@ def expected_gradient(
         Drawn from the policy, where log_behavior is its detached log-probability, or from the
         behaviour policy; weights are the loss's own business.
     level : {"sequence", "token"}
-        One log-probability a sample, or one a token.
+        One log-probability per sample, or one per token.
     n : int
         Batch size.
 
@@ -113,29 +127,35 @@ def enumerate_loss(
 def _enumerate_once(
     loss: Loss, problem: AuditProblem, *, placement: str, samples: str, level: str, n: int
 ) -> Enumeration:
+    # The loss on every batch, weighted by the probability of the batch.
     with torch.enable_grad():
         theta = problem.policy.clone().requires_grad_()
         proposal = problem.policy if samples == "on_policy" else problem.behavior
         batches = torch.cartesian_prod(*[torch.arange(problem.outcomes)] * n).reshape(-1, n)
         tensors = _gather(problem, theta, proposal, level=level, batches=batches)
-        values = _evaluate_all(bind(loss), tensors, per_sample=placement == "reward")
+        coarsest = Coarsest()
+        call = bind(loss, watch=coarsest)
+        values = _evaluate_all(call, tensors, per_sample=placement == "reward")
         if placement == "reward":
             whole = problem.log_probs(theta, level="sequence")[batches]
             values = (values.detach() * whole).mean(-1)
         log_mass = problem.log_probs(proposal, level="sequence")[batches].sum(-1)
         total = (log_mass.exp() * values).sum()
-    zero = torch.zeros_like(problem.policy)
-    if not total.requires_grad:
-        return Enumeration(zero.flatten(), float(total), attached=False)
-    (gradient,) = torch.autograd.grad(total, theta, allow_unused=True)
-    if gradient is None:  # the loss has parameters of its own and leaves the policy alone
-        return Enumeration(zero.flatten(), float(total.detach()), attached=False)
+
+    # Its gradient in the policy's logits. A loss may have parameters of its own and leave the
+    # policy alone, or require no gradient at all.
+    value, gradient = float(total.detach()), None
+    if total.requires_grad:
+        (gradient,) = torch.autograd.grad(total, theta, allow_unused=True)
+    if gradient is None:
+        zero = torch.zeros_like(problem.policy).flatten()
+        return Enumeration(zero, value, attached=False, dtype=coarsest.dtype)
     if not torch.isfinite(gradient).all():
         raise AuditError(
             "the loss is finite but its gradient is not: somewhere in it a derivative is infinite "
             "or 0 times infinity, as behind torch.where, sqrt or a norm at zero"
         )
-    return Enumeration(gradient.flatten(), float(total.detach()), attached=True)
+    return Enumeration(gradient.flatten(), value, attached=True, dtype=coarsest.dtype)
 
 
 def _gather(

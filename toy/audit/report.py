@@ -20,7 +20,7 @@ from rich.text import Text
 
 from fdpg_ref import DIVERGENCES
 from fdpg_ref.display import INK, color_of, title_of
-from toy.audit.audits import AuditReport
+from toy.audit.findings import AuditReport
 from toy.audit.sentence import batch_sentence, short_verdict
 from toy.audit.signal import FLAT, centred
 

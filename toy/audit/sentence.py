@@ -6,22 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fdpg_ref.display import title_of
+from toy.audit.findings import MINIMUM, NOTHING
 from toy.audit.signal import DECREASING, INCREASING
 
 if TYPE_CHECKING:
-    from toy.audit.audits import AuditReport
     from toy.audit.compare import Comparison
+    from toy.audit.findings import AuditReport
 
 __all__ = ["batch_sentence", "sentence", "short_verdict"]
 
 _KL = {"forward_kl": "KL(reference‖policy)", "reverse_kl": "KL(policy‖reference)"}
 _ABBREVIATIONS = {"forward_kl": "FKL", "reverse_kl": "RKL"}
-# A change with the batch size below this is rounding.
-_NO_CHANGE = 1e-10
 
 
 def sentence(report: AuditReport) -> str:
-    """Return what a report found, in one to three sentences.
+    """Return what a report found, in a few sentences.
 
     Parameters
     ----------
@@ -31,26 +30,73 @@ def sentence(report: AuditReport) -> str:
     Returns
     -------
     str
-        Which divergence is descended or ascended, what else was found, and whether it depends on
-        the batch size.
+        Which divergence is descended or ascended, what else was found, whether it depends on the
+        batch size and, last, what the reference is to the loss.
     """
     where = f"{report.title} in the {report.placement}"
     where += ", per token," if report.level == "token" else ""
     where += " on stale samples" if report.samples == "stale" else ""
-    parts = [f"{where} {_verdict(report)}.", batch_sentence(report)]
+    parts = [f"{where} {_verdict(report)}.", batch_sentence(report), _meaning(report)]
     return " ".join(part for part in parts if part)
 
 
 def batch_sentence(report: AuditReport) -> str:
     """Return how the expected gradient depends on the batch size; empty where it does not."""
-    moved = {n: change for n, change in report.batch_change.items() if change > _NO_CHANGE}
+    least = report.precision.change
+    moved = {n: change for n, change in report.batch_change.items() if change > least}
     if not moved:
         return ""
-    if all(report.batch_factor[n] is not None for n in moved):
+    if report.batch_base != report.batch_size:
+        return (
+            f"It compares the samples of a batch, so audit it with a batch size of "
+            f"{report.batch_base} or more: at n = {report.batch_size} its gradient is zero, and "
+            f"at n = {report.batch_base} it is not{_reason(report)}."
+        )
+    if all(report.batch_factor.get(n) is not None for n in moved):
         factors = ", ".join(f"x{report.batch_factor[n]:.4g} at n = {n}" for n in moved)
-        return f"The batch size n rescales the gradient ({factors}): a sum is no mean."
+        return f"The batch size n rescales the gradient ({factors}){_reason(report)}."
     changes = ", ".join(f"by {change:.1%} at n = {n}" for n, change in moved.items())
     return f"It depends on the batch size: the gradient differs {changes}."
+
+
+def _reason(report: AuditReport) -> str:
+    """Say what makes the batch size rescale a gradient, where it is one of two common causes."""
+    base, factors = report.batch_base, report.batch_factor
+
+    def grows_like(law: Callable[[int], float]) -> bool:
+        known = {n: factor for n, factor in factors.items() if factor is not None}
+        off = (abs(factor * law(base) - law(n)) for n, factor in known.items())
+        return bool(known) and all(error <= report.precision.match * base for error in off)
+
+    if grows_like(lambda n: n):
+        return ": it is a sum over the batch, not a mean"
+    if base > 1 and grows_like(lambda n: (n - 1) / n):
+        return (
+            ": (n - 1)/n of it is left, as after a baseline that holds the sample's own value, "
+            "such as the mean of the batch; the mean of the other samples leaves all of it"
+        )
+    return ""
+
+
+def _meaning(report: AuditReport) -> str:
+    """Say what the reference is to the loss."""
+    found = report.comparison
+    rewarded = bool(found.reward_factor)
+    when = "" if report.batch_base == report.batch_size else " at this batch size"
+    if not report.uses_reference:
+        nothing = found.zero_gradient and not rewarded
+        rest = f"and{when} it does nothing" if nothing else "so it has no minimum there"
+        return f"It uses no reference, {rest}."
+    if report.at_reference == NOTHING:
+        subject = "Without the reward it" if rewarded else "It"
+        return f"{subject} does nothing{when}."
+    subject = "Without the reward it" if rewarded else "It"
+    if report.at_reference != MINIMUM:
+        return f"{subject} has no minimum at the reference."
+    parts = _parts(report)
+    convex = report.signal is not None and report.signal.shape == INCREASING
+    known = convex or (bool(parts) and all(factor > 0 for factor, _ in parts))
+    return f"{subject} has {'its' if known else 'a local'} minimum at the reference."
 
 
 def short_verdict(report: AuditReport) -> str:
@@ -69,16 +115,19 @@ def _verdict(report: AuditReport) -> str:
     found = report.comparison
     if not report.attached:
         return (
-            "has zero gradient: nothing requires grad, since its value is detached or was computed "
-            "under no_grad"
+            "has zero gradient: nothing requires grad in log_policy, since its value does not "
+            "depend on it, is detached, or was computed under no_grad"
         )
-    if found.zero_gradient and found.reward_factor is not None:
+    if found.zero_gradient and found.reward_factor:
         return f"holds no penalty: it only {_reward(found)}"
     if found.zero_gradient:
         return "minimises nothing: its expected gradient is zero"
+    if not _parts(report) and not report.uses_reference:
+        behavior = _towards_behavior(report)
+        return "descends no divergence to the reference" + (f": it {behavior}" if behavior else "")
     if not _parts(report):
         return f"{_unnamed(report)}; {_nearest(found)}"
-    reward = "" if found.reward_factor is None else f" and {_reward(found)}"
+    reward = f" and {_reward(found)}" if found.reward_factor else ""
     verdict = f"{_verb(report)} {_sum(report)}{_abbreviated(report)}{reward}"
     if found.best_match is None:
         verdict += _kind(report)
@@ -124,7 +173,9 @@ def _kind(report: AuditReport) -> str:
 def _nearest(found: Comparison) -> str:
     residual = found.relative_residual or {}
     name = min(residual, key=residual.__getitem__)
-    return f"the nearest, {title_of(name)}, leaves {residual[name]:.1%} unexplained"
+    # Less than half a permille would be printed as nothing, which is what a match leaves.
+    left = f"{residual[name]:.1%}" if residual[name] >= 5e-4 else f"{residual[name]:.1e} of it"
+    return f"the nearest, {title_of(name)}, leaves {left} unexplained"
 
 
 def _towards_behavior(report: AuditReport) -> str:

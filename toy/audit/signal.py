@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from toy.audit.oracle import expected_gradient
+from toy.audit.precision import DOUBLE, Precision
 from toy.audit.problems import AuditProblem, grid_problems
 
 if TYPE_CHECKING:
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
     from toy.audit.call import Loss
 
 __all__ = ["DECREASING", "FLAT", "INCREASING", "Signal", "centred", "log_ratio", "recover_signal"]
-
-# Two recovered signals agree to 1e-12; those of a gradient of another form differ by some percent.
-_AGREEMENT = 1e-8
-
-# Against signals of a few nats, what is smaller than this is rounding.
-_FLAT = 1e-10
 
 INCREASING, DECREASING, FLAT, NEITHER = "increasing", "decreasing", "flat", "neither"
 
@@ -52,13 +47,18 @@ class Signal(NamedTuple):
     shape: str
 
 
-def recover_signal(loss: Loss, *, placement: str, samples: str, n: int = 1) -> Signal:
+def recover_signal(
+    loss: Loss, *, placement: str, samples: str, n: int = 1, precision: Precision = DOUBLE
+) -> Signal:
     """Return the signal of a loss per sequence, up to a constant, on a grid of log-ratios.
 
     Parameters
     ----------
     loss, placement, samples, n
         As in `toy.audit.oracle.expected_gradient`.
+    precision : Precision
+        What counts as rounding. Two recovered signals agree to 1e-12 in float64; those of a
+        gradient of another form differ by some percent.
 
     Returns
     -------
@@ -76,8 +76,9 @@ def recover_signal(loss: Loss, *, placement: str, samples: str, n: int = 1) -> S
         ]
     )
     size = float(np.ptp(values))
-    of_ratio = bool(np.max(np.abs(values[0] - values[1])) <= max(_AGREEMENT * size, _FLAT))
-    shape = _shape(values[0]) if of_ratio else NEITHER
+    rounding = max(precision.match * size, precision.change)
+    of_ratio = bool(np.max(np.abs(values[0] - values[1])) <= rounding)
+    shape = _shape(values[0], precision) if of_ratio else NEITHER
     return Signal(log_ratio=log_ratio(grids[0]), values=values, of_ratio=of_ratio, shape=shape)
 
 
@@ -98,10 +99,11 @@ def _signal(problem: AuditProblem, gradient: np.ndarray) -> np.ndarray:
     return centred(gradient / policy)
 
 
-def _shape(values: np.ndarray) -> str:
+def _shape(values: np.ndarray, precision: Precision) -> str:
     size, steps = float(np.ptp(values)), np.diff(values)
-    if size <= _FLAT:
+    # Signals are of a few nats: what is as small as a change by rounding is none.
+    if size <= precision.change:
         return FLAT
-    if np.all(steps >= -_AGREEMENT * size):
+    if np.all(steps >= -precision.match * size):
         return INCREASING
-    return DECREASING if np.all(steps <= _AGREEMENT * size) else NEITHER
+    return DECREASING if np.all(steps <= precision.match * size) else NEITHER
