@@ -13,7 +13,8 @@ from support.lm_models import make_llama_folder
 
 from lm.features import registry as features
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "library.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
@@ -77,4 +78,4 @@ def test_naming_a_feature_and_a_run_needs_no_torch():
         "RunConfig(target=TargetConfig(kind='reward_tilted', reward={'mine': 1.0}))\n"
         "assert not {'torch', 'transformers'} & sys.modules.keys()\n"
     )
-    _ = subprocess.run([sys.executable, "-c", code], check=True)
+    _ = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

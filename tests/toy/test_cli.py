@@ -19,6 +19,7 @@ from toy.files import require_writable
 from toy.verify.records import Record
 from toy.verify.report import table as report
 
+ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -205,8 +206,8 @@ def test_factors(factor: float, text: str):
     assert len(text) <= 6
 
 
-def test_subprocess(tmp_path: Path):
-    # The one end-to-end run: what a user types, in another process, without torch.
+@pytest.mark.slow
+def test_verify_from_a_shell_is_silent_on_stderr_and_needs_no_torch(tmp_path: Path):
     path = tmp_path / "claims.json"
     code = (
         "import runpy, sys\n"
@@ -219,6 +220,7 @@ def test_subprocess(tmp_path: Path):
     environment = {**os.environ, "COLUMNS": "80"}
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         env=environment,
@@ -228,11 +230,11 @@ def test_subprocess(tmp_path: Path):
     assert run.stderr == ""
     assert "0 fail" in " ".join(run.stdout.split())
     assert isinstance(json.loads(path.read_text(encoding="utf-8")), list)
-    bad = subprocess.run(
-        [sys.executable, "-m", "toy", "train", "--divergence", "kl"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+
+def test_a_usage_error_from_a_shell_takes_one_line():
+    command = [sys.executable, "-m", "toy", "train", "--divergence", "kl"]
+    bad = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert bad.returncode == 2
+    assert len(bad.stderr.splitlines()) == 1
     assert bad.stderr.startswith("python -m toy train: error: divergence is 'kl'")

@@ -21,6 +21,7 @@ from toy.verify.report import measures
 from toy.verify.report.guards import FAILED, MISSING, PASSED, find_guards, run_guards
 from toy.verify.report.page import Z_TABLE, page
 
+ROOT = Path(__file__).parents[2]
 NUMBERS = [f"F{number}" for number in range(1, 16)]
 
 
@@ -250,5 +251,6 @@ def test_the_page_needs_no_torch(tmp_path: Path):
         "import sys\nfrom toy.verify.report import page\n"
         "assert 'torch' not in sys.modules and 'lm' not in sys.modules\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
