@@ -270,7 +270,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch
     assert read_record(folder, first.run)["failed"] == "the gradient norm is nan"
     out = io.StringIO()
     assert run_sweep(sweep, command="a test", console=Console(file=out, width=200)) == 1
-    assert "1 of 4 runs failed; to try one again, delete its file" in out.getvalue()
+    assert "1 of 2 runs failed; to try one again, delete its file" in out.getvalue()
     facts = json.loads(pq.read_schema(sweep.table).metadata[METADATA_KEY])
     assert facts["failed"] == {first.name: "the gradient norm is nan"}
     cells = set(pq.read_table(sweep.table)["cell"].to_pylist())
