@@ -61,7 +61,7 @@ def measure(path: str, sizes: dict[str, int], file: Path) -> dict[str, float]:
     import torch  # noqa: PLC0415 - only the processes that measure need it
     from safetensors.torch import save_file  # noqa: PLC0415
 
-    from lm.policy.chunked import chunked_log_probs  # noqa: PLC0415
+    from lm.policy.causal.chunked import chunked_log_probs  # noqa: PLC0415
 
     def log_probs(count: int) -> torch.Tensor:
         part, chosen = hidden[:count], targets[:count]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fdpg_ref import find_divergence, leave_one_out, score_coefficients, score_signal
+from fdpg_ref import find_divergence, score_coefficients, score_signal
 from lm.config.run import RunConfig
 from lm.device.amp import Amp
 from lm.device.interrupt import interruptible
@@ -21,16 +21,18 @@ from lm.device.processes import (
     main_process_first,
 )
 from lm.evaluation.evaluate import Evaluator
-from lm.policy.causal import CausalPolicy
 from lm.policy.checks import check_device
+from lm.policy.protocol import Policy
 from lm.report.build import finish_run
 from lm.run.folder import open_run
 from lm.run.start import how_to_start
+from lm.run.state import Moving
 from lm.run.trackers import open_tracker
 from lm.surrogate import surrogate_loss
 from lm.target.problem import build_partition, build_problem, measured_problem
 from lm.training.accumulate import MicroBatches
 from lm.training.average import WeightAverage
+from lm.training.baseline import Baseline
 from lm.training.describe import (
     describe_coefficients,
     describe_gradient,
@@ -38,12 +40,11 @@ from lm.training.describe import (
     describe_partition,
     describe_weights,
 )
-from lm.training.optimize import PastBaseline, build_optimizer
+from lm.training.optimizer import build_optimizer
 from lm.training.proposal import Proposal
 from lm.training.session import Session, StepRecord
 from lm.training.setup import adopt_base, build_policy, load_base, resolve_with
 from lm.training.sharding import WholeWeights, check_processes, spread
-from lm.training.state import Moving
 
 __all__ = ["StepRecord", "load_base", "train", "train_steps"]
 
@@ -51,7 +52,7 @@ __all__ = ["StepRecord", "load_base", "train", "train_steps"]
 def train(
     config: RunConfig,
     *,
-    base: CausalPolicy | None = None,
+    base: Policy | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
     on_base: Callable[[int, int, float], None] | None = None,
 ) -> Path:
@@ -83,6 +84,7 @@ def train(
     UnattainableMoments, FileNotFoundError
         The target cannot be fitted; the model folder is missing.
     """
+    # Know the processes, and whether there is anything to do.
     config = resolve_with(config, base)
     check_device(config.device)
     accelerator = build_accelerator(config.device)
@@ -92,14 +94,19 @@ def train(
         complete = main and how_to_start(config) == "complete"
     if agree(accelerator, complete):
         return Path(config.output or "")
+
     with open_run(config, main=main) as run:
         accelerator.wait_for_everyone()
+
+        # Load or train the base; the policy starts as its copy.
         if base is None:
             with main_process_first(accelerator):
                 base = load_base(config, device=device, on_base=on_base)
         else:
             base = adopt_base(config, base, device=device)
         policy, base = build_policy(config, base)
+
+        # Fit the target to the base, and draw the samples of all evaluations.
         amp = Amp(config.precision, device)
         with amp.autocast():
             problem = build_problem(config, base)
@@ -108,6 +115,8 @@ def train(
                 measured, config.evaluation, divergence=config.divergence, seed=config.seed
             )
         run.write_problem(measured)
+
+        # Train.
         kind, events = config.tracker if main else "none", run.partial / "tensorboard"
         with open_tracker(kind, events) as tracker, interruptible() as interrupt:
             session = Session(
@@ -125,6 +134,8 @@ def train(
                 on_step=on_step,
             )
             train_steps(session)
+
+        # Save the policy and draw the report.
         with session.weights.of(policy) as trained, session.average.applied():
             if main:
                 run.write_policy(trained)
@@ -136,7 +147,7 @@ def train(
 def train_steps(session: Session) -> None:
     """Run the loop.
 
-    On-policy with one update a batch, the proposal is the policy itself and every importance
+    On-policy with one update per batch, the proposal is the policy itself and every importance
     weight is one; else weights pi/q make up for samples of another distribution.
 
     Parameters
@@ -145,19 +156,24 @@ def train_steps(session: Session) -> None:
         Everything the loop works with; its policy is trained in place.
     """
     config, accelerator, amp = session.config, session.accelerator, session.amp
-    problem, policy, divergence = (
-        session.problem,
-        session.policy,
-        find_divergence(config.divergence),
-    )
-    partition, baseline = build_partition(config, problem), PastBaseline(config.baseline)
+    problem, policy = session.problem, session.policy
+    divergence = find_divergence(config.divergence)
+
+    # Where samples, Z and baseline come from.
     proposal = Proposal(config, policy, problem.prompts, accelerator, session.weights)
+    partition = build_partition(config, problem)
+    baseline = Baseline(config.baseline)
+
+    # Who differentiates and who steps.
     policy.scorer = spread(accelerator, policy)
     batches = MicroBatches(
         policy, accelerator, amp, size=config.micro_batch_size, off_policy=config.off_policy
     )
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer, schedule = build_optimizer(config.optimizer, parameters, config.steps)
+    largest_norm = config.optimizer.clip_norm or math.inf
+
+    # What a checkpoint holds.
     memories = {
         "partition": partition,
         "baseline": baseline,
@@ -165,8 +181,9 @@ def train_steps(session: Session) -> None:
         "average": session.average,
     }
     moving = Moving(policy.model, optimizer, schedule, amp, proposal.generator, memories)
-    largest_norm = config.optimizer.clip_norm or math.inf
+
     for step in range(session.begin(moving) + 1, config.steps + 1):
+        # Draw, and score under the target.
         started = time.perf_counter()
         contexts = proposal.contexts(step)
         with amp.autocast(), torch.no_grad(), fail_together(accelerator):
@@ -175,33 +192,37 @@ def train_steps(session: Session) -> None:
             log_base = batches.score_by(problem.anchor, samples)
             log_score = problem.log_score(log_base, reading)
         record = session.new_record(step, samples, reading)
-        # From here on of all processes, shape (contexts, samples of each).
+
+        # Score under the policy. From here on of all processes, shape (contexts, samples of each).
         log_score = gather(accelerator, log_score).view(config.contexts, -1)
         log_policy = batches.score(samples).view_as(log_score)
         session.check(log_policy, reading, start=(samples, log_base) if step == 1 else None)
         # On-policy, this scoring is the proposal's as well: none is needed for it.
         log_proposal = proposal.log_prob(samples, log_policy)
+
         for update in range(1, config.updates_per_batch + 1):
+            # After an update the policy is another one.
             if update > 1:
                 log_policy = batches.score(samples).view_as(log_score)
                 session.check(log_policy, reading)
+
+            # The gradient of the divergence: one coefficient per sample.
             log_z = partition.log_z(log_score, log_proposal, contexts=contexts)
             signal = score_signal(log_policy, log_score - log_z, divergence=divergence)
-            if config.baseline.kind == "leave_one_out":
-                coefficients = score_coefficients(
-                    signal, baseline=leave_one_out(signal), log_weights=log_policy - log_proposal
-                )
-            else:
-                coefficients = score_coefficients(
-                    signal, baseline=baseline.value, log_weights=log_policy - log_proposal
-                )
+            coefficients = score_coefficients(
+                signal, baseline=baseline.of(signal), log_weights=log_policy - log_proposal
+            )
             session.check_coefficients(coefficients, reading)
+
+            # Differentiate, a micro-batch at a time.
             graph = batches.whole_graph if session.measures_noise(step) else None
             noise = describe_noise(graph, coefficients, parameters)
             for part in batches.parts():
                 loss = surrogate_loss(part.log_policy, coefficients.flatten()[part.rows])
                 amp.backward(accelerator, loss * part.share)
             norm = amp.clip(accelerator, optimizer, parameters, largest_norm)
+
+            # Describe the update, and make it.
             record |= {
                 "learning_rate": schedule.get_last_lr()[0],
                 **describe_coefficients(signal, coefficients),
@@ -214,8 +235,12 @@ def train_steps(session: Session) -> None:
             optimizer.zero_grad()
             if update == config.updates_per_batch:
                 baseline.observe(signal)
+
+        # Learn from the batch, now that it was used.
         partition.observe(log_score, log_proposal, contexts=contexts)
         schedule.step()
         if proposal.due(step):
             record |= proposal.compare(batches.measure(samples), log_proposal, log_score)
+
+        # Log, measure, save.
         session.finish_step(moving, record, started)

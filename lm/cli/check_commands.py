@@ -16,7 +16,7 @@ from rich.table import Table
 from lm.cli.commands import model_folder
 from lm.cli.progress import base_progress
 from lm.config.base import BaseConfig
-from lm.policy.causal import load_policy
+from lm.policy import load_policy
 from lm.policy.checks import check_device
 from lm.report.tables import new_table, print_table
 from lm.run.environment import environment

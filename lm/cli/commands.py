@@ -21,9 +21,8 @@ from lm.errors import RunError
 from lm.evaluation.evaluate import Evaluator
 from lm.models.folder import ModelFolderError
 from lm.models.vocabulary import VocabularyError
-from lm.policy.causal import load_policy
-from lm.policy.checks import check_device
-from lm.policy.law import check_longest
+from lm.policy import load_policy
+from lm.policy.checks import check_device, check_longest
 from lm.policy.prompts import PromptError, Prompts
 from lm.report.build import Z_MARK, finish_run, headline_rows
 from lm.report.page import named

@@ -12,12 +12,12 @@ from lm.models import configuration as model_config
 from lm.models.folder import atomic_folder
 from lm.models.hub import find_model
 from lm.models.token_ids import load_ids
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import Policy, load_policy
 from lm.run.checkpoint import CorruptCheckpoint, checkpoint_steps, load_checkpoint
 from lm.run.folder import read_config
 from lm.run.start import partial_folder
+from lm.run.state import load_weights
 from lm.training.setup import build_policy, load_base
-from lm.training.state import load_weights
 
 CHECKPOINT_MARK = "manifest.json"
 RUN_MARK = "config.yaml"
@@ -70,7 +70,7 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
     return destination
 
 
-def load_trained(source: Path) -> CausalPolicy:
+def load_trained(source: Path) -> Policy:
     """Load the policy of a run, of an interrupted run, of a checkpoint or of a model folder.
 
     Parameters
@@ -80,7 +80,7 @@ def load_trained(source: Path) -> CausalPolicy:
 
     Returns
     -------
-    CausalPolicy
+    Policy
         On the CPU.
 
     Raises
@@ -98,7 +98,7 @@ def load_trained(source: Path) -> CausalPolicy:
     return _from_folder(source)
 
 
-def _from_folder(folder: Path) -> CausalPolicy:
+def _from_folder(folder: Path) -> Policy:
     """Load a model, with the transform of the run whose policy it is.
 
     A model that fixes no length limit is written without one.
@@ -114,7 +114,7 @@ def _from_folder(folder: Path) -> CausalPolicy:
     return policy
 
 
-def _from_newest(run: Path) -> CausalPolicy:
+def _from_newest(run: Path) -> Policy:
     """Load the newest checkpoint that is whole."""
     folder = run / "checkpoints"
     damaged: CorruptCheckpoint | None = None
@@ -129,7 +129,7 @@ def _from_newest(run: Path) -> CausalPolicy:
     ) from damaged
 
 
-def _from_checkpoint(checkpoint: Path, run: Path) -> CausalPolicy:
+def _from_checkpoint(checkpoint: Path, run: Path) -> Policy:
     state = load_checkpoint(checkpoint)
     config = read_config(run, complete=False)
     policy, _ = build_policy(config, load_base(config))

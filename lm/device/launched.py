@@ -75,6 +75,8 @@ def refuse_launch(device: str) -> None:
         "cpu" or "cuda"; any other value is not judged.
     """
     wants = os.environ.get
+
+    # Several processes that are one.
     by_accelerate = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
     if by_accelerate and not any(name in os.environ for name in SIZES):
         raise RunError(
@@ -83,11 +85,15 @@ def refuse_launch(device: str) -> None:
             "`accelerate launch --multi_gpu --num_processes 2`, which work on CPUs too (for one "
             "process: `python -m lm train`)"
         )
+
+    # Engines that are not here.
     if _true("ACCELERATE_USE_DEEPSPEED") or _true("ACCELERATE_USE_MEGATRON_LM"):
         raise RunError(
             "the launcher asks for DeepSpeed or Megatron-LM: this engine knows DDP and FSDP2; "
             "choose one of them in `accelerate config` (docs/scale.md)"
         )
+
+    # FSDP, but another kind or another place.
     if _true("ACCELERATE_USE_FSDP"):
         if wants("FSDP_VERSION", "1") != "2":
             raise RunError(
@@ -99,6 +105,8 @@ def refuse_launch(device: str) -> None:
                 "the launcher asks for FSDP2 on a CPU, where accelerate silently runs DDP instead: "
                 "launch without --use_fsdp here, or on GPUs (docs/scale.md)"
             )
+
+    # What the recipe decides, not the launcher.
     for name, (allowed, advice) in BELONGS_ELSEWHERE.items():
         if wants(name, allowed).lower() != allowed:
             raise RunError(f"the launcher sets {name} to {wants(name)}: {advice}")

@@ -9,11 +9,41 @@ that satisfy it: precision against coverage (alpha-DPG, arXiv 2512.05962).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fdpg_ref import Estimate
+from lm.evaluation.entries import Estimates, entry
+from lm.evaluation.statistics import z_score
+
+# Samples of the set: where fewer are expected, the number seen is not normal.
+EXPECTED_FOR_A_Z = 25
+
+
+def coverage_entries(log_policy: Tensor, counts: Tensor, n: int, sizes: Sequence[int]) -> Estimates:
+    """Return the share of a set of texts that k samples show, for each k: exact and sampled.
+
+    Parameters
+    ----------
+    log_policy, counts
+        Shape (texts,): log pi of the texts of the set, and how many of n samples show each.
+    n
+        Samples.
+    sizes
+        The numbers k.
+    """
+    estimates: Estimates = {}
+    for k in sizes:
+        exact = exact_coverage(log_policy, k)
+        sampled = sampled_coverage(counts, n, k)
+        seen = n * float(log_policy.exp().sum()) >= EXPECTED_FOR_A_Z
+        error = largest_error(exact, len(counts), n, k) if seen else math.nan
+        z = z_score(float(sampled.mean) - exact, error)
+        own = entry(float(sampled.mean), float(sampled.standard_error), z=z)
+        estimates[f"coverage/{k}"] = {"exact": entry(exact), "sampled": own}
+    return estimates
 
 
 def exact_coverage(log_policy: Tensor, k: int) -> float:

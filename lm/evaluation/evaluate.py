@@ -10,34 +10,27 @@ import torch
 from torch import Tensor
 
 from lm.config.run import EvaluationConfig
-from lm.evaluation.metrics import bound_warnings
-from lm.evaluation.quantities import (
-    Estimates,
-    Evidence,
-    Points,
+from lm.device.streams import EVALUATION, EVALUATION_BASE, random_stream
+from lm.evaluation.coverage import coverage_entries
+from lm.evaluation.diversity import diversity_entries
+from lm.evaluation.entries import Estimates, bound_warnings, share_warnings
+from lm.evaluation.estimates import (
     base_distance_entries,
-    coverage_entries,
     divergence_entries,
-    diversity_entries,
     entropy_entries,
     feature_entries,
     kept_mass_entries,
     weight_entries,
 )
+from lm.evaluation.evidence import Evidence, Points, prefix_sums
 from lm.features.registry import feature_values
-from lm.policy.causal import CausalPolicy
-from lm.policy.checks import check_log_prob
+from lm.policy.checks import check_log_prob, check_longest
 from lm.policy.drawing import draw, rows_in_memory
-from lm.policy.law import check_longest
-from lm.policy.sampling import Samples
+from lm.policy.protocol import Policy
+from lm.policy.samples import Samples
 from lm.run.records import FOUR, PROMPT_MARK, one_line
-from lm.target.partition import SHARE_TO_WARN
-from lm.target.problem import EVALUATION, EVALUATION_BASE, Problem, Reading, random_stream
-
-# Laws of next tokens held at once, two models and their intermediate values: 256 MiB each.
-LAW_ELEMENTS = 2**26
-# More rows than this at once gain nothing.
-CHUNK_ROWS = 256
+from lm.target.decoded import Reading
+from lm.target.problem import Problem
 
 
 class Evaluation(NamedTuple):
@@ -80,7 +73,7 @@ class Evaluator:
         self._base_reading = problem.read(self._base_samples)
 
     @torch.no_grad()
-    def measure(self, policy: CausalPolicy, *, step: int, samples: int) -> Evaluation:
+    def measure(self, policy: Policy, *, step: int, samples: int) -> Evaluation:
         """Evaluate a policy.
 
         Parameters
@@ -103,9 +96,12 @@ class Evaluator:
         ArithmeticError
             An exact divergence left its bounds.
         """
+        # Draw, and gather what the estimates need.
         drawn = self._draw(policy, random_stream(self.seed, EVALUATION, step))
         reading = self.problem.read(drawn)
         evidence = self._gather(policy, drawn, reading)
+
+        # Estimate.
         estimates: Estimates = {
             **feature_entries(self.problem, evidence),
             **divergence_entries(self.problem, evidence, self.divergences),
@@ -116,7 +112,9 @@ class Evaluator:
             **kept_mass_entries(evidence),
             **self._coverage(evidence, reading),
         }
-        warnings = bound_warnings(estimates) + _share_warnings(estimates)
+
+        # Write down.
+        warnings = bound_warnings(estimates) + share_warnings(estimates)
         record = {
             "kind": "evaluation",
             "step": step,
@@ -127,7 +125,7 @@ class Evaluator:
         }
         return Evaluation(record, self._texts(reading))
 
-    def _draw(self, policy: CausalPolicy, generator: torch.Generator) -> Samples:
+    def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:
         return draw(policy, self.per_context, generator=generator, prompts=self._prompts)
 
     def _texts(self, reading: Reading) -> list[str]:
@@ -140,7 +138,7 @@ class Evaluator:
             for row in rows
         ]
 
-    def _gather(self, policy: CausalPolicy, drawn: Samples, reading: Reading) -> Evidence:
+    def _gather(self, policy: Policy, drawn: Samples, reading: Reading) -> Evidence:
         problem, base, base_reading = self.problem, self._base_samples, self._base_reading
         log_base, prefix_kl, prefix_entropy = prefix_sums(policy, problem.base, drawn)
         check_log_prob("policy", drawn.log_prob, reading.texts)
@@ -184,7 +182,7 @@ class Evaluator:
         listed = reading.listed.cpu().reshape(log_score.shape)
         return Points.mixed(log_policy, log_base, log_target, listed)
 
-    def _list_points(self, policy: CausalPolicy) -> Points | None:
+    def _list_points(self, policy: Policy) -> Points | None:
         listing = self.problem.listing
         if listing is None:
             return None
@@ -193,73 +191,7 @@ class Evaluator:
         return Points.mixed(log_policy, log_base, log_target, listing.reading.listed)
 
 
-def prefix_sums(
-    policy: CausalPolicy, base: CausalPolicy, samples: Samples
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log a(x) and two sums over the prefixes of policy samples, from one pass each.
-
-    Given a prefix, KL and entropy of the next token are sums over the vocabulary; only prefixes
-    are sampled, so the variance is far below that of log pi - log a (Rao-Blackwell, finding F9).
-
-    Parameters
-    ----------
-    policy, base
-        Models over the same vocabulary.
-    samples
-        n samples of the policy.
-
-    Returns
-    -------
-    log_base, kl, entropy : Tensor
-        Shape (n,), nats: log a(x); sum over positions of KL(pi||a) and of the policy's entropy.
-        Where the base's transform cuts off what the policy's keeps, the KL is infinite.
-    """
-    lengths = samples.mask.sum(-1)
-    order = torch.argsort(lengths, stable=True)
-    parts = []
-    for rows in order.split(_rows_of_laws(policy, samples)):
-        longest = int(lengths[rows].max())
-        some = samples.rows(rows)
-        some = some._replace(tokens=some.tokens[:, :longest], mask=some.mask[:, :longest])
-        parts.append(_prefix_sums(policy.token_log_probs(some), base.token_log_probs(some), some))
-    back = torch.argsort(order)
-    log_base, kl, entropy = (torch.cat(part)[back] for part in zip(*parts, strict=True))
-    return log_base, kl, entropy
-
-
-def _prefix_sums(
-    log_policy: Tensor, log_base: Tensor, samples: Samples
-) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, mask = samples.tokens, samples.mask
-    chosen = log_base.gather(-1, tokens[..., None]).squeeze(-1)
-    # 0 log 0 = 0: a token that the policy's transform cuts off costs nothing.
-    ratio = (log_policy - log_base).where(log_policy > -torch.inf, 0.0)
-    kl = (log_policy.exp() * ratio).sum(-1)
-    entropy = torch.special.entr(log_policy.exp()).sum(-1)
-    return (
-        chosen.where(mask, 0.0).sum(-1),
-        kl.where(mask, 0.0).sum(-1),
-        entropy.where(mask, 0.0).sum(-1),
-    )
-
-
-def _rows_of_laws(policy: CausalPolicy, samples: Samples) -> int:
-    a_row = samples.tokens.shape[1] * policy.vocabulary_size
-    return max(1, min(CHUNK_ROWS, LAW_ELEMENTS // a_row))
-
-
-def _score(policy: CausalPolicy, samples: Samples) -> Tensor:
+def _score(policy: Policy, samples: Samples) -> Tensor:
     length = 1 if samples.prompts is None else samples.prompts.tokens.shape[1]
     blocks = torch.arange(len(samples.tokens)).split(rows_in_memory(policy, length))
     return torch.cat([policy.score(samples.rows(block)) for block in blocks])
-
-
-def _share_warnings(estimates: Estimates) -> list[str]:
-    shares = estimates.get("largest_share", {})
-    share = float(shares["sampled"]["value"] or 0.0) if shares else 1.0
-    if share <= SHARE_TO_WARN:
-        return []
-    return [
-        f"one sample makes up {share:.0%} of the sampled Zhat (warning above {SHARE_TO_WARN:.0%}): "
-        "estimates that divide by it rest on that sample"
-    ]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from lm.models.token_ids import ModelFolderError
 
 
-def enable_activation_checkpointing(model: PreTrainedModel) -> None:
+def enable_activation_checkpointing(model: torch.nn.Module) -> None:
     """Keep one activation a layer for the backward pass and compute the others again there.
 
     Layers of transformers checkpoint only in training mode, and drop the key-value cache then. So
@@ -27,6 +27,11 @@ def enable_activation_checkpointing(model: PreTrainedModel) -> None:
     ModelFolderError
         The architecture does not support it.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise ModelFolderError(
+            f"{type(model).__name__} is no model of transformers: train it without "
+            "activation_checkpointing"
+        )
     try:
         model.activation_checkpointing_enable()
     except ValueError as error:

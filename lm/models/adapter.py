@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -18,6 +19,39 @@ ADAPTER_MARK = "lora_"
 def has_adapter(model: nn.Module) -> bool:
     """Return whether some layer of a model has a low-rank adapter; imports no peft to find out."""
     return any(ADAPTER_MARK in name for name, _ in model.named_parameters())
+
+
+def plain_model(model: Any) -> PreTrainedModel:
+    """Return the model of transformers, without the wrapper that peft puts around it.
+
+    Raises
+    ------
+    TypeError
+        There is none inside, or it keeps no key-value cache.
+    """
+    # By the name of peft's method: importing peft costs a second. The adapters stay, in the layers.
+    unwrap: Any = (
+        None if isinstance(model, PreTrainedModel) else getattr(model, "get_base_model", None)
+    )
+    inner: Any = model if unwrap is None else unwrap()
+    if not isinstance(inner, PreTrainedModel):
+        raise TypeError(f"a policy needs a model of transformers, got {type(inner).__name__}")
+
+    # What peft puts beside the layers would be left out.
+    adapter: Any = None if unwrap is None else getattr(model, "active_peft_config", None)
+    if adapter is not None and adapter.is_prompt_learning:
+        raise TypeError(
+            f"{adapter.peft_type} puts virtual tokens before the prompt instead of adapters into "
+            "the model, which a policy would leave out: use LoRA"
+        )
+
+    if "past_key_values" not in inspect.signature(inner.forward).parameters:
+        # It would be ignored, and every token sampled as if it were the first one.
+        raise TypeError(
+            f"{type(inner).__name__} takes no past_key_values, which sampling token by token rests "
+            "on: use an architecture with attention"
+        )
+    return inner
 
 
 def mark_trainable(model: nn.Module) -> None:

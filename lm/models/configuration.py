@@ -23,6 +23,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
         There is none or it cannot be read; the model needs code of its own, or is an architecture
         that transformers does not implement; or the folder holds an adapter without its model.
     """
+    # An adapter, or no model at all.
     path = folder / "config.json"
     if (folder / ADAPTER_FILE).exists():
         raise ModelFolderError(
@@ -31,6 +32,8 @@ def read_config(folder: Path) -> PreTrainedConfig:
         )
     if not path.is_file():
         raise ModelFolderError(f"{folder} has no config.json, so it is not a Hugging Face folder")
+
+    # What kind of model it is.
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -148,6 +148,7 @@ def load_model(
     ModelFolderError
         The folder is not a causal language model that can be loaded safely.
     """
+    # Refuse what cannot be loaded safely.
     folder = find_model(name_or_folder)
     config = read_config(folder)
     if not any(folder.glob("*.safetensors")):
@@ -155,6 +156,8 @@ def load_model(
             f"{folder} has no weights in safetensors format; save the model again with "
             "model.save_pretrained(folder) (pickled weights are not loaded)"
         )
+
+    # Load, and run nothing of the folder.
     try:
         with _quiet_transformers():
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -168,6 +171,8 @@ def load_model(
             )
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise ModelFolderError(f"{folder} does not load as a causal model: {error}") from error
+
+    # Refuse a model of which a part is missing.
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if info["missing_keys"]:
         # transformers would go on with random numbers in their place.

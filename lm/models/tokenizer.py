@@ -9,15 +9,13 @@ from pathlib import Path
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lm.models.completions import contexts_of, rows_of, without_end
 from lm.models.token_ids import ModelFolderError, TokenIds
 from lm.models.vocabulary import (
     CharVocabulary,
     IdVocabulary,
     Vocabulary,
     VocabularyError,
-    contexts_of,
-    rows_of,
-    without_end,
 )
 
 CONFIG_FILE = "tokenizer_config.json"

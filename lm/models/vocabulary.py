@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lm.models.completions import completion_mask, contexts_of, rows_of, without_end
+
 # What a reader sees where a sample holds a special token, or stopped at the length limit without
 # an end. Neither is a letter, so that such a text never equals a listed name.
 SPECIAL_MARK = "¤"
@@ -125,8 +127,7 @@ class CharVocabulary:
         tokens = torch.full((len(texts), max(map(len, texts)) + 1), self.pad_id)
         for row, letters in enumerate(rows):
             tokens[row, : len(letters) + 1] = torch.tensor([*letters, self.eos_id])
-        lengths = torch.tensor([len(text) + 1 for text in texts])
-        return tokens, torch.arange(tokens.shape[1]) < lengths[:, None]
+        return tokens, completion_mask(tokens, (self.eos_id,))
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Turn prompts into whole contexts: the start token, then the letters."""
@@ -248,20 +249,3 @@ class IdVocabulary:
                 )
         ids = [int(word) for word in words]
         return ids if ids[:1] == [self.bos_id] else [self.bos_id, *ids]
-
-
-def rows_of(tokens: Tensor, mask: Tensor) -> list[list[int]]:
-    """Return the tokens that count, row by row, wherever the padding stands."""
-    flat = tokens[mask].tolist()
-    ends = mask.sum(-1).cumsum(0).tolist()
-    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def contexts_of(prompts: tuple[Tensor, Tensor] | None, n: int) -> list[list[int]]:
-    """Return the contexts row by row, or n empty ones."""
-    return [[] for _ in range(n)] if prompts is None else rows_of(*prompts)
-
-
-def without_end(row: list[int], eos_ids: Sequence[int]) -> list[int]:
-    """Drop the end token of a finished sequence."""
-    return row[:-1] if row and row[-1] in eos_ids else row

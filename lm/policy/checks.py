@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lm.errors import RunError
+from lm.policy.protocol import Policy
+from lm.policy.samples import Samples
 
 # Nats, for a sequence of one token. A float32 log-probability carries an error of some 1e-6 nats a
 # token, more where logits are large; bfloat16 logits carry 2^-9 of their size, which reaches 0.1.
@@ -137,6 +139,33 @@ def check_same_law(
     _check_close(pair, texts, precision, lengths)
 
 
+@torch.no_grad()
+def check_longest(policy: Policy, samples: Samples, texts: Sequence[str]) -> None:
+    """Raise a RunError unless the longest of a policy's samples is scored as it was drawn.
+
+    It was drawn beside others and is scored alone: the longest row is where a law that depends on
+    length, padding or neighbours shows first.
+
+    Parameters
+    ----------
+    policy
+        The policy that drew them.
+    samples
+        At least one.
+    texts
+        Of the samples, for the message.
+    """
+    lengths = samples.mask.sum(-1)
+    whole = lengths if samples.prompts is None else lengths + samples.prompts.lengths
+    row = int(whole.argmax())
+    one = samples.rows(slice(row, row + 1))
+    scored = policy.score(one)
+    # Two tokens may be equally probable to rounding at the edge of the cut: no fault of the law.
+    if not (policy.transform.truncates and bool(scored.isneginf().any())):
+        precision, length = computing_precision(policy.model), lengths[row : row + 1]
+        check_same_law(one.log_prob, scored, texts[row : row + 1], precision, lengths=length)
+
+
 def check_start(
     log_policy: Tensor,
     log_base: Tensor,
@@ -157,6 +186,15 @@ def check_start(
 def same_law_tolerance(precision: str, lengths: Tensor) -> Tensor:
     """Return, in nats, how far rounding may take two scores of sequences apart; shape (n,)."""
     return SAME_LAW_TOLERANCE[precision] * lengths.double().clamp(min=1.0).sqrt()
+
+
+def computing_precision(model: nn.Module) -> str:
+    """Return the precision that a forward pass computes in now: autocast's, or the weights'."""
+    weights = next(model.parameters())
+    kind = weights.device.type
+    cast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if cast else weights.dtype
+    return str(dtype).removeprefix("torch.")
 
 
 def check_vocabulary(letters: str | None, folder: Path) -> str:

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import torch
 
-from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import Samples
+from lm.policy.protocol import Policy
+from lm.policy.samples import Samples, concatenate
 
 # Numbers held at once by the key-value cache and the next-token probabilities: 1 GiB of float32.
 BUDGET = 2**28
 
 
 def draw(
-    policy: CausalPolicy, n: int, *, generator: torch.Generator, prompts: Prompts | None = None
+    policy: Policy, n: int, *, generator: torch.Generator, prompts: Prompts | None = None
 ) -> Samples:
-    """Draw n samples of each context, as `CausalPolicy.sample` does, block by block.
+    """Draw n samples of each context, as `Policy.sample` does, block by block.
 
     Parameters
     ----------
@@ -46,13 +46,13 @@ def draw(
     return concatenate(blocks, prompts.repeat(n).to(policy.device))
 
 
-def rows_in_memory(policy: CausalPolicy, context_length: int) -> int:
+def rows_in_memory(policy: Policy, context_length: int) -> int:
     """Return how many sequences can be sampled or scored at once.
 
     Parameters
     ----------
     policy
-        Its sizes count: layers, width of keys and values, vocabulary, length limit.
+        Knows what a sequence takes (`Policy.numbers_per_row`).
     context_length
         Tokens of the longest prompt.
 
@@ -61,41 +61,7 @@ def rows_in_memory(policy: CausalPolicy, context_length: int) -> int:
     int
         At least 1.
     """
-    config = policy.config.get_text_config()
-    heads = config.num_attention_heads
-    share = (getattr(config, "num_key_value_heads", None) or heads) / heads
-    cache = 2 * config.num_hidden_layers * config.hidden_size * share
-    return max(
-        1, int(BUDGET / ((context_length + policy.max_new_tokens) * cache + config.vocab_size))
-    )
-
-
-def concatenate(parts: list[Samples], prompts: Prompts | None = None) -> Samples:
-    """Put samples of one policy one after the other.
-
-    Parameters
-    ----------
-    parts
-        At least one.
-    prompts
-        The contexts of all rows, for parts may be padded differently.
-
-    Returns
-    -------
-    Samples
-        All rows, in order.
-    """
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    kept = [part.log_kept_mass for part in parts if part.log_kept_mass is not None]
-    return first._replace(
-        tokens=torch.cat([part.tokens for part in parts]),
-        mask=torch.cat([part.mask for part in parts]),
-        log_prob=torch.cat([part.log_prob for part in parts]),
-        prompts=prompts,
-        log_kept_mass=torch.cat(kept) if kept else None,
-    )
+    return max(1, int(BUDGET / policy.numbers_per_row(context_length)))
 
 
 def _blocks(contexts: int, n: int, rows: int) -> Iterator[tuple[slice, int]]:

@@ -18,14 +18,14 @@ from transformers.pytorch_utils import Conv1D
 from lm.config.lora import LoraConfig
 from lm.errors import RunError
 from lm.models.adapter import has_adapter, sharing_copy, without_adapter
-from lm.policy.causal import CausalPolicy
+from lm.policy.protocol import Policy
 
 
 class LoraError(RunError):
     """An adapter that does not fit the model; the message names the layers that could take one."""
 
 
-def add_lora(policy: CausalPolicy, config: LoraConfig, seed: int) -> CausalPolicy:
+def add_lora(policy: Policy, config: LoraConfig, seed: int) -> Policy:
     """Return a policy with a new adapter on the same weights; only the adapter takes gradients.
 
     B starts at zero, so that the new policy is the old one to the last bit: KL(pi‖a) = 0.
@@ -42,7 +42,7 @@ def add_lora(policy: CausalPolicy, config: LoraConfig, seed: int) -> CausalPolic
 
     Returns
     -------
-    CausalPolicy
+    Policy
         Its model is one of transformers, whose target layers are peft's.
 
     Raises
@@ -54,6 +54,8 @@ def add_lora(policy: CausalPolicy, config: LoraConfig, seed: int) -> CausalPolic
         raise LoraError("lora.rank is 0: an adapter needs a rank of at least 1")
     if has_adapter(policy.model):
         raise LoraError("the policy has an adapter already: merge it first")
+
+    # Share the frozen weights.
     model = sharing_copy(policy.model.requires_grad_(False))
     options = peft.LoraConfig(
         r=config.rank,
@@ -65,6 +67,8 @@ def add_lora(policy: CausalPolicy, config: LoraConfig, seed: int) -> CausalPolic
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
     )
+
+    # Put the adapter in; its random start is the seed's.
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
@@ -80,7 +84,7 @@ def add_lora(policy: CausalPolicy, config: LoraConfig, seed: int) -> CausalPolic
     return policy.with_model(model)
 
 
-def adapter_off(policy: CausalPolicy) -> CausalPolicy:
+def adapter_off(policy: Policy) -> Policy:
     """Return the frozen policy that the adapter was added to, on the same weights.
 
     Parameters

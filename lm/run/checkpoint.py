@@ -7,7 +7,8 @@ A checkpoint is a folder of three files::
     manifest.json       size and SHA-256 of the other two; written last
 
 It is written under a temporary name, every file and the folder are flushed to the disk, and only
-then it is renamed: a power cut or ``kill -9`` leaves the checkpoints before it.
+then it is renamed: a power cut or ``kill -9`` leaves the checkpoints before it. What the state is,
+and who takes it up again, stands in `lm.run.state`.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from lm.errors import RunError
 from lm.run.files import flush_to_disk, os_error
+from lm.run.state import TrainingState
 
 FORMAT = 1
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -36,27 +36,6 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 class CorruptCheckpoint(RunError):
     """A checkpoint that is not what was written."""
-
-
-class TrainingState(NamedTuple):
-    """Everything that a step changes.
-
-    Attributes
-    ----------
-    step
-        Steps done.
-    tensors
-        By name, with a ``/`` between groups.
-    numbers
-        What JSON holds exactly: schedule, options of the optimiser, gradient scaler.
-    offsets
-        Byte length of each log of the run at that step.
-    """
-
-    step: int
-    tensors: dict[str, Tensor]
-    numbers: dict[str, Any]
-    offsets: dict[str, int]
 
 
 def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
@@ -185,43 +164,6 @@ def load_checkpoint(folder: Path) -> TrainingState:
         if isinstance(error, CorruptCheckpoint):
             raise
         raise CorruptCheckpoint(f"{folder} is not a checkpoint ({error!r})") from error
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Any]]:
-    """Return an optimiser's tensors, named ``PARAMETER/QUANTITY``, and the options of its groups.
-
-    Parameters
-    ----------
-    optimizer
-        Any optimiser of torch whose state is made of tensors, as Adam's is.
-
-    Returns
-    -------
-    tensors, groups
-        For `load_optimizer_state`; the groups hold what JSON holds.
-    """
-    stored = optimizer.state_dict()
-    tensors = {
-        f"{index}/{name}": value
-        for index, values in stored["state"].items()
-        for name, value in values.items()
-    }
-    return tensors, stored["param_groups"]
-
-
-def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[Any]
-) -> None:
-    """Put back what `optimizer_state` returned, through the optimiser's own checks."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
-    tuples = [
-        {name: tuple(value) if name == "betas" else value for name, value in group.items()}
-        for group in groups
-    ]
-    optimizer.load_state_dict({"state": state, "param_groups": tuples})
 
 
 def _folder_of(folder: Path, step: int) -> Path:

@@ -32,7 +32,7 @@ from lm.config.options import from_plain, to_plain
 from lm.config.run import RunConfig
 from lm.errors import RunError, RunInterrupted
 from lm.features.registry import admit_names
-from lm.policy.causal import CausalPolicy
+from lm.policy.protocol import Policy
 from lm.run.checkpoint import checkpoint_steps, clear_unfinished, prune_checkpoints
 from lm.run.environment import environment
 from lm.run.files import append_line, flush_to_disk, is_disk_full, write_atomic
@@ -116,7 +116,7 @@ class RunFolder:
                     "there was, or start again with --overwrite and without --resume"
                 )
 
-    def write_policy(self, policy: CausalPolicy) -> None:
+    def write_policy(self, policy: Policy) -> None:
         """Save the policy as a plain Hugging Face folder, the whole folder or nothing."""
         folder = self.partial / "policy"
         unfinished = self.partial / ".policy.partial"

@@ -19,7 +19,7 @@ from fdpg_ref import DIVERGENCES, leave_one_out, score_coefficients, score_signa
 from lm.device.amp import AUTOCAST, Amp
 from lm.errors import RunError
 from lm.policy.causal import CausalPolicy
-from lm.policy.sampling import Samples
+from lm.policy.samples import Samples
 from lm.selfcheck.rungs import BAND, GradientError, Ladder, Rung
 from lm.surrogate import surrogate_loss
 

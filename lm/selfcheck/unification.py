@@ -25,7 +25,7 @@ from fdpg_ref import (
 )
 from lm.config.base import BaseConfig
 from lm.features.registry import feature_values
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
 from lm.surrogate import surrogate_loss
 from lm.target.listed import ListedSupport
 from lm.training.base import train_base

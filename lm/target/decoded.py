@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lm.features.registry import feature_values
-from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import Samples
+from lm.policy.protocol import Policy
+from lm.policy.samples import Samples
 
 
 class Reading(NamedTuple):
@@ -54,7 +54,7 @@ class Reader:
         The text of every prompt, by its tokens.
     """
 
-    base: CausalPolicy
+    base: Policy
     features: tuple[str, ...]
     known: frozenset[str]
     prompt_texts: Mapping[tuple[int, ...], str]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from lm.features.census import census_names
 from lm.features.registry import feature_values, get_feature
 from lm.models.vocabulary import CharVocabulary, VocabularyError
-from lm.policy.causal import CausalPolicy
+from lm.policy.protocol import Policy
 from lm.target.decoded import Reading
 
 # Rows scored at once: bounds memory, and keeps a group's states in the processor's cache.
@@ -34,7 +35,7 @@ class ListedSupport:
     names
         The texts, in the order of `census_names`.
     tokens, mask
-        Shape (names, longest + 1), as `CausalPolicy.log_prob` takes them.
+        Shape (names, longest + 1), as `Policy.log_prob` takes them.
     features
         Shape (names, features), float64.
 
@@ -81,7 +82,7 @@ class ListedSupport:
         return Reading(texts, [""] * len(texts), texts, tokens, values, everything)
 
     @torch.no_grad()
-    def log_prob(self, policy: CausalPolicy) -> Tensor:
+    def log_prob(self, policy: Policy) -> Tensor:
         """Return log pi(x) of every listed name.
 
         Parameters
@@ -156,19 +157,38 @@ class ListedSupport:
             )
         return torch.cat([log_prob, torch.log(-torch.expm1(log_mass.clamp(max=0.0)))], dim=-1)
 
-    def features_with_remainder(self) -> Tensor:
-        """Return the features on the list and on the lumped atom, where they are zero.
+
+class Listing(NamedTuple):
+    """The listed names as the base and the target see them.
+
+    Attributes
+    ----------
+    support
+        The names.
+    log_base
+        Shape (names,), float64: log a on the list, in nats.
+    reading
+        The names as texts, with the target's features (names, features), float64.
+    """
+
+    support: ListedSupport
+    log_base: Tensor
+    reading: Reading
+
+    def with_remainder(self) -> tuple[Tensor, Tensor]:
+        """Return log a and features of the names and, last, of all unlisted texts as one atom.
 
         Returns
         -------
-        Tensor
-            Shape (names + 1, features), float64.
+        log_base, features : Tensor
+            Shape (names + 1,), nats, and (names + 1, features): zero off the list.
         """
-        zero = self.features.new_zeros(1, self.features.shape[1])
-        return torch.cat([self.features, zero])
+        features = self.reading.features
+        atoms = torch.cat([features, features.new_zeros(1, features.shape[1])])
+        return self.support.with_remainder(self.log_base), atoms
 
 
-def find_support(policy: CausalPolicy) -> ListedSupport | None:
+def find_support(policy: Policy) -> ListedSupport | None:
     """Return the listed names as a support of this policy, if it can write them all.
 
     Parameters

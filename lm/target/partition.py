@@ -1,23 +1,18 @@
-"""The partition function Z of the target: five sources, and what is proven about each.
+"""The partition function Z of the target: five sources, and an estimate with its health.
 
-Which law the estimated gradient follows depends on the divergence, on the source of Z and on the
-baseline together; `proven_status` states it (mathematics: finding F5, verified by enumerating all
-batches in the toy).
+What is proven about a gradient with each of them stands in `lm.target.proven_status`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fdpg_ref import (
-    Estimate,
     PartitionState,
-    find_divergence,
     importance_log_partition,
     largest_share,
     leave_one_out_log_partition,
@@ -27,14 +22,6 @@ from fdpg_ref import (
 from lm.errors import RunError
 
 SHARE_TO_WARN = 0.2
-
-
-class Status(NamedTuple):
-    """What is proven about the expected gradient of a run."""
-
-    verdict: Literal["unbiased", "proportional", "biased"]
-    factor: str | None
-    reason: str
 
 
 class PartitionEstimate(NamedTuple):
@@ -188,83 +175,6 @@ def estimate_partition(log_score: Tensor, log_proposal: Tensor) -> PartitionEsti
         relative_standard_error(log_weights),
         largest_share(log_weights),
     )
-
-
-def difference_from(estimate: PartitionEstimate, log_z: float) -> Estimate:
-    """Return Zhat/Z - 1 with its standard error, Z being exact."""
-    ratio = math.exp(float(estimate.log_z) - log_z)
-    return Estimate(ratio - 1.0, ratio * float(estimate.relative_standard_error))
-
-
-def proven_status(divergence: str, policy: str, baseline: str) -> Status:
-    """State what is proven about the expected on-policy gradient, one update a batch.
-
-    Source: finding F5 of the mathematics of this project; each statement is enumerated in the toy.
-
-    Parameters
-    ----------
-    divergence, policy, baseline
-        A name that `fdpg_ref.find_divergence` knows, and keys of `lm.config.PartitionPolicy` and of
-        `lm.config.BaselineKind`.
-
-    Returns
-    -------
-    Status
-        The verdict, the factor of a proportional gradient, and one sentence why.
-    """
-    # None: an error of Z does more than scale the gradient.
-    power = find_divergence(divergence).z_power
-    if policy == "exact":
-        return Status("unbiased", None, "Z is exact and the baseline is independent of the sample")
-    if policy in {"frozen", "past_only"}:
-        return _status_of_independent(power, policy)
-    if policy == "leave_one_out":
-        return _status_of_leave_one_out(power, baseline)
-    return _status_of_same_batch(power, baseline)
-
-
-def _status_of_independent(power: float | None, policy: str) -> Status:
-    source = "the offline estimate" if policy == "frozen" else "the mean of past batches"
-    if power == 0:
-        return Status("unbiased", None, f"{source} of Z shifts the signal by a constant only")
-    if power is not None:
-        return Status(
-            "proportional",
-            f"E[(Zhat/Z)^{power:g}]",
-            f"{source} of Z rescales every coefficient of this divergence alike",
-        )
-    size = "not smaller with a larger batch" if policy == "frozen" else "O(1/n)"
-    return Status(
-        "biased",
-        None,
-        f"the error of {source} of Z ({size}) tilts this divergence toward another one",
-    )
-
-
-def _status_of_leave_one_out(power: float | None, baseline: str) -> Status:
-    if baseline == "leave_one_out":
-        return Status(
-            "biased",
-            None,
-            "O(1/n): the other samples' signals hold this sample through their Zhat, so the "
-            "leave-one-out baseline is no longer independent of it",
-        )
-    if power == 0:
-        return Status("unbiased", None, "Zhat of the other samples shifts the signal only")
-    if power == 1:
-        return Status("unbiased", None, "the coefficients are linear in Zhat, and E[Zhat] = Z")
-    if power is not None:
-        factor = f"E[(Zhat/Z)^{power:g}]"
-        return Status("proportional", factor, "Zhat is independent of the sample it rescales")
-    return Status("biased", None, "O(1/n): this divergence is not linear in any power of Zhat")
-
-
-def _status_of_same_batch(power: float | None, baseline: str) -> Status:
-    if power == 0 and baseline == "leave_one_out":
-        return Status("unbiased", None, "the shared Zhat cancels in signal minus baseline")
-    if power == 1 and baseline != "leave_one_out":
-        return Status("proportional", "(n-1)/n", "exact for Pearson on samples of the policy")
-    return Status("biased", None, "O(1/n): Zhat holds the sample whose signal it enters")
 
 
 def _finite(log_z: Tensor, log_score: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ def read_prompts(path: str) -> list[str]:
     RunError
         The file cannot be read, a line is not what it should be, or nothing is left.
     """
+    # Read.
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -35,11 +36,15 @@ def read_prompts(path: str) -> list[str]:
             f"prompts.file {path} cannot be read ({reason}): name a text file with one prompt a "
             'line, or a .jsonl file with the key "prompt"'
         ) from error
+
+    # One prompt per line or per record.
     lines = [line for line in text.split("\n") if line.strip()]
     if path.endswith(".jsonl"):
         prompts = [_prompt_of(line, f"{path}, record {n}") for n, line in enumerate(lines, 1)]
     else:
         prompts = [line.removesuffix("\r") for line in lines]
+
+    # Refuse what cannot be used.
     if not prompts:
         raise RunError(f"prompts.file {path} holds no prompt: give it one a line")
     if len(set(prompts)) < len(prompts):

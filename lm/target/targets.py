@@ -1,4 +1,4 @@
-"""Targets of a run: fitted on the list where that is exact, on base samples where it is not."""
+"""Targets: what log P(x) is, from log a(x) and features, from a function, or from a model."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fdpg_ref import (
-    MultiplierFit,
-    UnattainableMoments,
-    constrained,
-    exact_log_partition,
-    exponential_family,
-    fit_multipliers,
-    reward_tilted,
-)
+from fdpg_ref import MultiplierFit, constrained, exponential_family, reward_tilted
 from lm.config.target import TargetConfig
 from lm.features.registry import score_values
-from lm.policy.causal import CausalPolicy
+from lm.policy.protocol import Policy
 from lm.target.decoded import Reading
 from lm.target.teacher import teacher_log_prob
 
@@ -54,7 +46,7 @@ class Target:
     moments: Tensor
     log_z: float | None
     fit: MultiplierFit | None
-    teacher: CausalPolicy | None = None
+    teacher: Policy | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -76,7 +68,7 @@ class Target:
         Tensor
             Shape (n,), nats; -inf where a hard constraint excludes x.
         """
-        return _log_score(self.config, self.weights, log_base, features)
+        return log_score(self.config, self.weights, log_base, features)
 
     def log_score_of(self, log_base: Tensor, reading: Reading) -> Tensor:
         """Return log P(x) of texts: from their features, the user's own log P, or a teacher.
@@ -111,75 +103,6 @@ class Target:
             tokens=reading.tokens,
         )
         return torch.from_numpy(values).to(log_base)
-
-
-def build_target(
-    config: TargetConfig,
-    log_base: Tensor,
-    features: Tensor,
-    *,
-    exact: bool,
-    prompts: Sequence[str] = (),
-) -> Target:
-    """Fit the target on a finite support that stands for the base.
-
-    Parameters
-    ----------
-    config
-        Kind, features and what is wanted of them.
-    log_base
-        Shape (..., n): either log a of the listed names and, last, of everything unlisted (exact),
-        or -log n for each of n base samples, of each context where there are several.
-    features
-        Shape (..., n, features): phi of each point; zero for the unlisted rest.
-    exact
-        Whether the support is the list, so that its sum is Z.
-    prompts
-        The contexts' texts, for the message of an error.
-
-    Returns
-    -------
-    Target
-        Its ``log_z`` is set only if the support is exact.
-
-    Raises
-    ------
-    UnattainableMoments
-        No multipliers give the wanted moments on this support.
-    ValueError
-        A hard constraint that no point of the support, or of a context's, satisfies.
-    """
-    log_base, features = log_base.double(), features.double()
-    base_moments = _mean_moments(torch.softmax(log_base, -1), features)
-    weights, fit = _weights(config, log_base, features, base_moments)
-    log_score = _log_score(config, weights, log_base, features)
-    require_mass(config, log_score, prompts)
-    log_z = exact_log_partition(log_score)
-    moments = _mean_moments(torch.exp(log_score - log_z[..., None]), features)
-    return Target(config, weights, base_moments, moments, float(log_z) if exact else None, fit)
-
-
-def custom_target(config: TargetConfig) -> Target:
-    """Return a target that is given by a function of texts: no features, nothing to fit."""
-    nothing = torch.zeros(0, dtype=torch.float64)
-    return Target(config, nothing, nothing, nothing, None, None)
-
-
-def teacher_target(config: TargetConfig, teacher: CausalPolicy) -> Target:
-    """Return a model's distribution as target: nothing to fit, and Z = 1."""
-    nothing = torch.zeros(0, dtype=torch.float64)
-    return Target(config, nothing, nothing, nothing, 0.0, None, teacher)
-
-
-def reward_alone(config: TargetConfig) -> Target:
-    """Return plain reward maximisation: reverse KL to the policy's own tilt, pi e^r.
-
-    The signal log pi - log(pi e^r) is -r, so its gradient is that of -E_pi[r]. Where a penalty
-    anchors the target to the base, here nothing does; the constant log Z of the tilt is left out.
-    """
-    reward = torch.tensor(list(config.reward.values()), dtype=torch.float64)
-    nothing = torch.full_like(reward, torch.nan)
-    return Target(config, reward, nothing, nothing, 0.0, None)
 
 
 def require_mass(config: TargetConfig, log_score: Tensor, prompts: Sequence[str] = ()) -> None:
@@ -261,28 +184,18 @@ def describe_target(target: Target) -> list[dict[str, float | str | None]]:
     ]
 
 
-def _weights(
-    config: TargetConfig, log_base: Tensor, features: Tensor, base_moments: Tensor
-) -> tuple[Tensor, MultiplierFit | None]:
-    if config.kind == "exponential_family":
-        try:
-            fit = fit_multipliers(log_base, features, wanted_moments(config, base_moments))
-        except UnattainableMoments as error:
-            names = ", ".join(f"{k} is {name}" for k, name in enumerate(config.features))
-            raise UnattainableMoments(f"{error} (feature {names})") from error
-        return fit.multipliers, fit
-    if config.kind == "reward_tilted":
-        return torch.tensor(list(config.reward.values()), dtype=features.dtype), None
-    return torch.ones(len(config.constraints), dtype=features.dtype), None
+def log_score(config: TargetConfig, weights: Tensor, log_base: Tensor, features: Tensor) -> Tensor:
+    """Return log P(x) as a target's kind defines it.
 
-
-def _mean_moments(probabilities: Tensor, features: Tensor) -> Tensor:
-    """Return E[phi] of each context's points, averaged over contexts, shape (features,)."""
-    moments = torch.einsum("...n,...nk->...k", probabilities, features)
-    return moments.reshape(-1, moments.shape[-1]).mean(0)
-
-
-def _log_score(config: TargetConfig, weights: Tensor, log_base: Tensor, features: Tensor) -> Tensor:
+    Parameters
+    ----------
+    config
+        Kind and beta.
+    weights
+        Shape (features,): as `Target.weights`.
+    log_base, features
+        Shape (..., n) and (..., n, features): log a in nats, and phi.
+    """
     features = features.to(log_base)
     weights = weights.to(log_base)
     if config.kind == "exponential_family":

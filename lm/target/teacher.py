@@ -5,17 +5,39 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lm.config.run import RunConfig
+from lm.device.amp import Amp
 from lm.errors import RunError
-from lm.policy.causal import CausalPolicy
 from lm.policy.drawing import rows_in_memory
+from lm.policy.load import load_policy
 from lm.policy.prompts import Prompts
+from lm.policy.protocol import Policy
 from lm.target.decoded import Reading
 
 # Rows scored at once keep their states in the processor's cache.
 CHUNK_ROWS = 512
 
 
-def check_teacher(teacher: CausalPolicy, base: CausalPolicy) -> None:
+def load_teacher(config: RunConfig, base: Policy) -> Policy:
+    """Load the run's teacher where the base is, in its dtype and with its transform.
+
+    Raises
+    ------
+    RunError
+        It speaks in other tokens than the base, or allows another number of them.
+    """
+    teacher = load_policy(
+        config.target.teacher or "",
+        max_new_tokens=config.max_new_tokens,
+        dtype=Amp(config.precision, str(base.device)).weights_dtype,
+        device=str(base.device),
+        transform=base.transform,
+    )
+    check_teacher(teacher, base)
+    return teacher
+
+
+def check_teacher(teacher: Policy, base: Policy) -> None:
     """Raise a RunError unless the teacher speaks in the base's tokens and allows as many.
 
     Parameters
@@ -36,7 +58,7 @@ def check_teacher(teacher: CausalPolicy, base: CausalPolicy) -> None:
         )
 
 
-def _difference(teacher: CausalPolicy, base: CausalPolicy) -> str:
+def _difference(teacher: Policy, base: Policy) -> str:
     """Return the first difference of two vocabularies in words; an empty text if there is none."""
     theirs, ours = teacher.vocabulary.token_ids, base.vocabulary.token_ids
     for token in [*ours, *theirs]:
@@ -57,7 +79,7 @@ def _difference(teacher: CausalPolicy, base: CausalPolicy) -> str:
 
 
 @torch.no_grad()
-def teacher_log_prob(teacher: CausalPolicy, reading: Reading) -> Tensor:
+def teacher_log_prob(teacher: Policy, reading: Reading) -> Tensor:
     """Return log p(x) of texts under a teacher.
 
     Parameters

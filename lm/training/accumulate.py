@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lm.device.amp import Amp
 from lm.device.processes import gather
-from lm.policy.causal import CausalPolicy
-from lm.policy.sampling import Samples
+from lm.policy.protocol import Policy
+from lm.policy.samples import Samples
 
 
 class Part(NamedTuple):
@@ -57,7 +57,7 @@ class MicroBatches:
 
     def __init__(
         self,
-        policy: CausalPolicy,
+        policy: Policy,
         accelerator: Accelerator,
         amp: Amp,
         *,
@@ -95,7 +95,7 @@ class MicroBatches:
         return gather(self._accelerator, self.score_by(self.policy, samples))
 
     @torch.no_grad()
-    def score_by(self, policy: CausalPolicy | None, samples: Samples) -> Tensor:
+    def score_by(self, policy: Policy | None, samples: Samples) -> Tensor:
         """Return the log-probability of this process's samples under any policy, such as the base.
 
         Its micro-batches are the same, so that it needs no more memory than training does.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from lm.policy.causal import CausalPolicy
+from lm.policy.protocol import Policy
 
 
 class WeightAverage:
@@ -25,7 +25,7 @@ class WeightAverage:
         w, strictly between 0 and 1, or None.
     """
 
-    def __init__(self, policy: CausalPolicy, past: float | None) -> None:
+    def __init__(self, policy: Policy, past: float | None) -> None:
         self._past = past
         self._trained = {
             name: parameter

@@ -16,8 +16,9 @@ from lm.errors import RunError
 from lm.features.census import source_probabilities
 from lm.models.folder import atomic_folder, build_gpt2
 from lm.models.vocabulary import CharVocabulary
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy.causal import CausalPolicy
 from lm.policy.checks import check_vocabulary
+from lm.policy.load import load_policy
 from lm.target.listed import ListedSupport
 
 __all__ = ["read_facts", "train_base"]

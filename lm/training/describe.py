@@ -12,7 +12,7 @@ from torch import Tensor
 from fdpg_ref import effective_sample_size, largest_share
 from lm.device.amp import Amp
 from lm.errors import RunError
-from lm.evaluation.metrics import gradient_signal_to_noise
+from lm.surrogate import surrogate_loss
 from lm.target.partition import estimate_partition
 
 
@@ -119,6 +119,42 @@ def describe_noise(
         return {"gradient_signal_to_noise": None}
     ratio = gradient_signal_to_noise(log_policy, coefficients.flatten(), parameters)
     return {"gradient_signal_to_noise": ratio}
+
+
+def gradient_signal_to_noise(
+    log_policy: Tensor, coefficients: Tensor, parameters: Sequence[Tensor]
+) -> float | None:
+    """Estimate |E gradient| over the standard deviation of the batch gradient, from its two halves.
+
+    The halves' gradients are (nearly, with a shared baseline) independent: their inner product
+    estimates |E gradient|^2, a quarter of their squared distance the variance of the batch's.
+
+    Parameters
+    ----------
+    log_policy
+        Shape (n,), differentiable; its graph is kept.
+    coefficients
+        Shape (n,).
+    parameters
+        What is differentiated.
+
+    Returns
+    -------
+    float or None
+        0 where the inner product is negative: the direction is lost in the noise. None where the
+        halves agree entirely, as they do where every coefficient is 0: the ratio is undefined.
+    """
+    half = len(log_policy) // 2
+    halves = [
+        torch.autograd.grad(
+            surrogate_loss(log_policy[part], coefficients[part]), parameters, retain_graph=True
+        )
+        for part in (slice(None, half), slice(half, 2 * half))
+    ]
+    pairs = list(zip(*halves, strict=True))
+    signal = sum(float((one * other).sum()) for one, other in pairs)
+    noise = sum(float((one - other).square().sum()) for one, other in pairs) / 4
+    return math.sqrt(max(signal, 0.0) / noise) if noise > 0 else None
 
 
 def describe_gradient(

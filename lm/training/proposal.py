@@ -14,11 +14,11 @@ from torch import Tensor
 from fdpg_ref import forward_kl_gain
 from lm.config.run import RunConfig
 from lm.device.processes import gather, local_rows
+from lm.device.streams import PROMPT_ORDER, TRAINING, random_stream
 from lm.errors import RunError
-from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import Samples
-from lm.target.problem import PROMPT_ORDER, TRAINING, random_stream
+from lm.policy.protocol import Policy
+from lm.policy.samples import Samples
 from lm.training.sharding import WholeWeights
 
 
@@ -43,7 +43,7 @@ class Proposal:
     def __init__(
         self,
         config: RunConfig,
-        policy: CausalPolicy,
+        policy: Policy,
         prompts: Prompts | None,
         accelerator: Accelerator,
         weights: WholeWeights,

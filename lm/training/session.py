@@ -18,7 +18,6 @@ from lm.device.interrupt import Interrupt
 from lm.device.processes import agree, fail_together, gather, require_same
 from lm.errors import RunInterrupted
 from lm.evaluation.evaluate import Evaluator
-from lm.policy.causal import CausalPolicy
 from lm.policy.checks import (
     EDGE_OF_THE_CUT,
     LIKELY_CAUSE,
@@ -27,14 +26,17 @@ from lm.policy.checks import (
     check_same_law,
     check_start,
 )
-from lm.policy.sampling import Samples
+from lm.policy.protocol import Policy
+from lm.policy.samples import Samples
 from lm.run.folder import RunFolder
+from lm.run.resume import resume_state, save_state
+from lm.run.state import Moving
 from lm.run.trackers import Tracker
-from lm.target.problem import Problem, Reading
+from lm.target.decoded import Reading
+from lm.target.problem import Problem
 from lm.training.average import WeightAverage
 from lm.training.describe import describe_features
 from lm.training.sharding import WholeWeights
-from lm.training.state import Moving, resume_state, save_state
 
 
 class StepRecord(NamedTuple):
@@ -88,7 +90,7 @@ class Session:
     accelerator: Accelerator
     amp: Amp
     problem: Problem
-    policy: CausalPolicy
+    policy: Policy
     weights: WholeWeights
     average: WeightAverage
     evaluator: Evaluator
@@ -233,7 +235,7 @@ class Session:
         if self.run.main and self.on_step is not None:
             self.on_step(StepRecord(step, config.steps, record, evaluation))
 
-    def _measure(self, policy: CausalPolicy, step: int) -> dict[str, Any]:
+    def _measure(self, policy: Policy, step: int) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
         with self.amp.autocast():
             evaluation, texts = self.evaluator.measure(

@@ -9,15 +9,15 @@ from lm.config.run import RunConfig, resolve
 from lm.device.amp import Amp
 from lm.errors import RunError
 from lm.models.activations import enable_activation_checkpointing
-from lm.policy.causal import CausalPolicy, load_policy
-from lm.policy.law import law_fault
+from lm.policy.load import load_policy
+from lm.policy.protocol import Policy
 from lm.training.base import train_base
 
 # Recorded as the model of a run whose base came from Python: nothing can load it again.
 PASSED = "(passed as train(base=...))"
 
 
-def resolve_with(config: RunConfig, base: CausalPolicy | None) -> RunConfig:
+def resolve_with(config: RunConfig, base: Policy | None) -> RunConfig:
     """Resolve a configuration, for a run with a base of its own if there is one.
 
     Raises
@@ -47,7 +47,7 @@ def load_base(
     *,
     device: str = "cpu",
     on_base: Callable[[int, int, float], None] | None = None,
-) -> CausalPolicy:
+) -> Policy:
     """Load the model that a run starts from, training the project's own base if need be.
 
     Parameters
@@ -61,7 +61,7 @@ def load_base(
 
     Returns
     -------
-    CausalPolicy
+    Policy
         Frozen, in the dtype that the precision trains in, with the run's sampling transform.
 
     Raises
@@ -84,16 +84,16 @@ def load_base(
     )
 
 
-def adopt_base(config: RunConfig, base: CausalPolicy, *, device: str) -> CausalPolicy:
+def adopt_base(config: RunConfig, base: Policy, *, device: str) -> Policy:
     """Return a frozen copy of a base that was passed, as `load_base` would have loaded it."""
     base = base.frozen_copy().with_transform(config.law)
     base.scorer.to(device=device, dtype=Amp(config.precision, device).weights_dtype)
-    if fault := law_fault(base.model):
+    if fault := base.fault():
         raise RunError(f"train(base=...) with {type(base.model).__name__} is refused: {fault}")
     return base
 
 
-def build_policy(config: RunConfig, base: CausalPolicy) -> tuple[CausalPolicy, CausalPolicy]:
+def build_policy(config: RunConfig, base: Policy) -> tuple[Policy, Policy]:
     """Return the policy to train and its base: with an adapter they share their weights.
 
     Parameters
@@ -105,7 +105,7 @@ def build_policy(config: RunConfig, base: CausalPolicy) -> tuple[CausalPolicy, C
 
     Returns
     -------
-    policy, base : CausalPolicy
+    policy, base : Policy
         KL(policy, base) = 0.
     """
     if config.lora.rank > 0:
@@ -115,7 +115,8 @@ def build_policy(config: RunConfig, base: CausalPolicy) -> tuple[CausalPolicy, C
         base = adapter_off(policy)
     else:
         policy = base.trainable_copy()
-    policy.scorer.score_chunk = base.scorer.score_chunk = config.score_chunk
+    for scoring in (policy, base):
+        scoring.score_in_chunks(config.score_chunk)
     if config.activation_checkpointing:
         enable_activation_checkpointing(policy.model)
     return policy, base

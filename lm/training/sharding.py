@@ -4,26 +4,26 @@ accelerate shards (`torch.distributed.fsdp.fully_shard`, a block at a time); thi
 a policy needs beside that. Sampling takes as many decoding steps as the longest sample of a
 process, and every forward of a sharded module is a communication that all processes must join: so
 the weights are gathered once before the sampling loop, into a plain copy of the policy, and given
-up after it. Scoring stays sharded, in one forward a micro-batch: see `lm.policy.sampling`.
+up after it. Scoring stays sharded, in one forward a micro-batch: see `lm.policy.causal.sampling`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lm.config.options import to_plain
 from lm.config.run import RunConfig
 from lm.device.processes import local_rows, require_same_config
+from lm.device.shards import whole
 from lm.errors import RunError
-from lm.policy.causal import CausalPolicy
-from lm.policy.scoring import TokenScorer
+from lm.policy.protocol import Policy
 
 
 def check_processes(accelerator: Accelerator, config: RunConfig) -> None:
@@ -59,7 +59,7 @@ def transformer_blocks(module: nn.Module) -> list[nn.Module]:
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters())))
 
 
-def spread(accelerator: Accelerator, policy: CausalPolicy) -> nn.Module:
+def spread(accelerator: Accelerator, policy: Policy) -> nn.Module:
     """Return the policy's scorer, ready for the processes: wrapped by DDP, or sharded by FSDP2.
 
     Parameters
@@ -106,6 +106,7 @@ def refuse_sharded(config: RunConfig) -> None:
             "it is a second whole copy of the weights on every process: leave it out",
         ),
     }
+
     for option, (asked, advice) in refused.items():
         if asked:
             raise RunError(f"{option} under FSDP2 is refused: {advice}")
@@ -122,12 +123,12 @@ class WholeWeights:
         Whether `spread` will cut its weights.
     """
 
-    def __init__(self, policy: CausalPolicy, *, sharded: bool) -> None:
+    def __init__(self, policy: Policy, *, sharded: bool) -> None:
         self._copy = policy.frozen_copy() if sharded else None
         self._release()
 
     @contextmanager
-    def of(self, policy: CausalPolicy) -> Iterator[CausalPolicy]:
+    def of(self, policy: Policy) -> Iterator[Policy]:
         """Lend the policy as it is now; all processes must enter.
 
         Inside, a process may run as many forwards as it likes: nothing communicates.
@@ -139,7 +140,7 @@ class WholeWeights:
 
         Yields
         ------
-        CausalPolicy
+        Policy
             If it is not sharded, the policy itself, or one with the same weights and without what
             wraps its scorer for several processes. Else a frozen copy, whose weights are freed at
             the end.
@@ -168,37 +169,8 @@ class WholeWeights:
                 parameter.data = parameter.data.new_empty(0)
 
 
-def _unwrapped(policy: CausalPolicy) -> CausalPolicy:
+def _unwrapped(policy: Policy) -> Policy:
     # DDP broadcasts a model's buffers before each forward pass, such as Llama's rotary frequencies:
     # one process that evaluates alone would wait for the others for ever.
-    bare = isinstance(policy.scorer, TokenScorer)
+    bare = not isinstance(policy.scorer, DistributedDataParallel)
     return policy if bare else policy.with_model(policy.model)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor whole, on every process (a communication); others as they are."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def to_main(tensors: Mapping[str, Tensor], *, main: bool) -> dict[str, Tensor]:
-    """Put tensors together on the CPU of the main process, for a checkpoint; all must call it.
-
-    Parameters
-    ----------
-    tensors
-        Sharded or not; the same names in the same order on every process.
-    main
-        Whether this is the main process.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Whole; one after the other, so that a GPU holds one whole tensor at a time. Empty on the
-        other processes.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        gathered = whole(tensor.detach())
-        if main:
-            found[name] = gathered.cpu()
-    return found

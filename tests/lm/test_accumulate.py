@@ -12,7 +12,7 @@ from lm.device.amp import Amp
 from lm.device.processes import build_accelerator
 from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import Samples
+from lm.policy.samples import Samples
 from lm.surrogate import surrogate_loss
 from lm.training.accumulate import MicroBatches
 

@@ -32,12 +32,12 @@ from lm.errors import RunError
 from lm.features.census import DATA_FILE
 from lm.models.folder import build_gpt2
 from lm.models.tokenizer import TokenizerVocabulary
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
 from lm.selfcheck.oracle import enumerable_policy, every_sequence
 from lm.surrogate import surrogate_loss
 from lm.target.decoded import Reading
+from lm.target.fit import reward_alone
 from lm.target.problem import build_problem, measured_problem
-from lm.target.targets import reward_alone
 from lm.target.teacher import check_teacher, teacher_log_prob
 from lm.train import train
 from lm.training.base import train_base

@@ -15,7 +15,7 @@ import lm.train
 from lm.config.run import TargetConfig
 from lm.device.amp import AUTOCAST, SMALLEST_SCALE, Amp
 from lm.errors import RunError
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
 from lm.train import train
 
 CUDA = pytest.param(

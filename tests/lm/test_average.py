@@ -10,7 +10,7 @@ from support.lm_runs import lines, tiny_config, tiny_model
 
 from lm.config.run import CheckpointConfig, OptimizerConfig
 from lm.errors import RunInterrupted
-from lm.policy.causal import load_policy
+from lm.policy import load_policy
 from lm.train import train
 from lm.training.average import WeightAverage
 

@@ -14,7 +14,7 @@ import torch
 from lm.config.base import BaseConfig
 from lm.features.registry import feature_values
 from lm.models.vocabulary import CharVocabulary
-from lm.policy.causal import load_policy
+from lm.policy import load_policy
 from lm.training.base import base_facts, batch_loss, read_facts, train_base
 
 ROOT = Path(__file__).resolve().parents[2]

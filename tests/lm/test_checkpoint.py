@@ -22,15 +22,13 @@ from lm.device.interrupt import interruptible
 from lm.errors import RunInterrupted
 from lm.run.checkpoint import (
     CorruptCheckpoint,
-    TrainingState,
     checkpoint_steps,
     load_checkpoint,
     load_newest,
-    load_optimizer_state,
-    optimizer_state,
     save_checkpoint,
 )
 from lm.run.files import append_line, is_disk_full, write_atomic
+from lm.run.state import TrainingState, load_optimizer_state, optimizer_state
 
 LENGTHS = {"metrics.jsonl": 1000}
 

@@ -20,8 +20,13 @@ from transformers import (
 from benchmarks.logprob_memory import compare
 from lm.config.sampling import SamplingConfig
 from lm.errors import RunError
-from lm.policy.causal import load_policy
-from lm.policy.chunked import UnsupportedHead, body_and_head, chunked_log_probs, require_plain_head
+from lm.policy import load_policy
+from lm.policy.causal.chunked import (
+    UnsupportedHead,
+    body_and_head,
+    chunked_log_probs,
+    require_plain_head,
+)
 from lm.policy.transforms import transformed_log_probs
 
 TRANSFORMS = [

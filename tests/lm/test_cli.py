@@ -16,7 +16,7 @@ from support.lm_runs import finished_run, tiny_model
 from transformers import AutoModelForCausalLM
 
 from lm.cli.main import COMMANDS, main
-from lm.policy.causal import load_policy
+from lm.policy import load_policy
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "lm" / "recipes"

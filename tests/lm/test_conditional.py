@@ -23,12 +23,13 @@ from fdpg_ref import (
 )
 from lm.config.run import EvaluationConfig, PartitionConfig, RunConfig, SamplingConfig, TargetConfig
 from lm.errors import RunError
-from lm.evaluation.evaluate import Evaluator, prefix_sums
+from lm.evaluation.evaluate import Evaluator
+from lm.evaluation.evidence import prefix_sums
 from lm.features import registry as features
 from lm.features.registry import feature, score
 from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import Samples
+from lm.policy.samples import Samples
 from lm.run.records import PROMPT_MARK
 from lm.target.partition import Partition
 from lm.target.problem import Problem, build_partition, build_problem, describe_problem

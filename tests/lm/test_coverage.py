@@ -13,7 +13,7 @@ from support.lm_runs import lines, tiny_config
 from lm.config.parts import EvaluationConfig
 from lm.config.run import OptimizerConfig, TargetConfig
 from lm.evaluation.coverage import exact_coverage, largest_error, sampled_coverage
-from lm.evaluation.metrics import ROUNDING, exact_error, z_score
+from lm.evaluation.statistics import ROUNDING, exact_error, z_score
 from lm.train import train
 
 # Two texts of the set, and a third that is none of it.

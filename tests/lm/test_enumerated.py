@@ -22,7 +22,7 @@ from fdpg_ref import DIVERGENCES, score_coefficients, score_signal
 from lm.config.sampling import SamplingConfig
 from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import Samples
+from lm.policy.samples import Samples
 from lm.surrogate import surrogate_loss
 
 # (end tokens, padding): the second has pad == eos, where masks made from `!= pad` lose the end.

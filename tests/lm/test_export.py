@@ -20,7 +20,7 @@ from lm.config.run import CheckpointConfig
 from lm.config.sampling import SamplingConfig
 from lm.errors import RunError
 from lm.models.hub import MissingModelFolder
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
 from lm.policy.lora import add_lora
 
 

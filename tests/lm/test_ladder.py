@@ -17,7 +17,7 @@ from lm.device.amp import AUTOCAST, Amp
 from lm.errors import RunError
 from lm.models.folder import build_gpt2
 from lm.policy.causal import CausalPolicy
-from lm.policy.sampling import Samples
+from lm.policy.samples import Samples
 from lm.selfcheck.ladder import GRADIENTS, measure_ladder, token_log_probs
 from lm.selfcheck.ladder_report import ladder_notes, ladder_rows, write_ladder
 

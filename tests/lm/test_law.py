@@ -23,11 +23,12 @@ from lm.errors import RunError
 from lm.models.folder import load_model
 from lm.models.positions import usable_positions
 from lm.models.token_ids import ModelFolderError
-from lm.policy.causal import load_policy
-from lm.policy.law import check_longest, law_fault
+from lm.policy import load_policy
+from lm.policy.causal.law import law_fault
+from lm.policy.causal.saved import SAMPLES, WrongSave, check_saved
+from lm.policy.checks import check_longest
 from lm.policy.lora import add_lora
 from lm.policy.prompts import PromptError, Prompts
-from lm.policy.saved import SAMPLES, WrongSave, check_saved
 from lm.train import train
 
 SIZES = {
@@ -330,7 +331,7 @@ def test_every_save_is_checked_with_a_handful_of_samples(tmp_path, monkeypatch):
         _ = model.transformer.wte.weight.mul_(1.5)
         return model
 
-    monkeypatch.setattr("lm.policy.saved.load_model", damaged)
+    monkeypatch.setattr("lm.policy.causal.saved.load_model", damaged)
     with pytest.raises(WrongSave):
         policy.save(tmp_path)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from lm.features.registry import feature_values
 from lm.models.folder import build_gpt2
 from lm.models.vocabulary import CharVocabulary, VocabularyError
 from lm.policy.causal import CausalPolicy
-from lm.target.listed import ListedSupport
+from lm.target.listed import ListedSupport, Listing
 
 FEATURES = ("female", "listed", "ends_in_i")
 
@@ -84,7 +84,9 @@ def test_the_remainder_completes_the_list_to_one(listed, log_prob):
     assert whole.shape == (5164,)
     assert float(whole.exp().sum()) == pytest.approx(1.0, abs=1e-14)
     assert torch.equal(whole[:-1], log_prob)
-    features = listed.features_with_remainder()
+    reading = listed.reading(listed.feature_names)
+    with_rest, features = Listing(listed, log_prob, reading).with_remainder()
+    assert torch.equal(with_rest, whole)
     assert features.shape == (5164, 3)
     assert features[-1].tolist() == [0.0, 0.0, 0.0]
     assert torch.equal(features[:-1], listed.features)

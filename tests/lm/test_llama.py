@@ -25,7 +25,7 @@ from lm.config.run import (
 )
 from lm.features import registry as features
 from lm.features.registry import feature
-from lm.policy.causal import load_policy
+from lm.policy import load_policy
 from lm.run.records import PROMPT_MARK, best
 from lm.train import train
 

@@ -26,7 +26,7 @@ from lm.config.run import (
     TargetConfig,
 )
 from lm.errors import RunError
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
 from lm.run.trackers import scalars
 from lm.train import train
 

@@ -12,7 +12,7 @@ from lm.config.lora import LoraConfig
 from lm.errors import RunError
 from lm.models.activations import enable_activation_checkpointing
 from lm.models.adapter import has_adapter, merged_model
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
 from lm.policy.lora import LoraError, adapter_off, add_lora
 
 CONFIG = LoraConfig(rank=2, alpha=8.0)

@@ -11,22 +11,15 @@ from support.lm_runs import MILD, finished_run, tiny_config, tiny_model
 
 from fdpg_ref import DIVERGENCES, exact_divergence
 from lm.config.run import EvaluationConfig, TargetConfig, resolve
-from lm.evaluation.evaluate import Evaluator, prefix_sums
-from lm.evaluation.metrics import (
-    bound_warnings,
-    distinct_n,
-    distinct_share,
-    effective_share,
-    entry,
-    gradient_signal_to_noise,
-    over_groups,
-    ratio_of_means,
-    self_bleu,
-    split_sum,
-)
-from lm.policy.causal import load_policy
+from lm.evaluation.diversity import distinct_n, distinct_share, over_groups, self_bleu
+from lm.evaluation.entries import bound_warnings, entry
+from lm.evaluation.evaluate import Evaluator
+from lm.evaluation.evidence import prefix_sums
+from lm.evaluation.statistics import effective_share, ratio_of_means, split_sum
+from lm.policy import load_policy
 from lm.run.records import FOUR, best
 from lm.target.problem import build_problem
+from lm.training.describe import gradient_signal_to_noise
 
 TEXTS = ["anna", "anna", "hanna", "bo", "bob", "b", "banana", "nab", "anna"]
 TOKENS = [[ord(letter) for letter in text] for text in TEXTS]

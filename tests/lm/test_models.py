@@ -24,7 +24,7 @@ from lm.models.folder import load_model, save_model
 from lm.models.hub import UNWANTED, WANTED, MissingModelFolder, find_model
 from lm.models.token_ids import ModelFolderError, TokenIds, load_ids
 from lm.models.tokenizer import TokenizerVocabulary
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
 
 
 def _seeded(seed: int = 0) -> torch.Generator:

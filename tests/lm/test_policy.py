@@ -11,12 +11,13 @@ import torch
 from support.lm_tiny import enumerate_sequences, tiny_gpt2, tiny_llama, tiny_policy
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
+from lm.models.completions import completion_mask
 from lm.models.folder import MissingModelFolder, atomic_folder, save_model
 from lm.models.token_ids import ModelFolderError, TokenIds
 from lm.models.vocabulary import IdVocabulary, VocabularyError
-from lm.policy.causal import CausalPolicy, load_policy
+from lm.policy import CausalPolicy, load_policy
+from lm.policy.causal.sampling import invert_cdf, sample_sequences
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import invert_cdf, sample_sequences
 from lm.policy.transforms import wide_log_softmax
 
 
@@ -43,6 +44,13 @@ def test_samples_have_the_promised_form(policy):
     assert bool((~ends.any(-1)).any()), "no sequence was cut: the test needs some"
 
 
+def test_the_end_token_counts_once_also_where_it_fills_the_row():
+    tokens = torch.tensor([[2, 1, 1, 1], [1, 1, 1, 1], [3, 2, 3, 2], [2, 3, 2, 1]])
+    for eos_ids, lengths in (((1,), [2, 1, 4, 4]), ((1, 3), [2, 1, 1, 2])):
+        mask = completion_mask(tokens, eos_ids)
+        assert mask.tolist() == [[k < length for k in range(4)] for length in lengths]
+
+
 def test_the_seed_decides_the_sample(policy):
     first, again = policy.sample(50, generator=_seeded(7)), policy.sample(50, generator=_seeded(7))
     other = policy.sample(50, generator=_seeded(8))
@@ -56,7 +64,7 @@ def test_a_row_does_not_depend_on_when_others_end(build):
     model = build()
     uniforms = torch.rand((40, 4), generator=_seeded(1), dtype=torch.float64)
     start = Prompts(torch.zeros(40, 1, dtype=torch.int64), torch.ones(40, 1, dtype=torch.bool))
-    options = {"eos_ids": torch.tensor([1]), "pad_id": 2}
+    options = {"eos_ids": (1,), "pad_id": 2}
     together = sample_sequences(model, uniforms, contexts=start, **options)
     assert len(set(together.mask.sum(-1).tolist())) > 2
     for row in range(40):
@@ -92,7 +100,7 @@ def test_scoring_in_groups_keeps_order_and_gradient(policy, monkeypatch):
     weights = torch.randn(150, generator=_seeded(4), dtype=torch.float64)
     results = []
     for rows in (7, 64, 1000):
-        monkeypatch.setattr("lm.policy.scoring.GROUP_ROWS", rows)
+        monkeypatch.setattr("lm.policy.causal.scoring.GROUP_ROWS", rows)
         scores = trainable.log_prob(tokens, mask)
         gradient = torch.autograd.grad(scores @ weights, list(trainable.model.parameters()))
         results.append((scores.detach(), torch.cat([g.flatten() for g in gradient])))

@@ -7,9 +7,9 @@ import torch
 from support.lm_tiny import CONTEXTS, TRANSFORMS, padded_prompts, tiny_gpt2, tiny_llama, tiny_policy
 
 from lm.config.sampling import SamplingConfig
-from lm.policy.causal import SamplerMismatch
+from lm.policy import SamplerMismatch
+from lm.policy.causal.sampling import distinct_prompts
 from lm.policy.prompts import PromptError, Prompts
-from lm.policy.sampling import distinct_prompts
 
 
 def _seeded(seed: int = 0) -> torch.Generator:

@@ -27,7 +27,7 @@ from lm.device.amp import Amp
 from lm.device.processes import build_accelerator
 from lm.errors import RunError
 from lm.policy.causal import CausalPolicy
-from lm.policy.sampling import Samples
+from lm.policy.samples import Samples
 from lm.surrogate import surrogate_loss
 from lm.target.proven_status import status_of
 from lm.training.accumulate import MicroBatches

@@ -9,7 +9,7 @@ import torch
 from support.lm_runs import BASE, scratch, tiny_model
 
 from lm.cli.main import main
-from lm.policy.causal import load_policy
+from lm.policy import load_policy
 from lm.selfcheck import unification
 from lm.selfcheck.unification import BOUNDS, PAIRS, agreements, make_batch
 from lm.training.base import train_base

@@ -52,17 +52,41 @@ def imports_of(package: str) -> list[Import]:
                     for alias in node.names
                 ]
             elif isinstance(node, ast.ImportFrom):
-                modules = [node.module or ""]
-                if node.module in PACKAGES:  # `from fdpg_ref import numerics` may name a module
-                    modules = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules = {_module_of(node.module or "", alias.name) for alias in node.names}
                 found += [
                     Import(where, node.lineno, module, typing_only, relative=node.level > 0)
-                    for module in modules
+                    for module in sorted(modules)
                 ]
     return found
 
 
-IMPORTS = {package: imports_of(package) for package in PACKAGES}
+def _module_of(module: str, name: str) -> str:
+    """Return what `from module import name` imports: a module of that name, or of the package's."""
+    inner = ROOT / module.replace(".", "/") / name
+    is_module = inner.with_suffix(".py").exists() or (inner / "__init__.py").exists()
+    return f"{module}.{name}" if is_module or module in PACKAGES else module
+
+
+IMPORTS = {package: imports_of(package) for package in (*PACKAGES, "study")}
+
+# What a reader may rely on: a package or module knows those that are named before it.
+ORDER = {
+    "lm": (
+        *("errors", "features", "device", "config", "models", "policy", "target", "run"),
+        *("report", "evaluation", "surrogate", "training", "train", "sweep", "demo"),
+        *("selfcheck", "cli", "__main__"),
+    ),
+    "toy": (
+        *("checks", "files", "categorical", "sequences", "families", "oracle", "problems"),
+        *("exact", "estimators", "config", "train", "audit", "sweep", "verify", "museum"),
+        *("cli", "__main__"),
+    ),
+    "study": ("text", "names", "statistics", "tables", "rules", "report", "__main__"),
+}
+# `python -m lm` reads these before it knows that torch is needed.
+EMPTY = ("lm/cli/__init__.py", "lm/device/__init__.py", "lm/run/__init__.py")
+MOST_FILES = 13
+MOST_CIRCLES_OF_TYPES = 1
 
 
 def test_the_reader_sees_the_imports():
@@ -117,6 +141,61 @@ def test_the_modules_of_the_core_form_layers():
     for module in ("baselines", "partition", "diagnostics", "targets"):
         below = {m for m in graph[module] if not m.startswith("_")}
         assert below <= {"numerics"}, module
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_packages_know_only_those_below_them(package):
+    place = {unit: number for number, unit in enumerate(ORDER[package])}
+    paths = [*(ROOT / package).glob("*.py"), *(ROOT / package).glob("*/__init__.py")]
+    units = {_unit(path.relative_to(ROOT).as_posix()) for path in paths} - {"__init__"}
+    assert units == set(place)
+    upward = [
+        found
+        for found in IMPORTS[package]
+        if found.top == package
+        and (own := _unit(found.path)) != "__init__"
+        and (other := _unit(found.module.replace(".", "/"))) != own
+        and place[other] > place[own]
+    ]
+    assert upward == []
+
+
+def _unit(path: str) -> str:
+    """Return the package or the module, directly below the top one, that a path lies in."""
+    return path.split("/")[1].removesuffix(".py")
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_modules_import_one_another_in_no_circle(package):
+    graph: dict[str, set[str]] = {}
+    for_typing = []
+    for found in IMPORTS[package]:
+        module = found.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if found.top == package and found.for_typing:
+            for_typing.append((module, found.module))
+        elif found.top == package:
+            graph.setdefault(module, set()).add(found.module)
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+    # A type checker's imports may close a circle, but few do.
+    below: dict[str, set[str]] = {}
+    for module in order:
+        known = graph.get(module, set())
+        below[module] = known.union(*(below[other] for other in known))
+    circles = [(one, other) for one, other in for_typing if one in below[other]]
+    assert len(circles) <= MOST_CIRCLES_OF_TYPES, circles
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_a_reader_can_overlook_each_package(package):
+    folders = [path.parent for path in (ROOT / package).rglob("__init__.py")]
+    sizes = {str(folder.relative_to(ROOT)): len([*folder.glob("*.py")]) for folder in folders}
+    assert {folder: size for folder, size in sizes.items() if size > MOST_FILES} == {}
+
+
+@pytest.mark.parametrize("path", EMPTY)
+def test_what_the_command_line_reads_first_imports_nothing(path):
+    assert (ROOT / path).read_text(encoding="utf-8") == ""
 
 
 USE_THE_CORE = """

@@ -50,12 +50,13 @@ from lm.device.processes import (
     require_same,
     require_same_config,
 )
+from lm.device.shards import to_main, whole
 from lm.errors import RunError, RunInterrupted
 from lm.policy.causal import CausalPolicy
-from lm.policy.sampling import Samples
+from lm.policy.samples import Samples
 from lm.surrogate import surrogate_loss
 from lm.training.accumulate import MicroBatches
-from lm.training.sharding import WholeWeights, spread, to_main, transformer_blocks, whole
+from lm.training.sharding import WholeWeights, spread, transformer_blocks
 
 MODELS: dict[str, Callable[..., Any]] = {"gpt2": tiny_gpt2, "llama": tiny_llama}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

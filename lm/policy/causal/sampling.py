@@ -3,62 +3,25 @@
 A sequence follows a context (the start token, or a prompt), which is given and not scored. It ends
 with the first end token, whose probability is counted, or is cut at the length limit, and then no
 end is counted. With that, the probabilities of all sequences up to the limit and of the cut ones
-sum to one. `lm.policy.scoring` is the other direction of the same distribution.
+sum to one. `lm.policy.causal.scoring` is the other direction of the same distribution.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lm.config.sampling import SamplingConfig
+from lm.models.completions import completion_mask
 from lm.policy.prompts import Prompts
+from lm.policy.samples import Samples
 from lm.policy.transforms import IDENTITY, transformed_log_probs
 
 __all__ = ["Samples"]
-
-
-class Samples(NamedTuple):
-    """Sampled sequences and what the sampler says about their probability.
-
-    Attributes
-    ----------
-    tokens
-        Shape (n, length), int64: the completion without its context; padded after the end.
-    mask
-        Shape (n, length), bool: true up to and including the first end token.
-    log_prob
-        Shape (n,), at least float32: log-probability, in nats, of each sequence under the
-        distribution it was drawn from.
-    prompts
-        The context of each sequence, n rows padded on the left; None if it is the start token.
-    transform
-        The sampling transform of the policy that drew them.
-    log_kept_mass
-        Shape (n,): summed over a sequence, the log of the mass that truncation kept, in nats; None
-        where the transform does not truncate.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    log_prob: Tensor
-    prompts: Prompts | None = None
-    transform: SamplingConfig = IDENTITY
-    log_kept_mass: Tensor | None = None
-
-    def rows(self, index: Tensor | slice) -> Samples:
-        """Return some of the samples."""
-        return Samples(
-            self.tokens[index],
-            self.mask[index],
-            self.log_prob[index],
-            None if self.prompts is None else self.prompts.rows(index),
-            self.transform,
-            None if self.log_kept_mass is None else self.log_kept_mass[index],
-        )
 
 
 @torch.no_grad()
@@ -67,7 +30,7 @@ def sample_sequences(
     uniforms: Tensor,
     *,
     contexts: Prompts,
-    eos_ids: Tensor,
+    eos_ids: Sequence[int],
     pad_id: int,
     transform: SamplingConfig = IDENTITY,
 ) -> Samples:
@@ -86,7 +49,7 @@ def sample_sequences(
     contexts
         What each of the n sequences continues, padded on the left.
     eos_ids, pad_id
-        End tokens of shape (k,), and what fills the rest of an ended row.
+        End tokens, and what fills the rest of an ended row.
     transform
         Changes the law of each next token.
 
@@ -100,31 +63,38 @@ def sample_sequences(
     ValueError
         The model's probabilities are NaN.
     """
+    # Every row is full of padding and empty of tokens.
     n, limit = uniforms.shape
     tokens = torch.full((n, limit), pad_id, device=uniforms.device)
-    mask = torch.zeros((n, limit), dtype=torch.bool, device=uniforms.device)
+    ends = torch.tensor(eos_ids, device=uniforms.device)
     step_log_probs, step_kept_mass = [], []
     rows = torch.arange(n, device=uniforms.device)
+
     # Rows that agree so far share one line of the cache.
     distinct, prefix = distinct_prompts(contexts)
     lines = Lines(model, distinct.left_padded())
     for position in range(limit):
+        # Draw the next token of each row that has not ended.
         law = transformed_log_probs(lines.next_logits(), transform)
         log_probs = law.log_probs[prefix]
         chosen = invert_cdf(log_probs, uniforms[rows, position])
         tokens[rows, position] = chosen
-        mask[rows, position] = True
         step_log_probs.append(_spread(gather_last(log_probs, chosen), rows, n))
         if transform.truncates:
             step_kept_mass.append(_spread(law.log_kept_mass[prefix], rows, n))
-        going = torch.isin(chosen, eos_ids, invert=True).nonzero().squeeze(-1)
+
+        # Drop the rows that have ended.
+        going = torch.isin(chosen, ends, invert=True).nonzero().squeeze(-1)
         if len(going) == 0 or position == limit - 1:
             break
         rows, size = rows[going], log_probs.shape[-1]
+
         # A prefix and its next token as one number, which sorts far faster than pairs do.
         extended = prefix[going] * size + chosen[going]
         extended, prefix = torch.unique(extended, return_inverse=True)
         lines.extend(extended // size, extended % size)
+
+    # Put the steps together.
     log_prob = torch.stack(step_log_probs, dim=-1).sum(-1)
     if bool(log_prob.isnan().any()):
         raise ValueError(
@@ -132,6 +102,7 @@ def sample_sequences(
             "lower the learning rate, or load an earlier checkpoint"
         )
     kept = torch.stack(step_kept_mass, dim=-1).sum(-1) if step_kept_mass else None
+    mask = completion_mask(tokens, eos_ids)
     return Samples(tokens, mask, log_prob, None, transform, kept)
 
 

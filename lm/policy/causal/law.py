@@ -7,22 +7,18 @@ was asked before, the two are different distributions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lm.models.positions import usable_positions
-from lm.policy.checks import SAME_LAW_TOLERANCE, check_same_law
+from lm.policy.causal.sampling import Lines
+from lm.policy.causal.scoring import TokenScorer
+from lm.policy.checks import SAME_LAW_TOLERANCE, computing_precision
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import Lines, Samples
-from lm.policy.scoring import TokenScorer
 from lm.policy.transforms import wide_log_softmax
-
-if TYPE_CHECKING:
-    from lm.policy.causal import CausalPolicy
 
 # Tokens of the row that is looked at; its neighbour has one more.
 LENGTH = 8
@@ -51,42 +47,6 @@ def law_fault(model: PreTrainedModel) -> str:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         dtype = next(model.parameters()).dtype
         return f"a forward pass over a few tokens fails in {dtype} ({reason}){_advice(dtype)}"
-
-
-@torch.no_grad()
-def check_longest(policy: CausalPolicy, samples: Samples, texts: Sequence[str]) -> None:
-    """Raise a RunError unless the longest of a policy's samples is scored as it was drawn.
-
-    It was drawn beside others and is scored alone: the longest row is where a law that depends on
-    length, padding or neighbours shows first.
-
-    Parameters
-    ----------
-    policy
-        The policy that drew them.
-    samples
-        At least one.
-    texts
-        Of the samples, for the message.
-    """
-    lengths = samples.mask.sum(-1)
-    whole = lengths if samples.prompts is None else lengths + samples.prompts.lengths
-    row = int(whole.argmax())
-    one = samples.rows(slice(row, row + 1))
-    scored = policy.score(one)
-    # Two tokens may be equally probable to rounding at the edge of the cut: no fault of the law.
-    if not (policy.transform.truncates and bool(scored.isneginf().any())):
-        precision, length = computing_precision(policy.model), lengths[row : row + 1]
-        check_same_law(one.log_prob, scored, texts[row : row + 1], precision, lengths=length)
-
-
-def computing_precision(model: PreTrainedModel) -> str:
-    """Return the precision that a forward pass computes in now: autocast's, or the weights'."""
-    weights = next(model.parameters())
-    kind = weights.device.type
-    cast = torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if cast else weights.dtype
-    return str(dtype).removeprefix("torch.")
 
 
 def _fault(model: PreTrainedModel) -> str:

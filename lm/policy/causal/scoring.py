@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lm.config.sampling import SamplingConfig
-from lm.policy.chunked import body_and_head, chunked_log_probs, require_plain_head
+from lm.policy.causal.chunked import body_and_head, chunked_log_probs, require_plain_head
+from lm.policy.causal.sampling import distinct_prompts, gather_last, place_inputs
 from lm.policy.prompts import Prompts
-from lm.policy.sampling import distinct_prompts, gather_last, place_inputs
 from lm.policy.transforms import IDENTITY, TransformedLogProbs, transformed_log_probs
 
 # Scoring pads a group of rows to its longest; sorted by length, a few groups waste little on
@@ -55,8 +55,8 @@ class TokenScorer(nn.Module):
     def score_chunk(self) -> int | None:
         """How many positions have their logits in memory at once; None is no limit.
 
-        Setting it raises `lm.policy.chunked.UnsupportedHead` for a model whose logits are more
-        than its head's output.
+        Setting it raises `UnsupportedHead` for a model whose logits are more than its head's
+        output.
         """
         return self._score_chunk
 
@@ -79,7 +79,7 @@ class TokenScorer(nn.Module):
         Parameters
         ----------
         tokens, mask
-            Shape (n, length): completions as in `lm.policy.sampling.Samples`.
+            Shape (n, length): completions as in `lm.policy.samples.Samples`.
         prompt_tokens, prompt_mask
             Shape (n, context length): what each of them follows, padded on the left.
 

@@ -1,13 +1,11 @@
-"""What is measured: from log-probabilities on the list and on samples to named estimates.
+"""What is estimated of a policy: features, divergences, entropies, weights, each by name.
 
-Every function returns ``{quantity: {estimator: entry}}``, the scheme of `lm.run.records`.
+Every function returns `lm.evaluation.entries.Estimates`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,84 +18,22 @@ from fdpg_ref import (
     exact_divergence,
     find_divergence,
 )
-from lm.evaluation.coverage import exact_coverage, largest_error, sampled_coverage
-from lm.evaluation.metrics import (
-    GROUPS_FOR_A_Z,
-    Entry,
+from lm.evaluation.entries import Entry, Estimates, entry, estimate_entry, split_entries
+from lm.evaluation.evidence import Evidence, Points
+from lm.evaluation.statistics import (
     SplitSum,
-    distinct_n,
-    distinct_share,
     effective_share,
-    entry,
-    estimate_entry,
     exact_error,
-    over_groups,
     ratio_of_means,
     sample_mean,
-    self_bleu,
-    split_sum,
-    two_strata,
     z_score,
 )
+from lm.target.listed import Listing
 from lm.target.partition import estimate_partition
-from lm.target.problem import Listing, Problem
+from lm.target.problem import Problem
 
-Estimates = dict[str, dict[str, Entry]]
 OUTSIDE = "policy mass outside the target"
-EXPECTED_FOR_A_Z = 25
 CUT_OFF = "the policy keeps tokens that the base's transform cuts off"
-
-
-class Points(NamedTuple):
-    """Texts with their log-probabilities in nats, float64: samples (contexts, n), or the list (m,).
-
-    The proposal of both samples is their balanced mixture (a + pi)/2.
-    """
-
-    log_policy: Tensor
-    log_base: Tensor
-    log_target: Tensor
-    log_proposal: Tensor
-    listed: Tensor
-
-    @classmethod
-    def mixed(
-        cls, log_policy: Tensor, log_base: Tensor, log_target: Tensor, listed: Tensor
-    ) -> Self:
-        """Return points with the balanced mixture of base and policy as their proposal."""
-        mixture = torch.logaddexp(log_policy, log_base) - math.log(2.0)
-        return cls(log_policy, log_base, log_target, mixture, listed)
-
-
-class Evidence(NamedTuple):
-    """Everything one evaluation has in hand, of c contexts with n samples each.
-
-    Attributes
-    ----------
-    on_list
-        The listed names; None where there is no list.
-    from_base, from_policy
-        Samples of the base and of the policy.
-    features
-        Shape (c, n, features): the target's features of the policy's samples.
-    sequences
-        Tokens of the policy's c x n samples, without padding.
-    prefix_kl, prefix_entropy
-        Shape (c, n), nats: sums over the positions of each policy sample of KL(pi||a) and of the
-        entropy of the next token given the prefix (their means are the sequence's own, by the
-        chain rule: Rao-Blackwell).
-    log_kept_mass
-        Shape (c, n), nats: what a truncating transform kept along each sample; None without one.
-    """
-
-    on_list: Points | None
-    from_base: Points
-    from_policy: Points
-    features: Tensor
-    sequences: list[list[int]]
-    prefix_kl: Tensor
-    prefix_entropy: Tensor
-    log_kept_mass: Tensor | None = None
 
 
 def feature_entries(problem: Problem, evidence: Evidence) -> Estimates:
@@ -126,16 +62,16 @@ def divergence_entries(problem: Problem, evidence: Evidence, names: tuple[str, .
     if config.kind == "constrained" and config.on_list and problem.listing is not None:
         return {name: _hard_entries(problem, evidence, find_divergence(name)) for name in names}
     return {
-        name: _split_entries(_divergence_sum(evidence, find_divergence(name)), OUTSIDE)
+        name: split_entries(_divergence_sum(evidence, find_divergence(name)), OUTSIDE)
         for name in names
     }
 
 
 def base_distance_entries(problem: Problem, evidence: Evidence) -> Estimates:
     """Return KL(pi||a) and KL(p||a)."""
-    to_base = _replace(evidence, lambda points: points._replace(log_target=points.log_base))
+    to_base = evidence.with_points(lambda points: points._replace(log_target=points.log_base))
     split = _divergence_sum(to_base, REVERSE_KL)
-    of_policy = _split_entries(split, CUT_OFF)
+    of_policy = split_entries(split, CUT_OFF)
     blackwell = sample_mean(evidence.prefix_kl)
     of_policy["rao_blackwell"] = estimate_entry(blackwell, against=_comparable(evidence, split))
     return {"kl_policy_base": of_policy, "kl_target_base": _target_from_base(problem, evidence)}
@@ -144,11 +80,11 @@ def base_distance_entries(problem: Problem, evidence: Evidence) -> Estimates:
 def entropy_entries(evidence: Evidence, vocabulary_size: int) -> Estimates:
     """Return entropies of policy and target, per sequence and per token, and the length."""
     split = _entropy_sum(evidence)
-    own = _split_entries(split)
+    own = split_entries(split)
     blackwell = sample_mean(evidence.prefix_entropy)
     own["rao_blackwell"] = estimate_entry(blackwell, against=_comparable(evidence, split))
-    of_target = _replace(evidence, lambda points: points._replace(log_policy=points.log_target))
-    target, lengths = _entropy_sum(of_target), _lengths(evidence)
+    of_target = evidence.with_points(lambda points: points._replace(log_policy=points.log_target))
+    target, lengths = _entropy_sum(of_target), evidence.lengths
     per_token = ratio_of_means(evidence.prefix_entropy, lengths)
     scale = math.log(vocabulary_size)
     normalised = entry(float(per_token.mean) / scale, float(per_token.standard_error) / scale)
@@ -162,46 +98,6 @@ def entropy_entries(evidence: Evidence, vocabulary_size: int) -> Estimates:
     }
 
 
-def diversity_entries(evidence: Evidence, group: int) -> Estimates:
-    """Return the distinct share, Distinct-n and Self-BLEU over tokens, within groups of samples.
-
-    Parameters
-    ----------
-    evidence
-        Of the evaluation.
-    group
-        Samples in a group; all of a context's samples where these are fewer.
-
-    Returns
-    -------
-    dict
-        The estimates.
-    """
-    contexts, n = evidence.prefix_kl.shape
-    size = min(group, n)
-
-    def within(statistic: Callable[..., float]) -> dict[str, Entry]:
-        found = over_groups(evidence.sequences, size, statistic, contexts=contexts)
-        return {"sampled": estimate_entry(found)}
-
-    estimates: Estimates = {
-        "distinct_share": within(distinct_share),
-        "self_bleu": within(self_bleu),
-    }
-    if evidence.on_list is not None:
-        split = _distinct_sum(evidence, size)
-        sampled = over_groups(evidence.sequences, size, distinct_share)
-        comparable = n // size >= GROUPS_FOR_A_Z
-        estimates["distinct_share"] = {
-            "list_and_remainder": estimate_entry(split.best),
-            "sampled": estimate_entry(sampled, against=split.best if comparable else None),
-        }
-    for n_gram in (1, 2, 3):
-        statistic = within(lambda part, n_gram=n_gram: distinct_n(part, n_gram))
-        estimates[f"distinct_{n_gram}"] = statistic
-    return estimates
-
-
 def weight_entries(problem: Problem, evidence: Evidence) -> Estimates:
     """Return log Z, its health, the effective sample size, and the policy's mass on the list."""
     policy, exact = evidence.from_policy, problem.target.log_z
@@ -209,6 +105,8 @@ def weight_entries(problem: Problem, evidence: Evidence) -> Estimates:
     if evidence.on_list is not None:
         mass = float(evidence.on_list.log_policy.exp().sum())
         estimates["list_mass"] = {"exact": entry(mass)}
+
+    # Weights P/pi of the policy's samples, in contexts where one has target mass.
     log_z = problem.log_z[problem.evaluated][:, None]
     log_weights = policy.log_target + log_z - policy.log_policy
     reached = torch.isfinite(log_weights).any(-1)
@@ -218,6 +116,7 @@ def weight_entries(problem: Problem, evidence: Evidence) -> Estimates:
         return estimates
     log_weights = log_weights[reached]
     estimate = estimate_partition(log_weights, torch.zeros_like(log_weights))
+
     # The error of a mean of logarithms, each of which errs by its Zhat's relative error.
     error = float(estimate.relative_standard_error.norm()) / len(log_weights)
     mean, z = float(estimate.log_z.mean()), None
@@ -226,6 +125,8 @@ def weight_entries(problem: Problem, evidence: Evidence) -> Estimates:
     elif exact is not None:
         ratio = math.exp(mean - exact)
         z = z_score(ratio - 1.0, ratio * error)
+
+    # Write down.
     missed = int((~reached).sum())
     reason = f"without {missed} contexts: no sample has any target mass" if missed else None
     estimates["log_z"]["sampled"] = entry(mean, error, z=z, reason=reason)
@@ -238,34 +139,9 @@ def kept_mass_entries(evidence: Evidence) -> Estimates:
     """Return the mass per token that a truncating transform keeps, as a geometric mean."""
     if evidence.log_kept_mass is None:
         return {}
-    per_token = ratio_of_means(evidence.log_kept_mass, _lengths(evidence))
+    per_token = ratio_of_means(evidence.log_kept_mass, evidence.lengths)
     value = math.exp(float(per_token.mean))
     return {"kept_mass": {"sampled": entry(value, value * float(per_token.standard_error))}}
-
-
-def coverage_entries(log_policy: Tensor, counts: Tensor, n: int, sizes: Sequence[int]) -> Estimates:
-    """Return the share of a set of texts that k samples show, for each k: exact and sampled.
-
-    Parameters
-    ----------
-    log_policy, counts
-        Shape (texts,): log pi of the texts of the set, and how many of n samples show each.
-    n
-        Samples.
-    sizes
-        The numbers k.
-    """
-    estimates: Estimates = {}
-    for k in sizes:
-        exact = exact_coverage(log_policy, k)
-        sampled = sampled_coverage(counts, n, k)
-        # Where hardly any is expected, the number seen is not normal.
-        seen = n * float(log_policy.exp().sum()) >= EXPECTED_FOR_A_Z
-        error = largest_error(exact, len(counts), n, k) if seen else math.nan
-        z = z_score(float(sampled.mean) - exact, error)
-        own = entry(float(sampled.mean), float(sampled.standard_error), z=z)
-        estimates[f"coverage/{k}"] = {"exact": entry(exact), "sampled": own}
-    return estimates
 
 
 def _hard_entries(
@@ -294,9 +170,7 @@ def _target_from_base(problem: Problem, evidence: Evidence) -> dict[str, Entry]:
         )
         return {"sampled": estimate_entry(sample_mean(terms))}
     # p/a is constant off the list, so that lumping the rest changes nothing.
-    support, features = problem.listing.support, problem.listing.reading.features
-    log_base = support.with_remainder(problem.listing.log_base)
-    atoms = torch.cat([features, features.new_zeros(1, features.shape[1])])
+    log_base, atoms = problem.listing.with_remainder()
     log_target = problem.target.log_score(log_base, atoms) - problem.log_z
     exact = exact_divergence(log_target, log_base, divergence=REVERSE_KL)
     return {"exact": entry(float(exact))}
@@ -308,8 +182,7 @@ def _divergence_sum(evidence: Evidence, divergence: FDivergence) -> SplitSum:
             points.log_policy, points.log_target, points.log_proposal, divergence=divergence
         )
 
-    return _split(
-        evidence,
+    return evidence.sum_over_texts(
         lambda on_list: divergence.density(on_list.log_policy, on_list.log_target),
         terms,
     )
@@ -330,8 +203,7 @@ def _error_of_z(evidence: Evidence) -> float:
     weights = torch.exp(on_list.log_target - on_list.log_policy)
     if math.isnan(exact_error(weights, [on_list.log_policy], n)):
         return math.nan
-    second = _split(
-        evidence,
+    second = evidence.sum_over_texts(
         lambda on_list: torch.exp(2 * on_list.log_target - on_list.log_policy),
         terms,
     ).best
@@ -344,28 +216,14 @@ def _entropy_sum(evidence: Evidence) -> SplitSum:
         terms = -points.log_policy * torch.exp(points.log_policy - points.log_proposal)
         return terms.where(points.log_policy > -torch.inf, 0.0)
 
-    return _split(evidence, lambda on_list: torch.special.entr(on_list.log_policy.exp()), terms)
-
-
-def _distinct_sum(evidence: Evidence, group: int) -> SplitSum:
-    # The expected number of different texts among m samples is sum_x [1 - (1 - pi(x))^m].
-    def share(log_policy: Tensor) -> Tensor:
-        return -torch.expm1(group * torch.log1p(-log_policy.exp().clamp(max=1.0))) / group
-
-    def terms(points: Points) -> Tensor:
-        return share(points.log_policy) * torch.exp(-points.log_proposal)
-
-    return _split(evidence, lambda on_list: share(on_list.log_policy), terms)
+    return evidence.sum_over_texts(
+        lambda on_list: torch.special.entr(on_list.log_policy.exp()), terms
+    )
 
 
 def _listing(problem: Problem) -> Listing:
     assert problem.listing is not None
     return problem.listing
-
-
-def _lengths(evidence: Evidence) -> Tensor:
-    lengths = [len(sequence) for sequence in evidence.sequences]
-    return torch.tensor(lengths, dtype=torch.float64).reshape(evidence.prefix_kl.shape)
 
 
 def _comparable(evidence: Evidence, split: SplitSum) -> Estimate | None:
@@ -375,44 +233,3 @@ def _comparable(evidence: Evidence, split: SplitSum) -> Estimate | None:
     estimators share: a z would be near zero whatever is wrong.
     """
     return split.best if len(evidence.prefix_kl) == 1 else None
-
-
-def _replace(evidence: Evidence, change: Callable[[Points], Points]) -> Evidence:
-    return evidence._replace(
-        on_list=None if evidence.on_list is None else change(evidence.on_list),
-        from_base=change(evidence.from_base),
-        from_policy=change(evidence.from_policy),
-    )
-
-
-def _split(
-    evidence: Evidence,
-    list_terms: Callable[[Points], Tensor],
-    terms: Callable[[Points], Tensor],
-) -> SplitSum:
-    base, policy = terms(evidence.from_base), terms(evidence.from_policy)
-    if evidence.on_list is None:
-        return SplitSum(None, two_strata(base, policy), math.nan)
-    points = evidence.on_list
-    on_list = list_terms(points)
-    # (a + pi)/2 is not zero where a term is not, so this needs no care.
-    drawn = on_list * torch.exp(-points.log_proposal)
-    return split_sum(
-        on_list,
-        base,
-        policy,
-        base_listed=evidence.from_base.listed,
-        policy_listed=evidence.from_policy.listed,
-        listed_error=exact_error(drawn, [points.log_base, points.log_policy], base.shape[-1]),
-    )
-
-
-def _split_entries(split: SplitSum, reason: str | None = None) -> dict[str, Entry]:
-    by = "sampled" if split.combined is None else "list_and_remainder"
-    best = estimate_entry(split.best)
-    if best["value"] == "inf":
-        return {by: entry(math.inf, reason=reason)}
-    sampled = estimate_entry(split.sampled)
-    if math.isfinite(split.z):
-        sampled["z"] = split.z
-    return {by: best, "sampled": sampled}

@@ -1,31 +1,42 @@
-"""Everything that a step changes, put into a checkpoint and taken out again.
+"""Everything that a step changes: captured for a checkpoint, and restored from one.
 
 What is not here is either the configuration's or recomputed from it: base, target, evaluation
-samples. Policies are in evaluation mode, so their buffers never change.
+samples. Policies are in evaluation mode, so their buffers never change. How the state lies on the
+disk is `lm.run.checkpoint`'s.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lm.device.amp import Amp
+from lm.device.shards import cut_like, to_main
 from lm.errors import RunError
-from lm.run.checkpoint import (
-    TrainingState,
-    load_newest,
-    load_optimizer_state,
-    optimizer_state,
-    save_checkpoint,
-)
-from lm.run.environment import environment, environment_changes
-from lm.run.folder import RunFolder
-from lm.training.sharding import to_main
+
+
+class TrainingState(NamedTuple):
+    """Everything that a step changes.
+
+    Attributes
+    ----------
+    step
+        Steps done.
+    tensors
+        By name, with a ``/`` between groups.
+    numbers
+        What JSON holds exactly: schedule, options of the optimiser, gradient scaler.
+    offsets
+        Byte length of each log of the run at that step.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+    offsets: dict[str, int]
 
 
 class HasTensors(Protocol):
@@ -64,71 +75,6 @@ class Moving(NamedTuple):
     memories: Mapping[str, HasTensors]
 
 
-def save_state(run: RunFolder, moving: Moving, step: int, *, keep: int) -> None:
-    """Write a checkpoint; all processes call it, for they may hold parts of the weights.
-
-    Parameters
-    ----------
-    run
-        Of the run; its logs are brought to the disk first.
-    moving
-        What is saved.
-    step
-        Steps done.
-    keep
-        How many of the newest checkpoints stay.
-
-    Raises
-    ------
-    OSError
-        It cannot be written; earlier ones are untouched.
-    """
-    state = capture(moving, step, run.log_lengths(), main=run.main)
-    if run.main:
-        run.flush_logs()
-        save_checkpoint(run.checkpoints, state, keep=keep)
-
-
-def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> int:
-    """Go on from the newest checkpoint that verifies, and cut the logs to its step.
-
-    Parameters
-    ----------
-    run
-        Of a run that was interrupted, or that begins.
-    moving
-        Freshly built; takes up the checkpoint's state.
-    say
-        Called with sentences for the user: what was skipped, and where the run goes on.
-
-    Returns
-    -------
-    int
-        Steps done: 0 if nothing can be used, and then the logs are empty.
-
-    Raises
-    ------
-    RunError
-        The checkpoint belongs to another model.
-    """
-    lengths = run.log_lengths()
-    if not any(lengths.values()):
-        return 0
-    state, notes = load_newest(run.checkpoints, lengths=lengths)
-    step = 0 if state is None else state.step
-    if state is not None:
-        restore(moving, state)
-    run.cut_logs({} if state is None else state.offsets)
-    where = f"goes on after step {step}" if step else "starts over: no checkpoint can be used"
-    recorded = json.loads((run.partial / "environment.json").read_text("utf-8"))
-    for change in environment_changes(recorded):
-        notes.append(f"{change}: the numbers to come agree to rounding with an unbroken run's")
-    for note in (*notes, f"the run {where}"):
-        say(note)
-    run.append("resumed.jsonl", {"step": step, "notes": notes, "environment": environment()})
-    return step
-
-
 def capture(
     moving: Moving, step: int, offsets: dict[str, int], *, main: bool = True
 ) -> TrainingState:
@@ -163,7 +109,7 @@ def restore(moving: Moving, state: TrainingState) -> None:
     load_weights(moving.model, state)
     trained = list(_trained(moving.model).values())
     moments = {
-        key: _like(tensor, trained[int(key.split("/")[0])])
+        key: cut_like(tensor, trained[int(key.split("/")[0])])
         for key, tensor in _group(state.tensors, "optimizer").items()
     }
     load_optimizer_state(moving.optimizer, moments, state.numbers["optimizer"])
@@ -192,7 +138,44 @@ def load_weights(model: torch.nn.Module, state: TrainingState) -> None:
         )
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(_like(stored[name], parameter))
+            parameter.copy_(cut_like(stored[name], parameter))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Any]]:
+    """Return an optimiser's tensors, named ``PARAMETER/QUANTITY``, and the options of its groups.
+
+    Parameters
+    ----------
+    optimizer
+        Any optimiser of torch whose state is made of tensors, as Adam's is.
+
+    Returns
+    -------
+    tensors, groups
+        For `load_optimizer_state`; the groups hold what JSON holds.
+    """
+    stored = optimizer.state_dict()
+    tensors = {
+        f"{index}/{name}": value
+        for index, values in stored["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, stored["param_groups"]
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[Any]
+) -> None:
+    """Put back what `optimizer_state` returned, through the optimiser's own checks."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        state.setdefault(int(index), {})[name] = value
+    tuples = [
+        {name: tuple(value) if name == "betas" else value for name, value in group.items()}
+        for group in groups
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": tuples})
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -210,11 +193,3 @@ def _prefixed(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _group(tensors: Mapping[str, Tensor], group: str) -> dict[str, Tensor]:
     start = f"{group}/"
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
-
-def _like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Cut a tensor as a parameter is cut; numbers such as Adam's count of steps stay whole."""
-    if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
-        return tensor
-    mesh = parameter.device_mesh
-    return distribute_tensor(tensor.to(mesh.device_type), mesh, parameter.placements)

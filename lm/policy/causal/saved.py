@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,12 +10,9 @@ from lm.errors import RunError
 from lm.models.folder import load_model
 from lm.models.positions import usable_positions
 from lm.models.token_ids import load_ids
-from lm.policy.checks import same_law_tolerance
-from lm.policy.law import computing_precision
+from lm.policy.checks import computing_precision, same_law_tolerance
+from lm.policy.protocol import Policy
 from lm.policy.transforms import IDENTITY
-
-if TYPE_CHECKING:
-    from lm.policy.causal import CausalPolicy
 
 # Samples that are scored twice, and how long they may be: a handful tells two models apart.
 SAMPLES, LENGTH = 8, 16
@@ -27,7 +23,7 @@ class WrongSave(RunError):
 
 
 @torch.no_grad()
-def check_saved(policy: CausalPolicy, folder: Path) -> None:
+def check_saved(policy: Policy, folder: Path) -> None:
     """Raise unless a folder gives samples of a policy the log-probabilities that the policy gives.
 
     The model is loaded once more, on the CPU, and freed. Merging an adapter rounds each weight, and
@@ -54,7 +50,7 @@ def check_saved(policy: CausalPolicy, folder: Path) -> None:
     # Samples of the law without a transform, whose edges rounding may move a token over.
     ours = policy.with_model(policy.model).with_transform(IDENTITY)
     theirs = ours.with_model(reloaded)
-    room = usable_positions(policy.config).number or LENGTH
+    room = usable_positions(policy.model.config).number or LENGTH
     ours.max_new_tokens = theirs.max_new_tokens = min(LENGTH, room)
     samples = ours.sample(SAMPLES, generator=torch.Generator().manual_seed(0))
 

@@ -1,0 +1,176 @@
+"""Fit a target to its base: on the list where that is exact, on base samples where it is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fdpg_ref import (
+    MultiplierFit,
+    UnattainableMoments,
+    exact_log_partition,
+    fit_multipliers,
+)
+from lm.config.run import RunConfig
+from lm.config.target import TargetConfig
+from lm.policy.protocol import Policy
+from lm.target.listed import Listing
+from lm.target.offline import BaseSamples
+from lm.target.targets import Target, log_score, require_mass, wanted_moments
+from lm.target.teacher import load_teacher
+
+
+def fit_target(
+    config: RunConfig,
+    base: Policy,
+    listing: Listing | None,
+    drawn: BaseSamples | None,
+    evaluated: Tensor,
+    *,
+    prompts: tuple[str, ...],
+) -> Target:
+    """Build the target of a run.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration.
+    base
+        The frozen base model.
+    listing
+        The listed names; None where there is no list.
+    drawn
+        Base samples; None where nothing needs them.
+    evaluated
+        Shape (c,), int64: the contexts of the evaluations.
+    prompts
+        The texts of all contexts; none without prompts.
+
+    Raises
+    ------
+    UnattainableMoments, ValueError
+        The target cannot be built on this base.
+    """
+    # Kinds without anything to fit.
+    if config.target.kind == "custom":
+        return without_features(config.target)
+    if config.target.kind == "teacher":
+        return without_features(config.target, 0.0, load_teacher(config, base))
+    if config.target.kind == "reward":
+        return reward_alone(config.target)
+
+    # The list, where the features live on it.
+    if listing is not None and config.target.on_list:
+        return build_target(config.target, *listing.with_remainder(), exact=True)
+
+    # Base samples stand for the base, each with the same mass.
+    assert drawn is not None
+    features = drawn.reading.features.double().cpu()
+    uniform = torch.full_like(drawn.log_base, -math.log(drawn.log_base.shape[1])).double().cpu()
+    if not prompts:
+        return build_target(config.target, uniform[0], features, exact=False)
+
+    # Nothing is fitted with prompts: this only says what the target's features are expected to be.
+    seen = torch.isin(drawn.contexts, evaluated)
+    names = [prompts[context] for context in drawn.contexts[seen].tolist()]
+    rows = features.reshape(*uniform.shape, -1)[seen]
+    return build_target(config.target, uniform[seen], rows, exact=False, prompts=names)
+
+
+def build_target(
+    config: TargetConfig,
+    log_base: Tensor,
+    features: Tensor,
+    *,
+    exact: bool,
+    prompts: Sequence[str] = (),
+) -> Target:
+    """Fit the target on a finite support that stands for the base.
+
+    Parameters
+    ----------
+    config
+        Kind, features and what is wanted of them.
+    log_base
+        Shape (..., n): either log a of the listed names and, last, of everything unlisted (exact),
+        or -log n for each of n base samples, of each context where there are several.
+    features
+        Shape (..., n, features): phi of each point; zero for the unlisted rest.
+    exact
+        Whether the support is the list, so that its sum is Z.
+    prompts
+        The contexts' texts, for the message of an error.
+
+    Returns
+    -------
+    Target
+        Its ``log_z`` is set only if the support is exact.
+
+    Raises
+    ------
+    UnattainableMoments
+        No multipliers give the wanted moments on this support.
+    ValueError
+        A hard constraint that no point of the support, or of a context's, satisfies.
+    """
+    log_base, features = log_base.double(), features.double()
+    base_moments = _mean_moments(torch.softmax(log_base, -1), features)
+    weights, fit = _weights(config, log_base, features, base_moments)
+    scores = log_score(config, weights, log_base, features)
+    require_mass(config, scores, prompts)
+    log_z = exact_log_partition(scores)
+    moments = _mean_moments(torch.exp(scores - log_z[..., None]), features)
+    return Target(config, weights, base_moments, moments, float(log_z) if exact else None, fit)
+
+
+def without_features(
+    config: TargetConfig, log_z: float | None = None, teacher: Policy | None = None
+) -> Target:
+    """Return a target with no features and nothing to fit: a function of texts, or a model.
+
+    Parameters
+    ----------
+    config
+        Of kind custom or teacher.
+    log_z
+        Known for a model: 0.
+    teacher
+        The model.
+    """
+    nothing = torch.zeros(0, dtype=torch.float64)
+    return Target(config, nothing, nothing, nothing, log_z, None, teacher)
+
+
+def reward_alone(config: TargetConfig) -> Target:
+    """Return plain reward maximisation: reverse KL to the policy's own tilt, pi e^r.
+
+    The signal log pi - log(pi e^r) is -r, so its gradient is that of -E_pi[r]. Where a penalty
+    anchors the target to the base, here nothing does; the constant log Z of the tilt is left out.
+    """
+    reward = torch.tensor(list(config.reward.values()), dtype=torch.float64)
+    nothing = torch.full_like(reward, torch.nan)
+    return Target(config, reward, nothing, nothing, 0.0, None)
+
+
+def _weights(
+    config: TargetConfig, log_base: Tensor, features: Tensor, base_moments: Tensor
+) -> tuple[Tensor, MultiplierFit | None]:
+    if config.kind == "exponential_family":
+        try:
+            fit = fit_multipliers(log_base, features, wanted_moments(config, base_moments))
+        except UnattainableMoments as error:
+            names = ", ".join(f"{k} is {name}" for k, name in enumerate(config.features))
+            raise UnattainableMoments(f"{error} (feature {names})") from error
+        return fit.multipliers, fit
+    if config.kind == "reward_tilted":
+        return torch.tensor(list(config.reward.values()), dtype=features.dtype), None
+    return torch.ones(len(config.constraints), dtype=features.dtype), None
+
+
+def _mean_moments(probabilities: Tensor, features: Tensor) -> Tensor:
+    """Return E[phi] of each context's points, averaged over contexts, shape (features,)."""
+    moments = torch.einsum("...n,...nk->...k", probabilities, features)
+    return moments.reshape(-1, moments.shape[-1]).mean(0)
