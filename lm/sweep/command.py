@@ -18,7 +18,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from lm.config.base import BaseConfig
-from lm.errors import RunError
+from lm.errors import RunError, UsageError
 from lm.run.files import write_atomic
 from lm.sweep.bars import duration, progress_bars
 from lm.sweep.cells import Cell, expand, short_names
@@ -82,6 +82,10 @@ def run_sweep(
     console = Console() if console is None else console
     if sweep.table is not None:
         require_pyarrow()
+    for path in filter(None, (sweep.store, sweep.table, sweep.page)):
+        if Path(path).is_dir():
+            raise UsageError(f"{path} is a folder: name a file")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     cells, folder, commit = expand(sweep), Path(sweep.output), code_commit()
     begun = time.perf_counter()
 
@@ -190,11 +194,13 @@ def _story(
     outcomes = read_outcomes(sweep, cells, records)
     first, seeds = cells[0].config, sorted({cell.labels.seed for cell in cells})
     rates = sorted({cell.config.optimizer.lr for cell in cells})
+    processor = sum(record["cpu_seconds"] for record in records.values())
 
     settings = {
         "command": command,
         "machine": f"{machine()}; {sweep.workers} processes of one thread",
         "wall time": sitting,
+        "processor time": f"{duration(processor)} in the runs, without the base",
         "seeds": ", ".join(map(str, seeds)),
         "a run": f"{first.steps} steps of {first.batch_size} samples, Adam at "
         f"{' or '.join(f'{rate:g}' for rate in rates)}, {first.optimizer.schedule} schedule with "

@@ -166,6 +166,8 @@ def test_rates_are_numbers_or_those_chosen_for_group_method_and_size(tmp_path):
         ({"run": {"steps": "many"}}, "steps"),
         ({"sizes": {"1x16": {"width": 15}}}, "heads must divide width"),
         ({"workers": 0}, "workers"),
+        ({"store": "."}, ". is a folder: name a file"),
+        ({"blocks": [_block(seeds=[1, 1])]}, "none twice"),
         ({"rates": {"fast": {"file": "no/such/file.yaml", "value": None}}}, "no/such/file"),
         ({"tasks": {"listed": {"target": None}}}, "needs either a target or a teacher"),
         (
