@@ -746,6 +746,13 @@ MUTANTS = [
     ),
     Mutant(
         "lm/policy/causal/law.py",
+        "drawn.append(wide_log_softmax(lines.next_logits()[0]))",
+        "drawn.append(wide_log_softmax(lines.next_logits()[-1]))",
+        "policy: a state of rows that stays when they leave the batch",
+        ("lm/test_law.py::test_a_model_without_one_law_is_refused_with_what_was_found",),
+    ),
+    Mutant(
+        "lm/policy/causal/law.py",
         ".nan_to_num(nan=torch.inf)",
         "",
         "policy: a law of NaN that differs from none",

@@ -103,6 +103,29 @@ def test_every_call_says_where_its_tokens_stand():
     assert seen[3] == [[0, 1, 2]]
 
 
+class OfRows(torch.nn.Module):
+    """Keeps something of each row of its first call, as recurrent Gemma's layers do."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.kept: torch.Tensor | None = None
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.shape[1] > 1:
+            self.kept = hidden[:, -1:]
+            return self.layer(hidden)
+        assert self.kept is not None
+        # Of the row itself, as long as no row has left the batch.
+        return self.layer(hidden) + (self.kept - self.kept[-1:])
+
+
+def _state_of_rows() -> PreTrainedModel:
+    model: Any = tiny_llama(positions=16)
+    model.model.layers[0].mlp = OfRows(model.model.layers[0].mlp)
+    return model
+
+
 class Stateful(torch.nn.Module):
     """Adds up what it was given, and lets it into the next call."""
 
@@ -160,6 +183,7 @@ def _infinite() -> PreTrainedModel:
         (lambda: _model("bert"), "a later token changes the law of an earlier one"),
         (_recurrent_gemma, "beside a longer row, padded, its law of a token is another one"),
         (_stateful, "asked the same twice it gives two laws .* keeps a state between calls"),
+        (_state_of_rows, "with a key-value cache its law is another one"),
         (_without_mask, "beside a longer row, padded, its law"),
         (_without_cache, "with a key-value cache its law is another one"),
         (_infinite, r"1 of its weights hold NaN .*layers\.1\.mlp\.up_proj.*file is damaged"),
@@ -177,6 +201,7 @@ def _infinite() -> PreTrainedModel:
         "later tokens",
         "state of its own",
         "state",
+        "state of rows",
         "padding",
         "cache",
         "NaN",

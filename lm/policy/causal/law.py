@@ -74,17 +74,19 @@ def _fault(model: PreTrainedModel) -> str:
 
 def _parting(model: PreTrainedModel, rows: Tensor, longer: Tensor, plain: Tensor) -> str:
     """Return where the laws of sampler and scorer part from the plain one, and why."""
-    # The sampler's law: the first half beside a longer row, then one more token with the cache.
+    # The sampler's law: the first half beside a longer row, then, when that has left the batch, one
+    # more token with the cache.
     half = rows.shape[1] // 2
-    prompts = Prompts.from_ids([rows[0, :half].tolist(), longer[: half + 1].tolist()])
+    prompts = Prompts.from_ids([longer[: half + 1].tolist(), rows[0, :half].tolist()])
     prompts = prompts.to(rows.device)
     lines = Lines(model, prompts)
-    drawn = [wide_log_softmax(lines.next_logits()[0])]
-    lines.extend(torch.arange(2, device=rows.device), rows[0, half].repeat(2))
+    drawn = [wide_log_softmax(lines.next_logits()[1])]
+    lines.extend(torch.ones(1, dtype=torch.int64, device=rows.device), rows[0, half : half + 1])
+    # In the place of the neighbour: a state that the model keeps there would be the wrong one.
     drawn.append(wide_log_softmax(lines.next_logits()[0]))
 
     # The scorer's law: the whole row at once, beside the same one.
-    scored = TokenScorer(model).law(rows[:1, half:].repeat(2, 1), prompts).log_probs[0]
+    scored = TokenScorer(model).law(rows[:1, half:].repeat(2, 1), prompts).log_probs[1]
 
     cached = _gap(model, torch.stack(drawn), plain[half - 1 : half + 1])
     padded = _gap(model, scored, plain[half - 1 : -1])
