@@ -738,9 +738,9 @@ MUTANTS = [
         ("lm/test_law.py::test_longrope_ends_where_the_law_begins_to_depend_on_the_batch",),
     ),
     Mutant(
-        "lm/policy/causal/sampling.py",
-        'return {"position_ids": torch.arange(mask.shape[1], device=mask.device)[None]}',
-        "return {}",
+        "lm/policy/causal/scoring.py",
+        "**place_inputs(mask),",
+        "**({} if bool(mask.all()) else place_inputs(mask)),",
         "policy: positions left to a model's defaults",
         ("lm/test_law.py::test_every_call_says_where_its_tokens_stand",),
     ),
