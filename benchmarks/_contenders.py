@@ -276,10 +276,7 @@ def write_model(size: Size, folder: Path, *, activation: str = "gelu_new") -> No
     tokenizer = Tokenizer(WordLevel(words, unk_token=f"t{END}"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=f"t{PROMPT}",
-        eos_token=f"t{END}",
-        pad_token=f"t{END}",
+        tokenizer_object=tokenizer, bos_token=f"t{PROMPT}", eos_token=f"t{END}", pad_token=f"t{END}"
     ).save_pretrained(folder)
 
 

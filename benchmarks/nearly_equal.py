@@ -23,6 +23,7 @@ from scipy.special import kl_div, rel_entr
 from fdpg_ref import (
     JENSEN_SHANNON,
     REVERSE_KL,
+    FDivergence,
     exact_divergence,
     exact_divergence_from_probabilities,
 )
@@ -82,27 +83,25 @@ def compare(distances: tuple[float, ...] = DISTANCES) -> list[Row]:
 
 
 def _implementations() -> dict[str, dict[str, Evaluate]]:
+    kl: dict[str, Evaluate] = {
+        "scipy rel_entr": lambda q, p: float(rel_entr(q, p).sum()),
+        "scipy kl_div": lambda q, p: float(kl_div(q, p).sum()),
+        **_torch_implementations(),
+    }
+    js: dict[str, Evaluate] = {
+        "scipy jensenshannon squared": lambda q, p: float(jensenshannon(q, p)) ** 2,
+    }
+    return {"KL": kl | _ours(REVERSE_KL), "JS": js | _ours(JENSEN_SHANNON)}
+
+
+def _ours(divergence: FDivergence) -> dict[str, Evaluate]:
     return {
-        "KL": {
-            "scipy rel_entr": lambda q, p: float(rel_entr(q, p).sum()),
-            "scipy kl_div": lambda q, p: float(kl_div(q, p).sum()),
-            **_torch_implementations(),
-            "fdpg_ref, from log-probabilities": lambda q, p: float(
-                exact_divergence(np.log(q), np.log(p), divergence=REVERSE_KL)
-            ),
-            "fdpg_ref, from probabilities": lambda q, p: float(
-                exact_divergence_from_probabilities(q, p, divergence=REVERSE_KL)
-            ),
-        },
-        "JS": {
-            "scipy jensenshannon squared": lambda q, p: float(jensenshannon(q, p)) ** 2,
-            "fdpg_ref, from log-probabilities": lambda q, p: float(
-                exact_divergence(np.log(q), np.log(p), divergence=JENSEN_SHANNON)
-            ),
-            "fdpg_ref, from probabilities": lambda q, p: float(
-                exact_divergence_from_probabilities(q, p, divergence=JENSEN_SHANNON)
-            ),
-        },
+        "fdpg_ref, from log-probabilities": lambda q, p: float(
+            exact_divergence(np.log(q), np.log(p), divergence=divergence)
+        ),
+        "fdpg_ref, from probabilities": lambda q, p: float(
+            exact_divergence_from_probabilities(q, p, divergence=divergence)
+        ),
     }
 
 

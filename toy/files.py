@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; what is there at the end becomes the file, whole or not at all.
 
     Parameters
     ----------
     path : pathlib.Path
-        Where to; missing folders are made.
-    text : str
-        Its content, written as UTF-8.
+        The file; missing folders are made.
 
     Raises
     ------
@@ -24,10 +25,16 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, whole or not at all; see `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def require_writable(path: Path, *, suffix: str) -> None:

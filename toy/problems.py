@@ -114,9 +114,13 @@ def random_problem(
             f"outcomes is {outcomes} and holes is {holes}: this needs at least two outcomes and at "
             "least one that the target allows"
         )
+
+    # Target and base, unrelated to each other.
     log_score = 1.0 - spread * rng.exponential(size=outcomes)
     log_score[rng.permutation(outcomes)[:holes]] = -np.inf
     log_base = log_softmax(0.5 * spread * rng.normal(size=outcomes))
+
+    # The policies, and where they start.
     family: Family
     if parameters is None:
         family, start = SoftmaxFamily(outcomes), spread * rng.normal(size=outcomes)

@@ -91,6 +91,8 @@ class AuditReport:
     def record(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         found = self.comparison
+
+        # Names of JSON are those of the attributes, but for the numbers of the comparison.
         return {
             # What was audited.
             "name": self.name,

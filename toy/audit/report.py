@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from fdpg_ref.display import INK, color_of, title_of
 from toy.audit.findings import AuditReport
 from toy.audit.sentence import batch_sentence, short_verdict
 from toy.audit.signal import FLAT, centred
+from toy.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +66,8 @@ def print_all(reports: Sequence[AuditReport], console: Console) -> None:
     table.add_column("samples", no_wrap=True)
     table.add_column("the expected gradient", ratio=1)
     table.add_column("residual", justify="right", no_wrap=True)
+
+    # One section per row of the dictionary.
     last = None
     for report in reports:
         if report.row != last:
@@ -81,6 +82,7 @@ def print_all(reports: Sequence[AuditReport], console: Console) -> None:
             "" if residual is None else f"{min(residual.values()):.0e}",
         )
         last = report.row
+
     console.print(table)
     console.print(
         "none: of no named divergence to the reference.\n"
@@ -99,14 +101,7 @@ def write_json(record: dict[str, Any] | list[dict[str, Any]], path: Path) -> Non
     path : pathlib.Path
         Where to; missing folders are made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1, ensure_ascii=False, allow_nan=False)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def plot_signals(reports: Sequence[AuditReport]) -> Figure:
@@ -148,6 +143,8 @@ def _draw(axes: Axes, report: AuditReport, signal: Signal, *, alone: bool) -> No
             markersize=4,
             label=label if index == 0 else "the same, other masses",
         )
+
+    # Over it, the signal of what was matched.
     parts = _matched(report)
     if parts:
         curve = np.sum(
@@ -155,6 +152,8 @@ def _draw(axes: Axes, report: AuditReport, signal: Signal, *, alone: bool) -> No
         )
         colour = color_of(report.comparison.best_match or "a sum of several")
         axes.plot(t, centred(curve), color=colour, zorder=0, label=short_verdict(report))
+
+    # Where f' is zero, at t = 1, and the axes.
     axes.axhline(0, color="#BBBBBB", linewidth=0.8, zorder=-1)
     axes.axvline(1, color="#BBBBBB", linewidth=0.8, zorder=-1)
     axes.set_xscale("log")

@@ -122,11 +122,15 @@ def _verdict(report: AuditReport) -> str:
         return f"holds no penalty: it only {_reward(found)}"
     if found.zero_gradient:
         return "minimises nothing: its expected gradient is zero"
+
+    # No divergence of the table, nor a sum of two.
     if not _parts(report) and not report.uses_reference:
         behavior = _towards_behavior(report)
         return "descends no divergence to the reference" + (f": it {behavior}" if behavior else "")
     if not _parts(report):
         return f"{_unnamed(report)}; {_nearest(found)}"
+
+    # One divergence or a sum of two, and what it does to the reward.
     reward = f" and {_reward(found)}" if found.reward_factor else ""
     verdict = f"{_verb(report)} {_sum(report)}{_abbreviated(report)}{reward}"
     if found.best_match is None:

@@ -23,6 +23,7 @@ def add_audit_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="a named penalty (k1, k2, k3, abs, ...) or path/to/file.py:function",
     )
+
     parser.add_argument("--all", action="store_true", help="audit the dictionary of KL penalties")
     parser.add_argument(
         "--placement",
@@ -45,6 +46,8 @@ def add_audit_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--batch_size", type=int, default=1, help="samples a batch, 1 to 3, for losses with peers"
     )
+
+    # What to write besides the verdict.
     parser.add_argument("--json", type=str | None, default=None, help="write the numbers here")
     parser.add_argument(
         "--figure", type=str | None, default=None, help="draw the recovered f'(t) here (PNG)"
@@ -82,7 +85,6 @@ def run_audit(options: Namespace) -> int:
     if options.json is not None:
         write_json(records if options.all else records[0], Path(options.json))
     if options.figure is not None:
-        Path(options.figure).parent.mkdir(parents=True, exist_ok=True)
         save_figure(plot_signals(reports), Path(options.figure))
     console = Console()
     if options.all:

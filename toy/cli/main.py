@@ -91,6 +91,7 @@ def build_parser() -> Parser:
         prog="python -m toy", description="f-DPG on problems small enough to enumerate."
     )
     commands = parser.add_subcommands(dest="subcommand")
+
     verify_parser = Parser(description="Check every claim about the estimators by enumeration.")
     verify_parser.add_argument(
         "--json", type=str | None, default=None, help="also write the records to this file"
@@ -102,6 +103,7 @@ def build_parser() -> Parser:
         help="also run the guarding tests and write the verification report, one page",
     )
     commands.add_subcommand("verify", verify_parser, help="check every claim by enumeration")
+
     train_parser = Parser(
         description="Descend a divergence and plot the trajectory. Divergences: "
         f"{', '.join(DIVERGENCES)}. Problems: {', '.join(PROBLEMS)}."
@@ -114,12 +116,15 @@ def build_parser() -> Parser:
         help="PNG file to write; default runs/toy/PROBLEM-DIVERGENCE.png",
     )
     commands.add_subcommand("train", train_parser, help="descend a divergence and plot it")
+
     museum_parser = Parser(description="Run the oracles on real mistakes and their corrections.")
     museum.add_arguments(museum_parser)
     commands.add_subcommand("museum", museum_parser, help="see real mistakes flagged")
+
     audit_parser = Parser(description="Say what a loss really minimises, by enumeration.")
     add_audit_arguments(audit_parser)
     commands.add_subcommand("audit", audit_parser, help="say what a loss really minimises")
+
     study_parser = Parser(description="Compare all objectives on thousands of random problems.")
     study.add_study_arguments(study_parser)
     commands.add_subcommand("study", study_parser, help="compare all objectives on many problems")
@@ -165,7 +170,6 @@ def run_train(options: Namespace) -> int:
     path = default if options.output is None else Path(options.output)
     require_writable(path, suffix=".png")
     problem, trajectory = PROBLEMS[config.problem](), train(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_figure(plot_trajectory(problem, trajectory, config), path)
     console = Console()
     print_trajectory(problem, trajectory, config, console)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from matplotlib.ticker import LogFormatter
 from fdpg_ref.display import color_of, title_of
 from toy.config import TrainConfig
 from toy.families import GaussianFamily
+from toy.files import replacing
 from toy.problems import Problem
 from toy.train import Trajectory
 
@@ -61,27 +60,9 @@ def plot_trajectory(problem: Problem, trajectory: Trajectory, config: TrainConfi
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        What to write.
-    path : pathlib.Path
-        Where; its folder exists.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written; nothing is left behind then.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".png", dir=path.parent)
-    os.close(handle)
-    try:
-        figure.savefig(name, format="png")
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    """Write a figure as PNG, whole or not at all; see `toy.files.replacing`."""
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 class _PlainNumbers(LogFormatter):
@@ -105,6 +86,7 @@ def _divergences(axes: Axes, trajectory: Trajectory, descended: str) -> None:
             linestyle="-" if name == descended else "--",
             label=title_of(name) + infinite + (" (descended)" if name == descended else ""),
         )
+
     axes.set(yscale="log", xlabel="step", ylabel="divergence to the target (nats)")
     axes.yaxis.set_major_formatter(_PlainNumbers())
     # Between the decades too, where there is less than one and a half of them to show.
@@ -124,6 +106,7 @@ def _path(axes: Axes, problem: Problem, trajectory: Trajectory, colour: str) -> 
     if trajectory.alignment is None or problem.feature is None:
         axes.plot(trajectory.entropy, color=colour)
         axes.axhline(entropy_of_target, color=_TARGET, linewidth=1, linestyle=":")
+
         axes.set(xlabel="step", ylabel="entropy (nats)")
         axes.set_title("entropy of the policy", fontsize=11, loc="left")
         return

@@ -40,6 +40,8 @@ def print_trajectory(
     console.print(f"[bold]{config.problem}[/bold]: {problem.description}", highlight=False)
     settings = "  ".join(f"{name}={getattr(config, name)}" for name in used)
     console.print(settings, style="dim", highlight=False)
+
+    # One column per divergence, and the rows that are shown.
     table = Table(box=box.HORIZONTALS, padding=(0, 2, 0, 0), show_edge=False)
     table.add_column("step", justify="right")
     for name in trajectory.divergences:
@@ -49,6 +51,7 @@ def print_trajectory(
     if trajectory.alignment is not None:
         table.add_column(Text("E[phi]"), justify="right")
     table.add_column("entropy", justify="right")
+
     last = len(trajectory.theta) - 1
     for step in np.unique(np.linspace(0, last, _ROWS).round().astype(int)):
         values = [values[step] for values in trajectory.divergences.values()]

@@ -203,9 +203,7 @@ def gradient_estimates(
     log_z = _log_partition(batch, partition)
     signal = _signal(batch, divergence, log_z)
     coefficients = score_coefficients(
-        signal,
-        baseline=_baseline(batch, signal, divergence, baseline),
-        log_weights=log_weights,
+        signal, baseline=_baseline(batch, signal, divergence, baseline), log_weights=log_weights
     )
     if level == "per_length":
         coefficients = coefficients / np.sum(_tokens(batch).mask, axis=-1)
@@ -271,10 +269,7 @@ def _signal(batch: Batch, divergence: FDivergence, log_z: float | np.ndarray | N
 
 
 def _baseline(
-    batch: Batch,
-    signal: np.ndarray,
-    divergence: FDivergence,
-    baseline: str,
+    batch: Batch, signal: np.ndarray, divergence: FDivergence, baseline: str
 ) -> float | np.ndarray:
     if baseline == "constant":
         return CONSTANT_BASELINE

@@ -31,11 +31,7 @@ class _BatchMean:
         return signal - leave_one_out(signal)
 
 
-@exhibit(
-    14,
-    report="NVIDIA-NeMo/RL#1518, NVIDIA-NeMo/RL#4158",
-    oracle=all_batches("reverse_kl"),
-)
+@exhibit(14, report="NVIDIA-NeMo/RL#1518, NVIDIA-NeMo/RL#4158", oracle=all_batches("reverse_kl"))
 class _StandardisedAdvantages:
     """Advantages divided by their standard deviation.
 
@@ -56,11 +52,7 @@ class _StandardisedAdvantages:
         return advantage
 
 
-@exhibit(
-    15,
-    report="own finding",
-    oracle=all_batches("pearson_chi2", past=2, up_to_scale=True),
-)
+@exhibit(15, report="own finding", oracle=all_batches("pearson_chi2", past=2, up_to_scale=True))
 class _SharedPartition:
     """Leave-one-out baseline with a shared estimate of Z.
 
@@ -81,11 +73,7 @@ class _SharedPartition:
         return signal - leave_one_out(signal)
 
 
-@exhibit(
-    16,
-    report="common",
-    oracle=all_batches("forward_kl", past=2, up_to_scale=True),
-)
+@exhibit(16, report="common", oracle=all_batches("forward_kl", past=2, up_to_scale=True))
 class _SameBatchPartition:
     """Z estimated on the batch it normalises.
 

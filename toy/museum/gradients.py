@@ -13,11 +13,7 @@ from toy.museum.judges.enumeration import descends
 from toy.museum.records import exhibit
 
 
-@exhibit(
-    1,
-    report="huggingface/trl#4638, open-instruct#530",
-    oracle=descends("reverse_kl"),
-)
+@exhibit(1, report="huggingface/trl#4638, open-instruct#530", oracle=descends("reverse_kl"))
 class _K1InTheLoss:
     """k1 in the loss.
 
@@ -60,11 +56,7 @@ class _K3InTheLoss:
         return torch.exp(log_policy - log_policy.detach()) * k3
 
 
-@exhibit(
-    3,
-    report="huggingface/trl#7086",
-    oracle=descends("reverse_kl", placement="reward"),
-)
+@exhibit(3, report="huggingface/trl#7086", oracle=descends("reverse_kl", placement="reward"))
 class _K3InTheReward:
     """k3 in the reward.
 
@@ -82,11 +74,7 @@ class _K3InTheReward:
         return log_ratio
 
 
-@exhibit(
-    4,
-    report="NVIDIA-NeMo/RL#2506",
-    oracle=descends("reverse_kl", samples="stale"),
-)
+@exhibit(4, report="NVIDIA-NeMo/RL#2506", oracle=descends("reverse_kl", samples="stale"))
 class _WeightedK2:
     """K2 times a differentiable importance ratio.
 
@@ -105,11 +93,7 @@ class _WeightedK2:
         return ratio * (log_policy - log_reference)
 
 
-@exhibit(
-    5,
-    report='volcengine/verl kl_penalty "abs"',
-    oracle=descends("reverse_kl"),
-)
+@exhibit(5, report='volcengine/verl kl_penalty "abs"', oracle=descends("reverse_kl"))
 class _AbsoluteRatio:
     """The absolute log-ratio in the loss.
 
@@ -126,11 +110,7 @@ class _AbsoluteRatio:
         return (log_policy - log_reference) ** 2 / 2
 
 
-@exhibit(
-    7,
-    report="open-instruct#530",
-    oracle=descends("reverse_kl"),
-)
+@exhibit(7, report="open-instruct#530", oracle=descends("reverse_kl"))
 class _NoGradient:
     """The KL penalty computed under no_grad.
 
@@ -148,11 +128,7 @@ class _NoGradient:
             return (log_policy - log_reference) ** 2 / 2
 
 
-@exhibit(
-    8,
-    report="conditional DPG reference code",
-    oracle=descends("forward_kl"),
-)
+@exhibit(8, report="conditional DPG reference code", oracle=descends("forward_kl"))
 class _AttachedAdvantage:
     """Advantage not detached.
 
@@ -171,11 +147,7 @@ class _AttachedAdvantage:
         return -weight * log_policy
 
 
-@exhibit(
-    24,
-    report="torchforge#571",
-    oracle=descends("reverse_kl", samples="stale"),
-)
+@exhibit(24, report="torchforge#571", oracle=descends("reverse_kl", samples="stale"))
 class _MissingWeights:
     """Missing importance weights on stale samples.
 
@@ -193,11 +165,7 @@ class _MissingWeights:
         return signal.detach() * log_policy
 
 
-@exhibit(
-    25,
-    report="torchforge#571",
-    oracle=descends("reverse_kl", samples="stale"),
-)
+@exhibit(25, report="torchforge#571", oracle=descends("reverse_kl", samples="stale"))
 class _RatioToItself:
     """An importance ratio of the policy to itself.
 
@@ -216,11 +184,7 @@ class _RatioToItself:
         return ratio * (log_policy - log_reference).detach()
 
 
-@exhibit(
-    26,
-    report="volcengine/verl clamps",
-    oracle=descends("reverse_kl"),
-)
+@exhibit(26, report="volcengine/verl clamps", oracle=descends("reverse_kl"))
 class _ClampedPenalty:
     """A clamp inside the differentiated loss.
 
@@ -238,11 +202,7 @@ class _ClampedPenalty:
         return log_ratio**2 / 2
 
 
-@exhibit(
-    36,
-    report="fla#1076",
-    oracle=descends("reverse_kl"),
-)
+@exhibit(36, report="fla#1076", oracle=descends("reverse_kl"))
 class _DoublyNegated:
     """A doubly negated loss.
 

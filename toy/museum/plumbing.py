@@ -18,11 +18,7 @@ from toy.museum.judges.invariances import (
 from toy.museum.records import exhibit
 
 
-@exhibit(
-    18,
-    report="arXiv 2604.23747",
-    oracle=ACCUMULATES,
-)
+@exhibit(18, report="arXiv 2604.23747", oracle=ACCUMULATES)
 class _MeanOfMeans:
     """The mean of micro-batch means.
 
@@ -42,11 +38,7 @@ class _MeanOfMeans:
         return torch.stack(sums).sum() / torch.sum(mask)
 
 
-@exhibit(
-    32,
-    report="OpenRLHF#836, huggingface/trl#925",
-    oracle=STEP_ZERO,
-)
+@exhibit(32, report="OpenRLHF#836, huggingface/trl#925", oracle=STEP_ZERO)
 class _Dropout:
     """Dropout active in one of policy and reference.
 
@@ -66,11 +58,7 @@ class _Dropout:
         return torch.log_softmax(policy(inputs), -1), torch.log_softmax(reference(inputs), -1)
 
 
-@exhibit(
-    33,
-    report="volcengine/verl#7856, volcengine/verl#5041",
-    oracle=TEACHER_IS_STATIONARY,
-)
+@exhibit(33, report="volcengine/verl#7856, volcengine/verl#5041", oracle=TEACHER_IS_STATIONARY)
 class _TruncatedTeacher:
     """KL to the top k outcomes of a teacher.
 
@@ -93,11 +81,7 @@ class _TruncatedTeacher:
         return torch.sum(torch.exp(teacher) * (teacher - policy))
 
 
-@exhibit(
-    34,
-    report="ms-swift#10078, huggingface/trl#6780",
-    oracle=CONTINUOUS_AT_THE_ENDS,
-)
+@exhibit(34, report="ms-swift#10078, huggingface/trl#6780", oracle=CONTINUOUS_AT_THE_ENDS)
 class _JumpingEnds:
     """Generalised Jensen-Shannon with special-cased ends.
 
@@ -128,11 +112,7 @@ class _JumpingEnds:
         return of_target + of_policy
 
 
-@exhibit(
-    37,
-    report="open-instruct#535",
-    oracle=IGNORES_PADDING,
-)
+@exhibit(37, report="open-instruct#535", oracle=IGNORES_PADDING)
 class _MeanBeforeMask:
     """The mean taken before the mask.
 
@@ -150,11 +130,7 @@ class _MeanBeforeMask:
         return torch.sum(rows) / torch.sum(mask)
 
 
-@exhibit(
-    38,
-    report="naver/disco",
-    oracle=INSTANCES_ARE_INDEPENDENT,
-)
+@exhibit(38, report="naver/disco", oracle=INSTANCES_ARE_INDEPENDENT)
 class _LeakingDefaults:
     """Settings that leak through a class-level default.
 

@@ -20,11 +20,7 @@ from toy.museum.judges.invariances import (
 from toy.museum.records import exhibit
 
 
-@exhibit(
-    27,
-    report="OpenRLHF#1335, huggingface/trl#7221",
-    oracle=FINITE_GRADIENTS,
-)
+@exhibit(27, report="OpenRLHF#1335, huggingface/trl#7221", oracle=FINITE_GRADIENTS)
 class _NanBehindWhere:
     """A finite value with a NaN gradient.
 
@@ -47,11 +43,7 @@ class _NanBehindWhere:
         return -torch.sum(probs * torch.where(probs > 0, log_probs, zero))
 
 
-@exhibit(
-    28,
-    report="unsloth-zoo#1240",
-    oracle=MATCHES_FLOAT64,
-)
+@exhibit(28, report="unsloth-zoo#1240", oracle=MATCHES_FLOAT64)
 class _CancellingK3:
     """k3 by its formula in float32.
 
@@ -68,11 +60,7 @@ class _CancellingK3:
         return FORWARD_KL.generator(-log_ratio)
 
 
-@exhibit(
-    29,
-    report="maxtext#5231, genlm-backend#66",
-    oracle=PRECISION_LADDER,
-)
+@exhibit(29, report="maxtext#5231, genlm-backend#66", oracle=PRECISION_LADDER)
 class _HalfPrecisionLogSoftmax:
     """Log-softmax in bfloat16.
 
@@ -89,11 +77,7 @@ class _HalfPrecisionLogSoftmax:
         return torch.log_softmax(logits.float(), dim=-1)
 
 
-@exhibit(
-    30,
-    report="naver/disco",
-    oracle=SURVIVES_SHIFTS,
-)
+@exhibit(30, report="naver/disco", oracle=SURVIVES_SHIFTS)
 class _HalfPrecisionWeights:
     """Exp of ratios in float16.
 
@@ -111,11 +95,7 @@ class _HalfPrecisionWeights:
         return log_total - math.log(log_weights.shape[-1])
 
 
-@exhibit(
-    31,
-    report="naver/disco",
-    oracle=RECOVERS_FROM_HOLES,
-)
+@exhibit(31, report="naver/disco", oracle=RECOVERS_FROM_HOLES)
 class _PoisonedBaseline:
     """Reverse KL where the target has no mass.
 

@@ -57,6 +57,7 @@ def print_museum(records: Sequence[Record], console: Console) -> None:
     table.add_column("flag", width=4)
     table.add_column("measured on its twin", ratio=4)
     table.add_column("flag", width=4)
+
     for record in records:
         shown = record.exhibit
         title = Text.assemble(shown.name, (f"\n{shown.oracle.name}", "dim"))
@@ -68,6 +69,7 @@ def print_museum(records: Sequence[Record], console: Console) -> None:
             Text(record.right.text),
             _flag(record.right, wanted=False),
         )
+
     console.print(table)
     console.print(_summary(records))
 

@@ -37,11 +37,7 @@ class _LengthWeights:
         return signal * score / 3
 
 
-@exhibit(
-    19,
-    report="huggingface/trl#6357, huggingface/trl#3091",
-    oracle=NORMALISED,
-)
+@exhibit(19, report="huggingface/trl#6357, huggingface/trl#3091", oracle=NORMALISED)
 class _DroppedEnd:
     """The end token dropped where it is the padding token.
 
@@ -60,11 +56,7 @@ class _DroppedEnd:
         return np.sum(token_log_probs * mask, axis=-1)
 
 
-@exhibit(
-    20,
-    report="naver/disco",
-    oracle=NORMALISED,
-)
+@exhibit(20, report="naver/disco", oracle=NORMALISED)
 class _UnscoredFirstToken:
     """The first target token of an encoder-decoder not scored.
 
@@ -82,11 +74,7 @@ class _UnscoredFirstToken:
         return np.sum(scored, axis=-1)
 
 
-@exhibit(
-    21,
-    report="huggingface/trl#3029, OpenRLHF#853, OpenRLHF#1319",
-    oracle=SAMPLER_IS_SCORER,
-)
+@exhibit(21, report="huggingface/trl#3029, OpenRLHF#853, OpenRLHF#1319", oracle=SAMPLER_IS_SCORER)
 class _UnscoredTemperature:
     """A temperature used in sampling and not in scoring.
 
@@ -105,11 +93,7 @@ class _UnscoredTemperature:
         return drawn, log_softmax(logits / 0.6)[drawn]
 
 
-@exhibit(
-    22,
-    report="huggingface/trl#6789, NVIDIA-NeMo/RL#2053",
-    oracle=SAMPLER_IS_SCORER,
-)
+@exhibit(22, report="huggingface/trl#6789, NVIDIA-NeMo/RL#2053", oracle=SAMPLER_IS_SCORER)
 class _UnscoredTruncation:
     """Top-k samples scored with the full softmax.
 

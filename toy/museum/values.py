@@ -13,11 +13,7 @@ from toy.museum.judges.enumeration import equals, estimates, names_their_diverge
 from toy.museum.records import exhibit
 
 
-@exhibit(
-    6,
-    report="natolambert/rlhf-book#489",
-    oracle=estimates("reverse_kl"),
-)
+@exhibit(6, report="natolambert/rlhf-book#489", oracle=estimates("reverse_kl"))
 class _ReversedRatio:
     """k3 with the log-ratio reversed.
 
@@ -78,9 +74,7 @@ class _FallsThrough:
 
 
 @exhibit(
-    10,
-    report="naver/disco history",
-    oracle=names_their_divergence(("pearson_chi2", "neyman_chi2")),
+    10, report="naver/disco history", oracle=names_their_divergence(("pearson_chi2", "neyman_chi2"))
 )
 class _SwappedChiSquared:
     """The two chi-squared losses swapped.
@@ -106,11 +100,7 @@ class _SwappedChiSquared:
         return signals[name](log_ratio)
 
 
-@exhibit(
-    11,
-    report="NVIDIA-NeMo/RL#1420",
-    oracle=estimates("jensen_shannon"),
-)
+@exhibit(11, report="NVIDIA-NeMo/RL#1420", oracle=estimates("jensen_shannon"))
 class _UnboundedJensenShannon:
     """A Jensen-Shannon divergence beyond log 2.
 
@@ -136,11 +126,7 @@ class _UnboundedJensenShannon:
         return (of_policy + np.exp(log_target - log_policy) * of_target) / 2
 
 
-@exhibit(
-    12,
-    report="naver/disco metrics",
-    oracle=estimates("jensen_shannon", off_policy=True),
-)
+@exhibit(12, report="naver/disco metrics", oracle=estimates("jensen_shannon", off_policy=True))
 class _WrongDenominator:
     """Jensen-Shannon metric weighted by the mixture, sampled from the proposal.
 
@@ -167,11 +153,7 @@ class _WrongDenominator:
         return (of_policy + of_target) / 2 / np.exp(log_proposal)
 
 
-@exhibit(
-    35,
-    report="huggingface/trl#4935, twinkle#112",
-    oracle=equals("reverse_kl"),
-)
+@exhibit(35, report="huggingface/trl#4935, twinkle#112", oracle=equals("reverse_kl"))
 class _ArgumentOrder:
     """The argument order of kl_div.
 

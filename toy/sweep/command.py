@@ -42,15 +42,20 @@ def run(options: Namespace) -> int:
     # The table needs them at the end: better missed now than after the work.
     for library in ("pandas", "pyarrow"):
         import_module(library)
+
     path = None if options.output is None else Path(options.output)
     if path is not None:
         require_writable(path, suffix=".parquet")
+
+    # Run, with a progress bar on a terminal.
     watch = Stopwatch()
     with _progress() as progress:
         task = progress.add_task("study", total=1.0)
         results = run_study(
             config, workers=options.workers, advance=lambda share: progress.advance(task, share)
         )
+
+    # Say what came out, and write the table.
     frame = to_frame(results.columns)
     console = Console()
     print_report(frame, console)

@@ -122,12 +122,14 @@ def caveats(frame: Any) -> list[str]:
     hard = frame.loc[frame["kind"] == "hard_rare"]
     left_out = [name for name in OBJECTIVES if not (hard["objective"] == name).any()]
     problems = hard["problem"].nunique()
+
     optimum = frame.loc[frame["phase"] == "optimum"]
     descents = frame.loc[frame["phase"] != "optimum"]
     unfinished = optimum.loc[~optimum["converged"]]
     kinked = (unfinished["objective"] == "total_variation").sum()
     endless = (unfinished["kind"] == "hard_rare").sum()
     stopped = (~descents["converged"]).sum()
+
     lines = [
         f"{', '.join(left_out)}: infinite on the {problems} hard targets and left out there.",
         f"optimum: {len(unfinished)} of {len(optimum)} minimisations did not converge, {kinked} of "

@@ -78,11 +78,14 @@ def run_study(
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}: it must be at least 1")
+
     pilots, batches = pilot_batches(config), study_batches(config)
     # A pilot problem is descended at every rate, a problem of the study at two.
     efforts = [len(batch.numbers) * len(config.learning_rates) for batch in pilots]
     efforts += [len(batch.numbers) * 4 for batch in batches]
     share = (effort / sum(efforts) for effort in efforts)
+
+    # The pilot chooses a learning rate for each setting.
     with _pool(workers) as pool:
         left: dict[Setting, list[np.ndarray]] = {}
         for found in pool.map(_pilot, pilots, [config] * len(pilots)):
@@ -91,10 +94,13 @@ def run_study(
             advance(next(share))
         joined = {setting: np.concatenate(shares, axis=-1) for setting, shares in left.items()}
         rates = choose(joined, config.learning_rates)
+
+        # The study, at the chosen rates and at the common one.
         blocks = []
         for block in pool.map(_study, batches, [config] * len(batches), [rates] * len(batches)):
             blocks.append(block)
             advance(next(share))
+
     columns = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
     return Results(columns, rates)
 

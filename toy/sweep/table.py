@@ -7,13 +7,13 @@ the rest would be noise that no compressor can store in less.
 from __future__ import annotations
 
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from toy.files import replacing
 from toy.sweep.descents.objectives import OBJECTIVES
 from toy.sweep.random.problems import KINDS
 from toy.sweep.run import Results
@@ -144,14 +144,9 @@ def write_table(frame: Any, about: dict[str, Any], path: Path) -> None:
     table = table.replace_schema_metadata(
         {**(table.schema.metadata or {}), "toy_study": json.dumps(about)}
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        # The bytes of floats are stored by place, so that the zeroed ones vanish.
-        split = [name for name in MEASURES if name not in ("base_rate", "learning_rate")]
-        coded = [name for name in COLUMNS if name not in split]
-        layout: dict[str, Any] = {"use_dictionary": coded, "use_byte_stream_split": split}
+    # The bytes of floats are stored by place, so that the zeroed ones vanish.
+    split = [name for name in MEASURES if name not in ("base_rate", "learning_rate")]
+    coded = [name for name in COLUMNS if name not in split]
+    layout: dict[str, Any] = {"use_dictionary": coded, "use_byte_stream_split": split}
+    with replacing(path) as partial:
         parquet.write_table(table, partial, compression="zstd", compression_level=19, **layout)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from toy.verify.claims import (
     compositions,
     control,
     families,
+    gradient_table,
     moments,
     partition,
     penalties,
@@ -19,8 +20,6 @@ from toy.verify.claims import (
     theorem,
     values,
 )
-from toy.verify.claims.gradient_table import GRADIENT_CLAIMS
-from toy.verify.gradients import measure
 from toy.verify.records import Record
 from toy.verify.token_claims import sequences, teacher, tokens
 
@@ -28,7 +27,17 @@ __all__ = ["Record", "run_claims"]
 
 # In the order of the theory.
 _MODULES = (
-    *(theorem, partition, moments, compositions, sampling, penalties, values, control),
+    *(
+        gradient_table,
+        theorem,
+        partition,
+        moments,
+        compositions,
+        sampling,
+        penalties,
+        values,
+        control,
+    ),
     *(targets, families, sequences, tokens, balance, teacher),
 )
 
@@ -42,8 +51,5 @@ def run_claims() -> list[Record]:
         One per claim, divergence and estimator. ``record.holds`` says whether the measured verdict
         is the claimed one.
     """
-    records = [record for claim in GRADIENT_CLAIMS for record in measure(claim)]
-    records += penalties.dictionary_records()
-    for module in _MODULES:
-        records += module.CLAIMS.records()
-    return records
+    records = [record for module in _MODULES for record in module.CLAIMS.records()]
+    return [*records, *penalties.dictionary_records()]

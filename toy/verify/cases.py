@@ -67,10 +67,12 @@ def case_of(problem: Problem) -> Case:
         for name, divergence in DIVERGENCES.items()
         if np.all(target > 0) or np.isfinite(divergence.slope_at_infinity)
     ]
+
     gradients = {
         name: definition_gradient(problem.family, problem.start, target, divergence=name)
         for name in finite
     }
+
     return Case(
         problem=problem,
         log_policy=problem.family.log_probs(problem.start),

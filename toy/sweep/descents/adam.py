@@ -80,9 +80,12 @@ def descend(
     mean, square = np.zeros_like(theta), np.zeros_like(theta)
     finite, lowest = np.ones(len(theta), dtype=bool), entropy(policy.log_probs)
     visited = []
+
+    # Follow the gradient, and note what is seen on the way.
     for step in range(config.steps):
         if step in config.checkpoints:
             visited.append(theta)
+
         # A gradient that overflows stops its descent, which `finite` says, and no other.
         with np.errstate(over="ignore", invalid="ignore"):
             if uniforms is None:
@@ -98,19 +101,17 @@ def descend(
             corrected = np.sqrt(square / (1 - _DECAY_SQUARE ** (step + 1)))
             update = mean / (1 - _DECAY_MEAN ** (step + 1)) / (corrected + _EPSILON)
             theta = theta - np.where(finite, learning_rates, 0.0)[:, None] * update
+
         policy = families.policy(theta)
         lowest = np.minimum(lowest, entropy(policy.log_probs))
+
     path = np.stack(visited)
     ratios = mean_ratio(problems, path, divergence=divergence, n=config.batch_size)
     return Descent(theta, finite, lowest, ratios, path)
 
 
 def mean_ratio(
-    problems: Problems,
-    path: Float[np.ndarray, "C B d"],
-    *,
-    divergence: FDivergence,
-    n: int,
+    problems: Problems, path: Float[np.ndarray, "C B d"], *, divergence: FDivergence, n: int
 ) -> Float[np.ndarray, " B"]:
     """Return the geometric mean of the signal-to-noise ratios along a path.
 

@@ -82,11 +82,14 @@ def minimise(
     value, gradient = _evaluate(problems, theta, divergence)
     inverse = np.broadcast_to(np.eye(start.shape[1]), (*start.shape, start.shape[1])).copy()
     active = np.arange(len(start))
+
+    # Step all problems that are not yet at a minimum.
     for iteration in range(iterations):
         norm = np.linalg.norm(gradient[active], axis=-1)
         active = active[(norm > _STOP * value[active]) & (value[active] > _NOTHING)]
         if len(active) == 0:
             break
+
         part = problems.take(active)
         here = theta[active], value[active], gradient[active]
         moved = _line_search(part, *here, inverse[active], first=iteration == 0, f=divergence)
@@ -94,6 +97,7 @@ def minimise(
         inverse[active] = _updated(inverse[active], shift, change, first=iteration == 0)
         theta[active], value[active], gradient[active] = moved
         active = active[decrease > _STALLED * here[1]]
+
     norm = np.linalg.norm(gradient, axis=-1)
     # From where nothing is finite there is no way down: that has not converged.
     near = (norm <= _CONVERGED * value) | (value <= _NOTHING)
@@ -134,9 +138,13 @@ def _line_search(
     if first:  # nothing is known of the scale yet: a unit step
         direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
     slope = np.sum(direction * gradient, axis=-1)
+
+    # A bracket for the length of every step, none closed yet.
     best = theta.copy(), value.copy(), gradient.copy()
     low, high, length = np.zeros(len(theta)), np.full(len(theta), np.inf), np.ones(len(theta))
     open_ = np.arange(len(theta))
+
+    # Bisect, or double where nothing bounds the step from above.
     for _ in range(_TRIALS):
         trial = theta[open_] + length[open_, None] * direction[open_]
         reached, new_gradient = _evaluate(problems.take(open_), trial, f)
@@ -148,6 +156,8 @@ def _line_search(
             reached[lower],
             new_gradient[lower],
         )
+
+        # Narrow the brackets, and go on with those that are open.
         low[kept] = length[kept]
         high[open_[~lower]] = length[open_[~lower]]
         open_ = open_[~(lower & flat)]

@@ -157,6 +157,8 @@ def _draw_target(kind: str, draw: Draw, rng: np.random.Generator) -> Target:
         # Exponential: large, asymmetric log-ratios, unlike those of any tilt of the base.
         log_score = -2.0 * rng.exponential(size=log_base.shape)
         return Target(log_score, np.full(log_base.shape, np.nan))
+
+    # Constraints: hard, or soft by the moments of the features.
     if kind == "hard_rare":
         return Target(constrained(log_base, features[:, 0] > 0), features[:, 0])
     if kind == "soft_common":
@@ -166,5 +168,6 @@ def _draw_target(kind: str, draw: Draw, rng: np.random.Generator) -> Target:
         features, moments = features[:, :1], np.array([0.5])
     else:
         moments = np.array([0.95, 0.5])[: features.shape[1]]
+
     fit = fit_multipliers(log_base, features, moments)
     return Target(exponential_family(log_base, features, fit.multipliers), features[:, 0])

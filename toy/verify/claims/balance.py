@@ -7,13 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import brentq
 
-from fdpg_ref import (
-    REVERSE_KL,
-    FDivergence,
-    leave_one_out,
-    score_coefficients,
-    score_signal,
-)
+from fdpg_ref import REVERSE_KL, FDivergence, leave_one_out, score_coefficients, score_signal
 from fdpg_ref.related import log_ratio_penalty, vargrad_loss
 from toy.categorical import score_matrix
 from toy.verify.cases import ALPHA, Case, cases
@@ -76,9 +70,7 @@ def _loss_gradient(case: Case, log_sampler: np.ndarray, divergence: FDivergence)
 
 
 @CLAIMS.each(
-    "F14",
-    "the balance loss E[h_f(u)] at samples of pi has grad D_f",
-    "balance loss, on-policy",
+    "F14", "the balance loss E[h_f(u)] at samples of pi has grad D_f", "balance loss, on-policy"
 )
 def _on_policy(case: Case, divergence: FDivergence) -> Comparison:
     value = _loss_gradient(case, case.log_policy, divergence)

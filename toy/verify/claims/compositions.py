@@ -33,9 +33,7 @@ def _plain(case: Case, divergence: FDivergence) -> Comparison:
 
 
 @CLAIMS.each(
-    "F4",
-    "the same off-policy, with w c in the place of c",
-    "batch of 5, covariance, off-policy",
+    "F4", "the same off-policy, with w c in the place of c", "batch of 5, covariance, off-policy"
 )
 def _off_policy(case: Case, divergence: FDivergence) -> Comparison:
     found = Composition(divergence.name, proposal="base", n=_N).moments(case.world())
@@ -57,9 +55,7 @@ def _leave_one_out(case: Case, divergence: FDivergence) -> Comparison:
 
 
 @CLAIMS.each(
-    "F4",
-    "the best constant baseline is unbiased and of least trace",
-    "batch of 5, best constant",
+    "F4", "the best constant baseline is unbiased and of least trace", "batch of 5, best constant"
 )
 def _optimal(case: Case, divergence: FDivergence) -> Comparison:
     # The trace of the best constant, and the rise by E[|s|^2]/n one to either side of it.
@@ -101,11 +97,7 @@ def _optimal_off_policy(case: Case, divergence: FDivergence) -> Comparison:
     )
 
 
-@CLAIMS.each(
-    "F3",
-    "a running mean of past signals is unbiased as a baseline",
-    "running baseline",
-)
+@CLAIMS.each("F3", "a running mean of past signals is unbiased as a baseline", "running baseline")
 def _running(case: Case, divergence: FDivergence) -> Comparison:
     found = Composition(divergence.name, baseline="running", n=2).moments(case.world())
     return Comparison(found.mean, case.gradients[divergence.name])

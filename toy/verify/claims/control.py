@@ -34,11 +34,7 @@ def loss_signal(name: str, t: np.ndarray, lam: float = 0.0) -> np.ndarray:
     return slope(name, t) - at_one - generator / t + lam / t
 
 
-@CLAIMS.each(
-    "F8",
-    "the core's controlled terms have mean D_f for every weight",
-    "controlled_terms",
-)
+@CLAIMS.each("F8", "the core's controlled terms have mean D_f for every weight", "controlled_terms")
 def _unbiased(case: Case, divergence: FDivergence) -> Comparison:
     logs = case.log_policy, case.log_target
     means = [
@@ -55,11 +51,7 @@ def _variance(case: Case, divergence: FDivergence, weight: float) -> float:
     return float(probs @ (terms - probs @ terms) ** 2)
 
 
-@CLAIMS.each(
-    "F8",
-    "the core's best weight has the least variance",
-    "best control weight",
-)
+@CLAIMS.each("F8", "the core's best weight has the least variance", "best control weight")
 def _best(case: Case, divergence: FDivergence) -> Comparison:
     logs = case.log_policy, case.log_target
     best = optimal_control_weight(*logs, divergence=divergence, log_mass=case.log_policy)

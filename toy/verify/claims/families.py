@@ -161,11 +161,7 @@ def _dual_alpha(case: Case) -> Comparison:
     return _stack(case, swapped, [alpha_divergence(1 - alpha) for alpha in (-1.3, 0.25, 2.6)])
 
 
-@CLAIMS.once(
-    "families",
-    "family: skew JS with weight 1/2 is Jensen-Shannon",
-    "skew JS, half",
-)
+@CLAIMS.once("families", "family: skew JS with weight 1/2 is Jensen-Shannon", "skew JS, half")
 def _half_skew(case: Case) -> Comparison:
     return _stack(case, [skew_jensen_shannon(0.5)], [DIVERGENCES["jensen_shannon"]])
 
@@ -185,11 +181,7 @@ def _ends_of_skew(case: Case) -> Comparison:
     return at_most(0.5, float(min(ratios)))
 
 
-@CLAIMS.once(
-    "families",
-    "family: unit_curvature divides by l (1 - l)",
-    "skew JS, unit curvature",
-)
+@CLAIMS.once("families", "family: unit_curvature divides by l (1 - l)", "skew JS, unit curvature")
 def _unit_curvature(case: Case) -> Comparison:
     weights = (0.05, 0.3, 0.9)
     unit = [
@@ -200,9 +192,7 @@ def _unit_curvature(case: Case) -> Comparison:
 
 
 @CLAIMS.once(
-    "families",
-    "family: from_curvature rebuilds reverse KL and Jeffreys",
-    "f from its curvature",
+    "families", "family: from_curvature rebuilds reverse KL and Jeffreys", "f from its curvature"
 )
 def _from_curvature(case: Case) -> Comparison:
     # t^2 f'' = t for reverse KL; 2 t for Jeffreys' two halves: 1 + t.

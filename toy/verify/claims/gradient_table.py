@@ -6,25 +6,27 @@ where the estimator is proportional, the factor, computed without the estimator.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 
-from fdpg_ref import DIVERGENCES, score_signal
+from fdpg_ref import DIVERGENCES, FDivergence, score_signal
 from toy.verify import estimators
-from toy.verify.cases import ALPHA, Case, partition_factor
-from toy.verify.gradients import GradientClaim, Plan
-from toy.verify.records import BIASED, EXACT, PROPORTIONAL
+from toy.verify.cases import ALPHA, Case, cases, partition_factor
+from toy.verify.gradients import Estimator, Plan, enumerated_mean
+from toy.verify.records import BIASED, EXACT, PROPORTIONAL, Comparison
+from toy.verify.register import Claims
 
+CLAIMS = Claims("tests/toy/test_estimators.py", cases)
+Predicted = TypeVar("Predicted")
+ESTIMATORS: dict[str, Estimator] = {}
 
-def _shrinks(name: str) -> str:
-    return PROPORTIONAL
+Predict = Callable[[Case, Plan, str], Predicted]
 
 
 def _shrinkage(case: Case, plan: Plan, name: str) -> float:
     return (plan.n - 1) / plan.n
-
-
-def _biased(name: str) -> str:
-    return BIASED
 
 
 def _only_reverse_kl(name: str) -> str:
@@ -75,186 +77,221 @@ def _batch_mean_off_policy(case: Case, plan: Plan, name: str) -> np.ndarray:
     return case.gradients[name] - own / plan.n
 
 
-GRADIENT_CLAIMS: tuple[GradientClaim, ...] = (
-    GradientClaim(
-        "F1",
-        "E_pi[g'(pi/p) score] = grad D_f",
-        "one sample",
-        estimators.plain,
-        Plan(1),
-        "test_one_sample",
-    ),
-    GradientClaim(
-        "F1",
-        "the same with g'(inf) where the target excludes an outcome",
-        "one sample, target with a hole",
-        estimators.plain,
-        Plan(1, holes=1),
-        "test_one_sample_with_a_hole",
-    ),
-    GradientClaim(
-        "F2",
-        "a constant baseline changes no mean",
-        "constant baseline",
-        estimators.constant_baseline,
-        Plan(2),
-        "test_constant_baseline",
-    ),
-    GradientClaim(
-        "F3",
-        "the leave-one-out baseline is unbiased",
-        "LOO baseline",
-        estimators.leave_one_out_baseline,
-        Plan(3),
-        "test_leave_one_out_baseline",
-    ),
-    GradientClaim(
-        "F3",
-        "the batch-mean baseline gives (n-1)/n of the gradient (n = 3)",
-        "batch-mean baseline",
-        estimators.batch_mean_baseline,
-        Plan(3),
-        "test_batch_mean_baseline",
-        verdict=_shrinks,
-        factor=_shrinkage,
-    ),
-    GradientClaim(
-        "F6",
-        "importance weights pi/q make off-policy samples unbiased",
-        "off-policy",
-        estimators.plain,
-        Plan(2, off_policy=True),
-        "test_off_policy",
-    ),
-    GradientClaim(
-        "F6",
-        "off-policy, a leave-one-out baseline of unweighted peers is unbiased",
-        "off-policy, LOO baseline",
-        estimators.leave_one_out_baseline,
-        Plan(3, off_policy=True),
-        "test_off_policy_leave_one_out",
-    ),
-    GradientClaim(
-        "F6",
-        "off-policy, a leave-one-out baseline of weighted peers is unbiased",
-        "off-policy, weighted LOO baseline",
-        estimators.weighted_leave_one_out_baseline,
-        Plan(3, off_policy=True),
-        "test_off_policy_leave_one_out",
-    ),
-    GradientClaim(
-        "F6",
-        "off-policy, the weighted batch mean is biased",
-        "off-policy, batch-mean baseline",
-        estimators.weighted_batch_mean_baseline,
-        Plan(3, off_policy=True),
-        "test_off_policy_batch_mean",
-        verdict=_biased,
-    ),
-    GradientClaim(
-        "F6",
-        "... and its mean is exactly grad D_f - E_pi[w c score] / n",
-        "off-policy, batch mean: predicted mean",
-        estimators.weighted_batch_mean_baseline,
-        Plan(3, off_policy=True),
-        "test_off_policy_batch_mean",
-        mean=_batch_mean_off_policy,
-    ),
-    GradientClaim(
-        "F6",
-        "self-normalised weights are biased",
-        "off-policy, self-normalised",
-        estimators.self_normalised,
-        Plan(3, off_policy=True),
-        "test_self_normalised",
-        verdict=_biased,
-    ),
-    GradientClaim(
-        "F5",
-        "Z from the same batch is biased, for Pearson exactly (n-1)/n (n = 3)",
-        "same-batch Z",
-        estimators.same_batch_z,
-        Plan(3),
-        "test_same_batch_z",
-        verdict=_only_pearson_scales,
-        factor=_pearson_shrinkage,
-    ),
-    GradientClaim(
-        "F5",
-        "same-batch Z under a leave-one-out baseline: reverse KL is the one exact exception",
-        "same-batch Z, LOO baseline",
-        estimators.same_batch_z_leave_one_out_baseline,
-        Plan(3),
-        "test_same_batch_z_leave_one_out_baseline",
-        verdict=_only_reverse_kl,
-    ),
-    GradientClaim(
-        "F5",
-        "leave-one-out Z: reverse KL exact, alpha family times E[(Zhat/Z)^(alpha-1)]",
-        "LOO Z",
-        estimators.leave_one_out_z,
-        Plan(3),
-        "test_leave_one_out_z",
-        verdict=_independent_z,
-        factor=_leave_one_out_factor,
-    ),
-    GradientClaim(
-        "F5",
-        "leave-one-out Z off-policy: the same verdicts",
-        "LOO Z, off-policy",
-        estimators.leave_one_out_z,
-        Plan(3, off_policy=True),
-        "test_leave_one_out_z",
-        verdict=_independent_z,
-        factor=_leave_one_out_factor,
-    ),
-    GradientClaim(
-        "F5",
-        "leave-one-out Z under a leave-one-out baseline is biased, even for reverse KL",
-        "LOO Z, LOO baseline",
-        estimators.leave_one_out_z_leave_one_out_baseline,
-        Plan(3),
-        "test_leave_one_out_z_leave_one_out_baseline",
-        verdict=_biased,
-    ),
-    GradientClaim(
-        "F5",
-        "frozen or past-only Z: reverse KL exact, alpha family times E[(Zhat/Z)^(alpha-1)]",
-        "frozen Z",
-        estimators.frozen_z,
-        Plan(1, past=2),
-        "test_frozen_z",
-        verdict=_independent_z,
-        factor=_frozen_factor,
-    ),
-    GradientClaim(
-        "F5",
-        "a leave-one-out baseline is safe with a frozen or past-only Z",
-        "frozen Z, LOO baseline",
-        estimators.frozen_z_leave_one_out_baseline,
-        Plan(2, past=2),
-        "test_frozen_z",
-        verdict=_independent_z,
-        factor=_frozen_factor,
-    ),
-    GradientClaim(
-        "F5",
-        "a running mean that includes the batch is biased (Pearson, linear in Z, scales)",
-        "past-and-current Z",
-        estimators.past_and_current_z,
-        Plan(2, past=1),
-        "test_past_and_current_z",
-        verdict=_only_pearson_scales,
-        factor=_pearson_shrinkage,
-    ),
-    GradientClaim(
-        "F5",
-        "a constant error in Z: reverse KL exact, alpha family times (Zhat/Z)^(alpha-1)",
-        "Z off by a constant",
-        estimators.wrong_z,
-        Plan(1),
-        "test_wrong_z",
-        verdict=_alpha_scales,
-        factor=_wrong_factor,
-    ),
+def _claim(
+    fact: str,
+    statement: str,
+    name: str,
+    estimator: Estimator,
+    plan: Plan,
+    *,
+    test: str,
+    claimed: str | Callable[[str], str] = EXACT,
+    factor: Predict[float | None] | None = None,
+    mean: Predict[np.ndarray] | None = None,
+) -> None:
+    """Add the claim that an estimator has the gradient as its mean over all batches of a plan.
+
+    ``factor`` and ``mean`` predict what it has instead, from case, plan and name of the divergence,
+    and are computed apart from the estimator.
+    """
+
+    def problems() -> tuple[Case, ...]:
+        return cases(holes=plan.holes)
+
+    def finite(divergence: FDivergence) -> bool:
+        return divergence.name in problems()[0].gradients
+
+    def compare(case: Case, divergence: FDivergence) -> Comparison:
+        called = divergence.name
+        return Comparison(
+            value=enumerated_mean(estimator, case, plan, divergence),
+            truth=case.gradients[called] if mean is None else mean(case, plan, called),
+            factor=None if factor is None else factor(case, plan, called),
+        )
+
+    ESTIMATORS[name] = estimator
+    about = {"test": test, "claimed": claimed, "where": finite, "problems": problems}
+    CLAIMS.each(fact, statement, name, **about)(compare)
+
+
+_claim(
+    "F1",
+    "E_pi[g'(pi/p) score] = grad D_f",
+    "one sample",
+    estimators.plain,
+    Plan(1),
+    test="test_one_sample",
+)
+_claim(
+    "F1",
+    "the same with g'(inf) where the target excludes an outcome",
+    "one sample, target with a hole",
+    estimators.plain,
+    Plan(1, holes=1),
+    test="test_one_sample_with_a_hole",
+)
+_claim(
+    "F2",
+    "a constant baseline changes no mean",
+    "constant baseline",
+    estimators.constant_baseline,
+    Plan(2),
+    test="test_constant_baseline",
+)
+_claim(
+    "F3",
+    "the leave-one-out baseline is unbiased",
+    "LOO baseline",
+    estimators.leave_one_out_baseline,
+    Plan(3),
+    test="test_leave_one_out_baseline",
+)
+_claim(
+    "F3",
+    "the batch-mean baseline gives (n-1)/n of the gradient (n = 3)",
+    "batch-mean baseline",
+    estimators.batch_mean_baseline,
+    Plan(3),
+    test="test_batch_mean_baseline",
+    claimed=PROPORTIONAL,
+    factor=_shrinkage,
+)
+_claim(
+    "F6",
+    "importance weights pi/q make off-policy samples unbiased",
+    "off-policy",
+    estimators.plain,
+    Plan(2, off_policy=True),
+    test="test_off_policy",
+)
+_claim(
+    "F6",
+    "off-policy, a leave-one-out baseline of unweighted peers is unbiased",
+    "off-policy, LOO baseline",
+    estimators.leave_one_out_baseline,
+    Plan(3, off_policy=True),
+    test="test_off_policy_leave_one_out",
+)
+_claim(
+    "F6",
+    "off-policy, a leave-one-out baseline of weighted peers is unbiased",
+    "off-policy, weighted LOO baseline",
+    estimators.weighted_leave_one_out_baseline,
+    Plan(3, off_policy=True),
+    test="test_off_policy_leave_one_out",
+)
+_claim(
+    "F6",
+    "off-policy, the weighted batch mean is biased",
+    "off-policy, batch-mean baseline",
+    estimators.weighted_batch_mean_baseline,
+    Plan(3, off_policy=True),
+    test="test_off_policy_batch_mean",
+    claimed=BIASED,
+)
+_claim(
+    "F6",
+    "... and its mean is exactly grad D_f - E_pi[w c score] / n",
+    "off-policy, batch mean: predicted mean",
+    estimators.weighted_batch_mean_baseline,
+    Plan(3, off_policy=True),
+    test="test_off_policy_batch_mean",
+    mean=_batch_mean_off_policy,
+)
+_claim(
+    "F6",
+    "self-normalised weights are biased",
+    "off-policy, self-normalised",
+    estimators.self_normalised,
+    Plan(3, off_policy=True),
+    test="test_self_normalised",
+    claimed=BIASED,
+)
+_claim(
+    "F5",
+    "Z from the same batch is biased, for Pearson exactly (n-1)/n (n = 3)",
+    "same-batch Z",
+    estimators.same_batch_z,
+    Plan(3),
+    test="test_same_batch_z",
+    claimed=_only_pearson_scales,
+    factor=_pearson_shrinkage,
+)
+_claim(
+    "F5",
+    "same-batch Z under a leave-one-out baseline: reverse KL is the one exact exception",
+    "same-batch Z, LOO baseline",
+    estimators.same_batch_z_leave_one_out_baseline,
+    Plan(3),
+    test="test_same_batch_z_leave_one_out_baseline",
+    claimed=_only_reverse_kl,
+)
+_claim(
+    "F5",
+    "leave-one-out Z: reverse KL exact, alpha family times E[(Zhat/Z)^(alpha-1)]",
+    "LOO Z",
+    estimators.leave_one_out_z,
+    Plan(3),
+    test="test_leave_one_out_z",
+    claimed=_independent_z,
+    factor=_leave_one_out_factor,
+)
+_claim(
+    "F5",
+    "leave-one-out Z off-policy: the same verdicts",
+    "LOO Z, off-policy",
+    estimators.leave_one_out_z,
+    Plan(3, off_policy=True),
+    test="test_leave_one_out_z",
+    claimed=_independent_z,
+    factor=_leave_one_out_factor,
+)
+_claim(
+    "F5",
+    "leave-one-out Z under a leave-one-out baseline is biased, even for reverse KL",
+    "LOO Z, LOO baseline",
+    estimators.leave_one_out_z_leave_one_out_baseline,
+    Plan(3),
+    test="test_leave_one_out_z_leave_one_out_baseline",
+    claimed=BIASED,
+)
+_claim(
+    "F5",
+    "frozen or past-only Z: reverse KL exact, alpha family times E[(Zhat/Z)^(alpha-1)]",
+    "frozen Z",
+    estimators.frozen_z,
+    Plan(1, past=2),
+    test="test_frozen_z",
+    claimed=_independent_z,
+    factor=_frozen_factor,
+)
+_claim(
+    "F5",
+    "a leave-one-out baseline is safe with a frozen or past-only Z",
+    "frozen Z, LOO baseline",
+    estimators.frozen_z_leave_one_out_baseline,
+    Plan(2, past=2),
+    test="test_frozen_z",
+    claimed=_independent_z,
+    factor=_frozen_factor,
+)
+_claim(
+    "F5",
+    "a running mean that includes the batch is biased (Pearson, linear in Z, scales)",
+    "past-and-current Z",
+    estimators.past_and_current_z,
+    Plan(2, past=1),
+    test="test_past_and_current_z",
+    claimed=_only_pearson_scales,
+    factor=_pearson_shrinkage,
+)
+_claim(
+    "F5",
+    "a constant error in Z: reverse KL exact, alpha family times (Zhat/Z)^(alpha-1)",
+    "Z off by a constant",
+    estimators.wrong_z,
+    Plan(1),
+    test="test_wrong_z",
+    claimed=_alpha_scales,
+    factor=_wrong_factor,
 )

@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fdpg_ref import (
-    FDivergence,
-    batch_mean,
-    leave_one_out,
-    score_coefficients,
-    score_signal,
-)
+from fdpg_ref import FDivergence, batch_mean, leave_one_out, score_coefficients, score_signal
 from toy.estimators.composition import Composition
 from toy.exact import estimator_moments
 from toy.verify.cases import Case, cases

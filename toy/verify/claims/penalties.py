@@ -201,6 +201,8 @@ def _entry_record(entry: Entry) -> Record:
         "ratio": "times a differentiable ratio, in the loss",
     }[entry.placement]
     samples = entry.samples.replace("_", "-")
+
+    # What it is compared with: what it should descend or, for none, the nearest one.
     if entry.descends is None:
         nearest = find(entry).nearest
         values = [expected_gradient(case, entry) for case in cases()]
@@ -212,6 +214,7 @@ def _entry_record(entry: Entry) -> Record:
     else:
         comparisons = [_against(case, entry, entry.descends) for case in cases()]
         statement = f"has gradient {describe(entry.descends)}"
+
     return record(
         "F7",
         f"row {entry.row}: {entry.penalty} {where}, {samples}, {statement}",

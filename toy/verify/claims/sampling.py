@@ -126,10 +126,7 @@ def _quality(case: Case, divergence: FDivergence) -> Comparison:
     return Comparison(np.array(found), np.array(truth))
 
 
-@CLAIMS.once(
-    "sampling",
-    "quasi-rejection: the mean acceptance is unbiased for Z_beta/beta",
-)
+@CLAIMS.once("sampling", "quasi-rejection: the mean acceptance is unbiased for Z_beta/beta")
 def _acceptance(case: Case) -> Comparison:
     log_beta = 0.5
 
@@ -144,10 +141,7 @@ def _acceptance(case: Case) -> Comparison:
     return Comparison(mean, mass / np.exp(log_beta))
 
 
-@CLAIMS.once(
-    "sampling",
-    "quasi-rejection: accepted samples follow p_beta ~ min(P, beta q)",
-)
+@CLAIMS.once("sampling", "quasi-rejection: accepted samples follow p_beta ~ min(P, beta q)")
 def _accepted_law(case: Case) -> Comparison:
     log_beta = 0.5
     found = quasi_rejection(
@@ -158,10 +152,7 @@ def _accepted_law(case: Case) -> Comparison:
     return Comparison(law / np.sum(law), capped / np.sum(capped))
 
 
-@CLAIMS.once(
-    "sampling",
-    "quasi-rejection: p_beta is q for small beta and p for large",
-)
+@CLAIMS.once("sampling", "quasi-rejection: p_beta is q for small beta and p for large")
 def _between(case: Case) -> Comparison:
     # p_beta is q below the least P/q and p above the greatest.
     ratios = case.log_score - case.log_base
@@ -175,10 +166,7 @@ def _between(case: Case) -> Comparison:
     return Comparison(np.stack(ends), np.exp(np.stack([case.log_base, case.log_target])))
 
 
-@CLAIMS.once(
-    "sampling",
-    "quasi-rejection: total variation to the target never rises with beta",
-)
+@CLAIMS.once("sampling", "quasi-rejection: total variation to the target never rises with beta")
 def _trade(case: Case) -> Comparison:
     """Return how much total variation to the target ever rises as beta does."""
     values = []

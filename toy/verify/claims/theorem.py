@@ -64,9 +64,7 @@ def _size(case: Case) -> float:
 
 
 @CLAIMS.each(
-    "theorem",
-    "the core's g is f(t) - f(1) - f'(1)(t - 1) of the textbook",
-    "normalised generator",
+    "theorem", "the core's g is f(t) - f(1) - f'(1)(t - 1) of the textbook", "normalised generator"
 )
 def _normalised(case: Case, divergence: FDivergence) -> Comparison:
     t = _ratio(case)
@@ -97,10 +95,7 @@ def _zero_at_target(case: Case, divergence: FDivergence) -> Comparison:
 
 
 @CLAIMS.each(
-    "F13",
-    "D_f > 0 away from the target",
-    "value away from the target: zero",
-    claimed=BIASED,
+    "F13", "D_f > 0 away from the target", "value away from the target: zero", claimed=BIASED
 )
 def _positive_elsewhere(case: Case, divergence: FDivergence) -> Comparison:
     value = exact_divergence(case.log_policy, case.log_target, divergence=divergence)
@@ -120,9 +115,7 @@ def _pinsker(case: Case, divergence: FDivergence) -> Comparison:
 
 
 @CLAIMS.each(
-    "F5",
-    "Z off by a constant descends the divergence of f(ct)/c",
-    "Z off by a constant: f(ct)/c",
+    "F5", "Z off by a constant descends the divergence of f(ct)/c", "Z off by a constant: f(ct)/c"
 )
 def _rescaled(case: Case, divergence: FDivergence) -> Comparison:
     """Compare a gradient under a wrong Z with that of the divergence of f(ct)/c."""

@@ -122,6 +122,7 @@ def noise_of_baselines() -> Mapping[str, Mapping[str, float]]:
         for baseline in BASELINES
         for name in DIVERGENCES
     }
+
     return {
         baseline: {
             name: float(np.median(traces[baseline, name] / traces["none", name]))

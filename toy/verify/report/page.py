@@ -240,12 +240,14 @@ def _noise() -> str:
                 f"{found[0].rarest:.0%}",
             )
         )
+
     heads = (
         "divergence",
         *(f"SNR at {value} nats" for value in nats),
         f"samples for SNR 1, {nats[0]} nats",
         "noise from the rarest outcome",
     )
+
     return (
         "<p>The exact signal-to-noise ratio |E ĝ| / √trace Cov of the gradient at equal samples "
         "(n = 5, leave-one-out baseline; medians over the problems), with the policy at three "

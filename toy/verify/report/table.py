@@ -86,6 +86,7 @@ def write_json(
         }
         for r in records
     ]
+
     write_text(path, json.dumps(rows, indent=1, ensure_ascii=False))
 
 
@@ -108,9 +109,13 @@ def _estimator_table(records: Sequence[Record]) -> Table:
     table.add_column("estimator", ratio=1)
     for divergence in DIVERGENCES.values():
         table.add_column(_heading(divergence.title), justify="right", width=6, no_wrap=True)
+
+    # One row per estimator.
     rows: dict[str, dict[str, Record]] = {}
     for r in records:
         rows.setdefault(str(r.estimator), {})[str(r.divergence)] = r
+
+    # A rule between the sections of the theory.
     fact = ""
     for estimator, cells in rows.items():
         opening = next(iter(cells.values())).fact
@@ -205,6 +210,8 @@ def _statement_table(records: Sequence[Record]) -> Table:
     table.add_column("statement", ratio=1)
     table.add_column("verdict", width=8, justify="right")
     table.add_column("error", justify="right", width=6)
+
+    # One row per statement, with the worst of its records.
     groups: dict[str, list[Record]] = {}
     for r in records:
         groups.setdefault(r.claim, []).append(r)
