@@ -1,0 +1,236 @@
+"""Mistakes in targets, and in what is measured, checked and reported."""
+
+from __future__ import annotations
+
+from mutation import Mutant
+
+MUTANTS = [
+    Mutant(
+        "lm/target/listed.py",
+        "return log_prob.exp() @ self.features",
+        "return torch.softmax(log_prob, -1) @ self.features",
+        "moments renormalised over the list: unlisted mass forgotten",
+        ("lm/test_listed.py::test_moments_are_sums_over_the_list",),
+    ),
+    Mutant(
+        "lm/target/listed.py",
+        "torch.log(-torch.expm1(log_mass.clamp(max=0.0)))",
+        "log_mass.clamp(max=0.0)",
+        "the remainder given the mass of the list",
+        ("lm/test_listed.py::test_the_remainder_completes_the_list_to_one",),
+    ),
+    Mutant(
+        "lm/target/targets.py",
+        "return constrained(log_base, (features != 0).all(-1))",
+        "return constrained(log_base, (features == 0).all(-1))",
+        "the constraint inside out",
+        ("lm/test_targets.py::test_a_hard_constraint_excludes_everything_else",),
+    ),
+    Mutant(
+        "lm/target/targets.py",
+        "return reward_tilted(log_base, (features * weights).sum(-1), beta=config.beta)",
+        "return reward_tilted(log_base, -(features * weights).sum(-1), beta=config.beta)",
+        "the reward turned into a cost",
+        ("lm/test_targets.py::test_exact_z_and_moments_are_those_of_a_slow_loop",),
+    ),
+    Mutant(
+        "lm/target/partition.py",
+        "return self._log_z.to(log_score)",
+        "return -self._log_z.to(log_score)",
+        "the sign of log Z",
+        ("lm/test_targets.py::test_z_before_the_batch_agrees_with_the_exact_sum",),
+    ),
+    Mutant(
+        "lm/target/partition.py",
+        'if self.policy == "leave_one_out":',
+        'if self.policy == "same_batch":',
+        "leave-one-out and same-batch Z exchanged",
+        ("lm/test_targets.py::test_the_status_of_a_run_is_what_all_batches_say",),
+    ),
+    Mutant(
+        "lm/evaluation/statistics.py",
+        "torch.where(base_listed, zero, base_terms), ",
+        "base_terms, ",
+        "listed samples counted twice: exactly and in the sampled rest",
+        (
+            "lm/test_metrics.py::"
+            "test_split_sums_are_the_divergence_when_samples_are_the_distribution",
+        ),
+    ),
+    Mutant(
+        "lm/evaluation/evidence.py",
+        "mixture = torch.logaddexp(log_policy, log_base) - math.log(2.0)",
+        "mixture = torch.logaddexp(log_policy, log_base)",
+        "a mixture of two laws without its half",
+        ("lm/test_metrics.py::test_estimates_of_a_trained_policy_agree_with_each_other",),
+    ),
+    Mutant(
+        "lm/evaluation/evaluate.py",
+        "        check_longest(policy, drawn, reading.texts)\n",
+        "",
+        "policy: sampler and scorer are compared at the first step only",
+        ("lm/test_law.py::test_every_evaluation_and_lm_sample_check_the_longest_row",),
+    ),
+    Mutant(
+        "lm/target/partition.py",
+        "return self._log_z[contexts.cpu()][:, None].to(log_score)",
+        "return self._log_z[: len(contexts)][:, None].to(log_score)",
+        "contexts: the Z of other prompts than the batch's",
+        ("lm/test_conditional.py::test_build_partition_has_a_z_for_every_prompt",),
+    ),
+    Mutant(
+        "lm/evaluation/evidence.py",
+        "ratio = (log_policy - log_base).where(",
+        "ratio = (log_base - log_policy).where(",
+        "contexts: prefix KL of base and policy exchanged",
+        ("lm/test_conditional.py::test_prefix_sums_average_to_the_sequences_own_exactly",),
+    ),
+    Mutant(
+        "lm/evaluation/estimates.py",
+        "torch.exp(points.log_policy - points.log_proposal)",
+        "torch.exp(points.log_policy - points.log_base)",
+        "contexts: entropy weighted as if all samples were the base's",
+        ("lm/test_conditional.py::test_every_estimate_of_one_context_agrees_with_its_sum",),
+    ),
+    Mutant(
+        "lm/evaluation/statistics.py",
+        "return mean_and_standard_error(estimates.mean)",
+        "return mean_and_standard_error(estimates.standard_error)",
+        "contexts: the mean of errors for the mean of values",
+        (
+            "lm/test_conditional.py::test_estimates_over_contexts_are_means_with_the_spread_of_contexts",
+        ),
+    ),
+    Mutant(
+        "lm/selfcheck/ladder.py",
+        "float(gap.square().sum() / 2)",
+        "float(gap.square().sum())",
+        "twice 1 - cosine",
+        ("lm/test_ladder.py::test_gradients_are_those_of_training_toward_a_tilted_policy",),
+    ),
+    Mutant(
+        "lm/selfcheck/trials.py",
+        "        return self.value <= self.largest",
+        "        return not self.value > self.largest",
+        "a self-check that NaN passes",
+        ("lm/test_selfcheck.py::test_a_broken_bound_and_a_crash_fail_the_check_and_the_command",),
+    ),
+    Mutant(
+        "lm/report/tables.py",
+        "console.width = max(console.width, console.measure(table, options=unbounded).maximum)",
+        "console.width = max(console.width, console.measure(table).maximum)",
+        "a log file's table folded into 80 columns",
+        ("lm/test_report.py::test_the_table_is_not_folded_where_there_is_no_terminal",),
+    ),
+    Mutant(
+        "lm/target/proven_status.py",
+        'status.factor in {None, "(n-1)/n"}',
+        "True",
+        "a gradient over prompts called proportional, though each prompt has its own factor",
+        ("lm/test_proposal.py::test_the_status_of_a_run_knows_where_its_samples_come_from",),
+    ),
+    Mutant(
+        "lm/evaluation/coverage.py",
+        "_missed((counts - 1)",
+        "_missed((counts - 0)",
+        "a jackknife that leaves no sample out",
+        ("lm/test_coverage.py::test_its_standard_error_is_the_jackknifes",),
+    ),
+    Mutant(
+        "lm/evaluation/coverage.py",
+        "torch.expm1(k * torch.log1p",
+        "torch.expm1(torch.log1p",
+        "coverage of one sample for that of k",
+        ("lm/test_coverage.py::test_coverage_is_the_share_of_the_set_that_k_samples_show",),
+    ),
+    Mutant(
+        "lm/evaluation/statistics.py",
+        "return math.sqrt(variance / n) / len(log_probs)",
+        "return math.sqrt(variance / n)",
+        "the exact error of a mean over two strata without its half",
+        (
+            "lm/test_coverage.py::"
+            "test_the_exact_error_of_a_listed_sum_is_its_standard_deviation_over_all_samples",
+        ),
+    ),
+    Mutant(
+        "lm/target/targets.py",
+        "(features * weights).sum(-1), beta=1.0)",
+        "-(features * weights).sum(-1), beta=1.0)",
+        "plain reward maximisation that minimises",
+        ("lm/test_aims.py::test_a_reward_alone_has_the_gradient_of_its_expectation",),
+    ),
+    Mutant(
+        "lm/target/problem.py",
+        'return None if self.target.config.kind == "reward" else self.base',
+        "return self.base",
+        "a reward alone that is held by the base after all",
+        ("lm/test_aims.py::test_a_run_on_reward_alone_descends_minus_the_reward",),
+    ),
+    Mutant(
+        "lm/target/problem.py",
+        "target=config.measure,",
+        "target=config.target,",
+        "a run that is measured against what it descends, whatever was asked for",
+        ("lm/test_aims.py::test_a_run_is_measured_against_the_other_target",),
+    ),
+    Mutant(
+        "lm/target/teacher.py",
+        "torch.arange(tokens.shape[1]) < lengths",
+        "torch.arange(tokens.shape[1]) + 1 < lengths",
+        "a teacher that is not asked about the end token",
+        ("lm/test_aims.py::test_a_teachers_score_is_its_log_probability_of_every_sequence",),
+    ),
+    Mutant(
+        "lm/target/teacher.py",
+        "    if difference:\n",
+        "    if teacher.vocabulary != base.vocabulary:\n",
+        "a teacher that is refused because its tokenizer was loaded separately",
+        (
+            "lm/test_aims.py"
+            "::test_a_teacher_with_a_tokenizer_is_taken_by_its_tokens_and_not_as_an_object",
+        ),
+    ),
+    Mutant(
+        "lm/selfcheck/unification.py",
+        "batch.reward - BETA * (held - batch.log_base)",
+        "batch.reward - BETA * (batch.log_base - held)",
+        "a KL penalty that pays for leaving the base",
+        ("lm/test_unification.py::test_every_pair_agrees_in_both_precisions",),
+    ),
+    Mutant(
+        "lm/sweep/cells.py",
+        "input_digests(config, known=",
+        "{} and input_digests(config, known=",
+        "a sweep that reports a reward that is no longer there",
+        ("lm/test_sweep.py::test_what_is_in_a_file_is_part_of_the_run_that_reads_it",),
+    ),
+    Mutant(
+        "lm/sweep/command.py",
+        "int(bool(failed) or not all(",
+        "int(not all(",
+        "a sweep with failed runs that ends well",
+        ("lm/test_sweep.py::test_a_run_that_fails_is_recorded_and_the_others_go_on",),
+    ),
+    Mutant(
+        "lm/sweep/promises.py",
+        "nearest <= -errors",
+        "nearest <= errors",
+        "a promise that is kept without having been",
+        ("lm/test_demo.py::test_a_divergence_that_is_not_clearly_halved_fails",),
+    ),
+    Mutant(
+        "lm/sweep/cells.py",
+        "rate.method or labels.method",
+        "labels.method",
+        "a common learning rate that is everybody's own",
+        ("lm/test_sweep.py::test_rates_are_numbers_or_those_chosen_for_group_method_and_size",),
+    ),
+    Mutant(
+        "lm/sweep/table.py",
+        'before < entry["step"] <= step',
+        'before <= entry["step"] <= step',
+        "a training step that is counted in two intervals",
+        ("lm/test_sweep.py::test_the_table_holds_what_the_runs_wrote",),
+    ),
+]

@@ -1,0 +1,174 @@
+"""Mistakes in training, and in what a run keeps."""
+
+from __future__ import annotations
+
+from mutation import Mutant
+
+MUTANTS = [
+    Mutant(
+        "lm/surrogate.py",
+        "return (coefficients.detach() * log_policy).mean()",
+        "return (coefficients * log_policy).mean()",
+        "coefficients not detached",
+        ("lm/test_surrogate.py::test_coefficients_that_require_grad_are_detached",),
+    ),
+    Mutant(
+        "lm/surrogate.py",
+        "return (coefficients.detach() * log_policy).mean()",
+        "return -(coefficients.detach() * log_policy).mean()",
+        "a doubly negated loss: it ascends",
+        ("lm/test_surrogate.py::test_gradient_is_the_mean_of_coefficients_times_scores",),
+    ),
+    Mutant(
+        "lm/surrogate.py",
+        "return (coefficients.detach() * log_policy).mean()",
+        "return (coefficients.detach() * log_policy).sum()",
+        "a sum in place of the mean",
+        ("lm/test_surrogate.py::test_gradient_is_the_mean_of_coefficients_times_scores",),
+    ),
+    Mutant(
+        "lm/training/baseline.py",
+        "return leave_one_out(signal)",
+        "return signal.mean(-1, keepdim=True)",
+        "the batch mean as a baseline in the training loop",
+        (
+            "lm/test_train.py::"
+            "test_the_core_fires_in_every_step_and_its_coefficients_are_what_descends",
+        ),
+    ),
+    Mutant(
+        "lm/training/optimizer.py",
+        '"cosine": 0.5 * (1.0 + math.cos(math.pi * done)),',
+        '"cosine": math.cos(math.pi * done),',
+        "a learning rate that turns negative",
+        ("lm/test_train.py::test_the_learning_rate_follows_its_schedule",),
+    ),
+    Mutant(
+        "lm/run/checkpoint.py",
+        "if found != recorded:",
+        'if found["bytes"] > recorded["bytes"]:',
+        "checkpoint verified by its sizes alone",
+        ("lm/test_checkpoint.py::test_a_corrupt_newest_checkpoint_is_skipped_and_said_so",),
+    ),
+    Mutant(
+        "lm/run/checkpoint.py",
+        "kept = [step for step in steps if step <= newest][:keep]",
+        "kept = steps[:keep]",
+        "checkpoint of an abandoned course kept in place of a good one",
+        ("lm/test_checkpoint.py::test_the_newest_are_kept_and_an_abandoned_course_is_dropped",),
+    ),
+    Mutant(
+        "lm/run/checkpoint.py",
+        """        flush_to_disk(folder / name)
+    flush_to_disk(folder)""",
+        """        flush_to_disk(folder / name)""",
+        "checkpoint renamed before its folder is on the disk",
+        (
+            "lm/test_checkpoint.py::test_everything_is_on_the_disk_before_the_checkpoint_has_its_name",
+        ),
+    ),
+    Mutant(
+        "lm/run/state.py",
+        'optimizer.load_state_dict({"state": state,',
+        'optimizer.load_state_dict({"state": {},',
+        "checkpoint without the moments of Adam",
+        ("lm/test_checkpoint.py::test_adam_its_schedule_and_the_scaler_go_on_bit_by_bit",),
+    ),
+    Mutant(
+        "lm/run/state.py",
+        """        memory.load_state_tensors(_group(state.tensors, name))""",
+        """        _group(state.tensors, name)""",
+        "checkpoint that forgets Z and the running baseline",
+        ("lm/test_resume.py::test_a_run_that_was_broken_twice_is_the_unbroken_one[past]",),
+    ),
+    Mutant(
+        "lm/run/state.py",
+        """    moving.generator.set_state(state.tensors["generator"])
+""",
+        "",
+        "resuming that draws the first step's random numbers again",
+        ("lm/test_resume.py::test_a_run_that_was_broken_twice_is_the_unbroken_one[plain]",),
+    ),
+    Mutant(
+        "lm/run/start.py",
+        'MAY_DIFFER = ("output",',
+        'MAY_DIFFER = ("steps", "output",',
+        "resuming with another number of steps, and so another learning rate",
+        (
+            "lm/test_resume.py::test_resuming_with_another_configuration_is_refused_and_names_each_key",
+        ),
+    ),
+    Mutant(
+        "lm/run/files.py",
+        "file.truncate(before)",
+        "file.seek(before)",
+        "half a line left in the log of a full disk",
+        ("lm/test_checkpoint.py::test_a_line_that_does_not_fit_is_not_written_at_all",),
+    ),
+    Mutant(
+        "lm/training/accumulate.py",
+        "yield Part(log_policy, place, (rows.stop - rows.start) / n)",
+        "yield Part(log_policy, place, 1.0)",
+        "micro-batches that each count as a whole batch",
+        (
+            "lm/test_accumulate.py::test_the_order_of_samples_does_not_change_the_gradient",
+            "lm/test_accumulate.py::test_the_size_of_micro_batches_does_not_change_the_gradient",
+        ),
+    ),
+    Mutant(
+        "lm/training/proposal.py",
+        "return gather(self._accelerator, samples.log_prob).view_as(log_policy)",
+        "return log_policy",
+        "samples of a stale proposal without their importance weights",
+        (
+            "lm/test_proposal.py::test_samples_of_another_distribution_give_the_gradient_of_this_one",
+        ),
+    ),
+    Mutant(
+        "lm/training/proposal.py",
+        "        if gain > 0:",
+        "        if gain < 0:",
+        "a proposal that is renewed when it was the better one",
+        ("lm/test_proposal.py::test_a_kl_adaptive_proposal_adopts_the_better_policy_and_no_other",),
+    ),
+    Mutant(
+        "lm/training/proposal.py",
+        "return order[place * per_step : (place + 1) * per_step]",
+        "return order[:per_step]",
+        "the same prompts in every step of an epoch",
+        ("lm/test_proposal.py::test_every_epoch_shows_every_prompt_once_in_an_order_of_its_own",),
+    ),
+    Mutant(
+        "lm/training/sharding.py",
+        "yield self._copy.with_transform(policy.transform)",
+        "yield self._copy",
+        "a gathered copy that samples without the policy's transform",
+        ("lm/test_processes.py::test_whole_weights_are_lent_with_the_transform_and_taken_back",),
+    ),
+    Mutant(
+        "lm/training/sharding.py",
+        "yield _unwrapped(policy)",
+        "yield policy",
+        "an evaluation by one process that waits for the others at each forward pass",
+        (
+            "lm/test_processes.py"
+            "::test_whoever_works_alone_is_lent_a_policy_that_waits_for_no_other_process",
+        ),
+    ),
+    Mutant(
+        "lm/train.py",
+        "            session.check_coefficients(coefficients, reading)\n",
+        "",
+        "an infinite coefficient, which float16's scaler takes for an overflow",
+        (
+            "lm/test_train.py::test_a_coefficient_that_is_not_finite_stops_the_run_and_names_its_sample",
+        ),
+    ),
+    Mutant(
+        "lm/training/average.py",
+        "1.0 - self._past",
+        "self._past",
+        "a running mean that forgets what it should keep",
+        ("lm/test_average.py::test_the_average_is_a_slow_loops_and_is_only_lent",),
+    ),
+]
