@@ -1,7 +1,7 @@
 """Softmax categoricals: log-probabilities, the closed-form score matrix, and a sampler.
 
 A finite set of outcomes is all the toy knows. Everything the estimators need from a policy is then
-two arrays: ``log_probs``, one number an outcome, and ``score_matrix``, one gradient an outcome.
+two arrays: ``log_probs``, one number per outcome, and ``score_matrix``, one gradient per outcome.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def score_matrix(logits: Float[np.ndarray, "*batch k"]) -> Float[np.ndarray, "*b
 def sample(
     log_probs: Float[np.ndarray, " k"], n: int, *, rng: np.random.Generator
 ) -> Int[np.ndarray, " n"]:
-    """Draw ``n`` outcomes by inverting the distribution function, one uniform a sample.
+    """Draw ``n`` outcomes by inverting the distribution function, one uniform per sample.
 
     Parameters
     ----------

@@ -29,13 +29,13 @@ class TrainConfig:
         Where a sampled gradient takes log Z from: "exact", "frozen", "past_only",
         "past_and_current", "leave_one_out" or "same_batch".
     proposal : str
-        What the batches are drawn from: "policy", or "base" with importance weights.
+        The distribution of the batches: "policy", or "base" with importance weights.
     learning_rate : float
-        Step length, in units of theta a unit of gradient.
+        Step length, in units of theta per unit of gradient.
     steps : int
         Number of updates.
     batch_size : int
-        Samples a step of a sampled gradient, at least 2 for the leave-one-out baseline.
+        Samples per step of a sampled gradient, at least 2 for the leave-one-out baseline.
     seed : int
         Seed of the numpy generator.
     """

@@ -55,7 +55,7 @@ def exact_gradient(
     log_policy, log_target : (k,) arrays, nats
         Normalised log-probabilities; the target may have -inf where f'(inf) is finite.
     scores : (k, d) array
-        grad_theta log pi, one row an outcome.
+        grad_theta log pi, one row per outcome.
     divergence : FDivergence
         Which divergence.
 

@@ -22,7 +22,7 @@ __all__ = ["Family", "GaussianFamily", "SoftmaxFamily", "TiltFamily"]
 
 
 class Family(Protocol):
-    """What the trainer and the claims ask of a family of policies over k outcomes."""
+    """The interface of a family of policies over k outcomes."""
 
     @property
     def size(self) -> int:
@@ -34,7 +34,7 @@ class Family(Protocol):
         ...
 
     def score_matrix(self, theta: Float[np.ndarray, " d"]) -> Float[np.ndarray, "k d"]:
-        """Return grad_theta log pi_theta of every outcome, one a row."""
+        """Return grad_theta log pi_theta of every outcome, one per row."""
         ...
 
 
@@ -67,7 +67,7 @@ class TiltFamily:
     log_base : (k,) array, nats
         The policy at theta = 0.
     features : (k, d) array
-        phi, one row an outcome. With d < k - 1 columns most targets are out of reach.
+        phi, one row per outcome. With d < k - 1 columns most targets are out of reach.
     """
 
     log_base: Float[np.ndarray, " k"]

@@ -51,7 +51,7 @@ class Problem:
     feature : (k,) array or None
         phi, whose mean under the policy is the alignment; None where there is none.
     feature_name : str
-        What phi says.
+        The meaning of phi.
     """
 
     name: str

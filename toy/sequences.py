@@ -115,7 +115,7 @@ class TabularFamily:
         return self.prefixes * (self.vocabulary + 1)
 
     def table(self, theta: Float[np.ndarray, " d"]) -> Float[np.ndarray, "prefixes tokens"]:
-        """Return the logits as a table, one row a prefix."""
+        """Return the logits as a table, one row per prefix."""
         return theta.reshape(self.prefixes, self.vocabulary + 1)
 
     def token_log_probs(self, theta: Float[np.ndarray, " d"]) -> Float[np.ndarray, "N T"]:

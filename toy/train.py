@@ -118,7 +118,7 @@ def sampled_gradient(
     theta : (d,) array
         Parameters of the policy.
     state : PartitionState
-        What is known of Z from past batches.
+        The estimate of Z from past batches.
     config : TrainConfig
         Divergence, batch size, proposal and partition policy.
     rng : numpy.random.Generator

@@ -1,7 +1,7 @@
 """Calling a user's loss: which tensors it asks for, and what it may return.
 
 A loss takes log_policy and log_reference, and by name log_behavior, reward and mask. It returns a
-scalar, one value a sample or, per token, one value a token.
+scalar, one value per sample or, per token, one value per token.
 """
 
 from __future__ import annotations

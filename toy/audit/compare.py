@@ -80,7 +80,7 @@ def compare(
     with_reward : bool
         Whether the expected reward may explain a part: it is taken out of both sides first.
     precision : Precision
-        What counts as rounding.
+        The bounds of rounding.
 
     Returns
     -------

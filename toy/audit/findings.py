@@ -1,4 +1,4 @@
-"""What an audit found, as numbers; `toy.audit.sentence` puts it into words."""
+"""The findings of an audit, as numbers; `toy.audit.sentence` puts them into words."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MINIMUM, NO_MINIMUM, NOTHING = "minimum", "no minimum", "nothing"
 
 @dataclass(frozen=True, eq=False)
 class AuditReport:
-    """What a loss descends.
+    """The findings about one loss.
 
     Attributes
     ----------
     name, placement, samples, level : str
-        What was audited, and how it was used.
+        The loss, and how it was used.
     row : int or None
         The row of the dictionary of KL penalties, in an audit of all of them.
     batch_size : int
@@ -37,8 +37,8 @@ class AuditReport:
     attached : bool
         Whether the loss requires grad at all.
     at_reference : str
-        What the reference is to the loss, measured around it: `MINIMUM`, `NO_MINIMUM` or
-        `NOTHING`. An expected reward that is ascended besides is left out.
+        Whether the loss has a minimum at the reference, measured around it: `MINIMUM`,
+        `NO_MINIMUM` or `NOTHING`. An expected reward that is ascended besides is left out.
     uses_reference : bool
         Whether the gradient depends on the reference.
     precision : Precision

@@ -1,6 +1,6 @@
 """The penalties that people use, by name, and losses from users' files.
 
-Here u = log pi - log ref at a sample of pi. What each of them descends is row by row in the
+Here u = log pi - log ref at a sample of pi. The divergences that they descend are the rows of the
 dictionary of KL penalties, which `F7` lists and ``python -m toy audit --all`` measures.
 """
 

@@ -1,4 +1,4 @@
-"""What a loss descends, exactly: its expected gradient by enumeration of every batch.
+"""The expected gradient of a loss, exactly, by enumeration of every batch.
 
 The mean of autograd's gradient over all N^n batches is the expectation, rounding apart. It is held
 against the exact gradients of the divergences D(policy‖reference).
@@ -41,7 +41,7 @@ SAMPLES = ("on_policy", "stale")
 
 
 class Enumeration(NamedTuple):
-    """What a loss is on average over all batches.
+    """A loss on average over all batches.
 
     Attributes
     ----------

@@ -31,9 +31,9 @@ class AuditProblem:
     Attributes
     ----------
     name : str
-        What it is.
+        A short description.
     policy, reference, behavior : (rows, tokens) tensors
-        Logits, one row a prefix; the parameters of the gradient are the policy's, flattened.
+        Logits, one row per prefix; the parameters of the gradient are the policy's, flattened.
     reward : (N,) tensor
         A reward of each sequence, for losses that ask for one.
     tokens, prefix : (N, T) tensors of int
@@ -79,7 +79,7 @@ def problems(level: str = "sequence") -> tuple[AuditProblem, ...]:
     Parameters
     ----------
     level : {"sequence", "token"}
-        Whether losses see one number a sample or one a token.
+        Whether losses see one number per sample or one per token.
 
     Returns
     -------

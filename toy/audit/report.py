@@ -35,7 +35,7 @@ def print_audit(report: AuditReport, console: Console) -> None:
     Parameters
     ----------
     report : AuditReport
-        What was found.
+        The findings.
     console : rich.console.Console
         Where to.
     """
@@ -58,7 +58,7 @@ def print_audit(report: AuditReport, console: Console) -> None:
 
 
 def print_all(reports: Sequence[AuditReport], console: Console) -> None:
-    """Print one line a report: what a penalty descends in each use of it."""
+    """Print one line per report: what a penalty descends in each use of it."""
     table = _table("What does a KL penalty minimise? u = log policy/reference")
     table.add_column("", justify="right")
     table.add_column("penalty", no_wrap=True)
@@ -115,7 +115,7 @@ def plot_signals(reports: Sequence[AuditReport]) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One panel a report.
+        One panel per report.
     """
     columns = min(len(reports), 4)
     rows = math.ceil(len(reports) / columns)

@@ -26,7 +26,7 @@ INCREASING, DECREASING, FLAT, NEITHER = "increasing", "decreasing", "flat", "nei
 
 
 class Signal(NamedTuple):
-    """What multiplies the score, as a function of the log-ratio.
+    """The factor of the score, as a function of the log-ratio.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def recover_signal(
     loss, placement, samples, n
         As in `toy.audit.oracle.expected_gradient`.
     precision : Precision
-        What counts as rounding. Two recovered signals agree to 1e-12 in float64; those of a
+        The bounds of rounding. Two recovered signals agree to 1e-12 in float64; those of a
         gradient of another form differ by some percent.
 
     Returns

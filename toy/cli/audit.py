@@ -41,10 +41,10 @@ def add_audit_arguments(parser: ArgumentParser) -> None:
         "--level",
         type=Literal["sequence", "token"],
         default="sequence",
-        help="one log-probability a sample, or one a token",
+        help="one log-probability per sample, or one per token",
     )
     parser.add_argument(
-        "--batch_size", type=int, default=1, help="samples a batch, 1 to 3, for losses with peers"
+        "--batch_size", type=int, default=1, help="samples per batch, 1 to 3, for losses with peers"
     )
 
     # What to write besides the verdict.

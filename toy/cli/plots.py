@@ -29,7 +29,7 @@ def plot_trajectory(problem: Problem, trajectory: Trajectory, config: TrainConfi
     Parameters
     ----------
     problem : Problem
-        What was descended on.
+        The problem that was descended on.
     trajectory : Trajectory
         Every point on the way.
     config : TrainConfig

@@ -25,7 +25,7 @@ def print_trajectory(
     Parameters
     ----------
     problem : Problem
-        What was descended on.
+        The problem that was descended on.
     trajectory : Trajectory
         Every point on the way.
     config : TrainConfig

@@ -50,7 +50,7 @@ class Composition:
         Of `LEVELS`: one signal a sequence, the same over its length, one signal a token, or the sum
         of the signals from this token on.
     proposal : str
-        What the n samples are drawn from: "policy" or "base".
+        The distribution of the n samples: "policy" or "base".
     n, past : int
         Samples in the batch, and samples that are not trained on.
     """

@@ -61,7 +61,7 @@ LEVELS = ("sequence", "per_length", "token", "to_go")
 
 
 class Tokens(NamedTuple):
-    """What happens at the T positions of each outcome, if outcomes are sequences.
+    """The T positions of each outcome, where outcomes are sequences.
 
     Attributes
     ----------
@@ -248,7 +248,7 @@ def _log_weights(batch: Batch, weights: str) -> np.ndarray:
 
 
 def _log_partition(batch: Batch, partition: str) -> float | np.ndarray | None:
-    """Return log Z as a number, one a batch (batches, 1) or one a sample; None if it is exact."""
+    """Return log Z as a number, per batch (batches, 1) or per sample; None if it is exact."""
     if partition == "exact":
         return None
     if partition == "off_by_a_constant":

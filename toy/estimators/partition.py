@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 class PartitionStep(NamedTuple):
-    """What a policy for Z says to one batch.
+    """The answer of a policy for Z to one batch.
 
     Attributes
     ----------
     log_z : () or (n,) array, nats
         The value to use for this batch.
     state : PartitionState
-        What to remember for the next one.
+        The state for the next batch.
     """
 
     log_z: Float[np.ndarray, "..."]

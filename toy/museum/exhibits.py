@@ -17,6 +17,6 @@ def run_museum() -> list[Record]:
     Returns
     -------
     list of Record
-        One an exhibit, by number. ``record.passes`` says whether the exhibit alone is flagged.
+        One per exhibit, by number. ``record.passes`` says whether the exhibit alone is flagged.
     """
     return [look_at(exhibit) for exhibit in EXHIBITS.values()]

@@ -1,4 +1,4 @@
-"""What an exhibit is: a reported mistake, its corrected twin, and the oracle that tells them apart.
+"""An exhibit: a reported mistake, its corrected twin, and the oracle that tells them apart.
 
 An exhibit is two functions and no verdict. The verdict is what the oracle measures on each of them
 when the museum is run.
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 
 class Measurement(NamedTuple):
-    """What an oracle measured on one function.
+    """The measurement of an oracle on one function.
 
     Attributes
     ----------
     error : float
         The deviation from what is right; NaN counts as infinitely wrong.
     bound : float
-        What rounding may cost; a larger error is a mistake.
+        The most that rounding explains; a larger error is a mistake.
     text : str
         The same in words, with the figures.
     """
@@ -45,7 +45,7 @@ class Oracle:
     Attributes
     ----------
     name : str
-        What it compares with what, in a few words.
+        The comparison that it makes, in a few words.
     measure : callable
         From a function of an exhibit to a `Measurement`; it cannot know which of the two it has.
     """
@@ -65,7 +65,7 @@ class Exhibit:
     name, report, mistake : str
         A title, where it was reported, and one sentence on what is wrong.
     oracle : Oracle
-        What sees it.
+        The judge that sees it.
     exhibit, twin : callable
         A re-implementation of the mistake from its description, and the corrected function.
     """

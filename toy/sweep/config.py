@@ -22,9 +22,9 @@ class StudyConfig:
     steps : int
         Updates of every descent.
     batch_size : int
-        Samples a step of a sampled descent, and n of the signal-to-noise ratios.
+        Samples per step of a sampled descent, and n of the signal-to-noise ratios.
     learning_rates : tuple of float
-        What the pilot chooses from, ascending, in units of theta a step of Adam.
+        The grid of the pilot, ascending, in units of theta per step of Adam.
     pilots : int
         Pilot problems for each shape and kind of target; they are not used again.
     checkpoints : tuple of int

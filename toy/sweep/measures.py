@@ -1,4 +1,4 @@
-"""What is recorded of a policy: exact distances to the target, and what they were paid with."""
+"""The measures of a policy: exact distances to the target, alignment, and entropy."""
 
 from __future__ import annotations
 

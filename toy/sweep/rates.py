@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PHASES = ("exact", "sampled")
 
-# (world, inside, kind, objective, phase) -> learning rate, or (R,) divergences left, one a rate.
+# (world, inside, kind, objective, phase) -> learning rate, or (R,) divergences left, one per rate.
 Setting = tuple[str, bool, str, str, str]
 
 

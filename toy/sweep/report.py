@@ -1,4 +1,4 @@
-"""What the table says: who wins on which measure, and whether gradient noise explains it."""
+"""The table in print: who wins on which measure, and whether gradient noise explains it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def shares_won(frame: Any, measure: str) -> Any:
     Returns
     -------
     pandas.DataFrame
-        Shares between 0 and 1; one row a phase and rate, one column an objective. A tie is shared.
-        Problems on which the measure is infinite or missing for all objectives do not count.
+        Shares between 0 and 1; one row per phase and rate, one column per objective. A tie is
+        shared. Problems do not count where the measure is infinite or missing for all objectives.
     """
     sign = -1.0 if MEASURES[measure] else 1.0
     cost = (sign * frame[measure].astype("float64")).fillna(float("inf"))
@@ -57,14 +57,14 @@ def noise_correlation(frame: Any, ratio: str, result: Any) -> Any:
     ratio : str
         One of `RATIOS`.
     result : pandas.Series
-        What was reached or lost, row by row; rows in which it is not finite do not count, nor do
-        problems on which all objectives are equal.
+        The distance reached or lost, row by row. Rows in which it is not finite do not count, nor
+        do problems on which all objectives are equal.
 
     Returns
     -------
     pandas.Series
         Spearman correlation of ratio and result among the objectives of a problem, averaged over
-        problems; one entry a phase and rate. Negative: where there is less noise, less is left.
+        problems; one entry per phase and rate. Negative: where there is less noise, less is left.
     """
     pairs = frame[["problem", "phase", "rate", ratio]].assign(result=result)
     pairs = pairs[pairs["result"].abs() < float("inf")].dropna()
@@ -150,7 +150,7 @@ def _equally_noisy(frame: Any) -> int:
 
 
 def _shares(shares: dict[str, Any], phase: str, rate: str) -> Table:
-    """Return the shares won in one phase, one row an objective."""
+    """Return the shares won in one phase, one row per objective."""
     title = f"Problems won, in percent: {phase}" + ("" if rate == "none" else f", {rate} rate")
     headings = [f"{'most' if more else 'least'}_{measure}" for measure, more in MEASURES.items()]
     table = _table(title, ["objective"], headings)

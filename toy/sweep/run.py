@@ -27,7 +27,7 @@ _STUDY, _PILOT = 0, 1
 
 
 class Batch(NamedTuple):
-    """What a worker needs to make a batch of problems.
+    """The description of a batch of problems, from which a worker draws it.
 
     Attributes
     ----------

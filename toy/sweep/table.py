@@ -1,4 +1,4 @@
-"""The table of the study as a Parquet file: one row a problem, objective, phase and rate.
+"""The table of the study as a Parquet file: one row per problem, objective, phase and rate.
 
 Measures are rounded to 14 of the 23 bits of a float32 mantissa, a relative error of at most 3.1e-5:
 the rest would be noise that no compressor can store in less.
@@ -91,7 +91,7 @@ def to_frame(columns: dict[str, np.ndarray]) -> Any:
             data[name] = rounded(columns[name])
         else:
             data[name] = columns[name].astype(INTEGERS.get(name, "bool"))
-    # What is the same in all phases then stands in runs, which the file stores once.
+    # What is the same in all phases then forms runs, which the file stores once.
     order = ["problem", "objective", "phase", "rate"]
     return pd.DataFrame(data).sort_values(order, ignore_index=True)
 

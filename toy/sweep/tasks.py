@@ -45,7 +45,7 @@ def study_batch(
     Returns
     -------
     dict of arrays
-        Columns of equal length, one entry a problem, objective, phase and rate.
+        Columns of equal length, one entry per problem, objective, phase and rate.
     """
     blocks = []
     shared = _shared_path(problems, rates, config)

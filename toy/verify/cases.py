@@ -103,7 +103,7 @@ def partition_factor(case: Case, log_proposal: np.ndarray, n: int, *, alpha: flo
     case : Case
         Target and its Z.
     log_proposal : (k,) array, nats
-        What the samples behind Zhat are drawn from.
+        The distribution of the samples behind Zhat.
     n : int
         How many there are.
     alpha : float

@@ -1,4 +1,4 @@
-"""What a verified claim is, and how a verdict is measured.
+"""A verified claim, and how its verdict is measured.
 
 A verdict is never stored: it follows from enumerated means alone, and a claim holds when the
 measured verdict is the claimed one.
@@ -64,7 +64,7 @@ class Comparison(NamedTuple):
     factor : float or None
         The predicted factor of proportionality, computed on its own; None where none is predicted.
     scale : float or None
-        What errors are relative to; None for the norm of the truth.
+        The size that errors are relative to; None for the norm of the truth.
     """
 
     value: Float[np.ndarray, "..."]
@@ -97,7 +97,7 @@ class Record:
     claim : str
         The statement, opened by the number of its section where it has one.
     divergence, estimator : str or None
-        What it is about; None where it is about neither.
+        The subject of the claim; None where it is about neither.
     claimed : str
         The verdict that the theory predicts.
     verdict : str
@@ -126,7 +126,7 @@ class Record:
 
     @property
     def composition(self) -> str:
-        """What the claim is about: the divergence and the estimator."""
+        """The subject of the claim: the divergence and the estimator."""
         divergence = (self.divergence or "every f").replace("_", " ")
         return f"{divergence}: {self.estimator}" if self.estimator else divergence
 
@@ -148,8 +148,8 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict:
     Parameters
     ----------
     comparisons : sequence of Comparison
-        One a problem. Where a factor is predicted, proportionality means *that* factor; where none
-        is, no factor is fitted, since one number can always be explained by another.
+        One per problem. Where a factor is predicted, proportionality means *that* factor. Where
+        none is, no factor is fitted, since one number can always be explained by another.
 
     Returns
     -------

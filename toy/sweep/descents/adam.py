@@ -62,7 +62,7 @@ def descend(
     problems : Problems
         The batch; the divergence must be finite on it.
     learning_rates : (B,) array
-        Step length of Adam, one a problem.
+        Step length of Adam, one per problem.
     divergence : FDivergence
         What is descended.
     config : StudyConfig

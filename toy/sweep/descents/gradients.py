@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SignalToNoise(NamedTuple):
-    """Exact figures of the gradient estimator, one a problem.
+    """Exact figures of the gradient estimator, one per problem.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ def sampled_gradient(
     *,
     divergence: FDivergence,
 ) -> Float[np.ndarray, "B d"]:
-    """Return the estimate of the gradient from one on-policy batch a problem, with exact Z.
+    """Return the estimate of the gradient from one on-policy batch per problem, with exact Z.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def sampled_gradient(
 def sample(
     log_probs: Float[np.ndarray, "B k"], uniforms: Float[np.ndarray, "B n"]
 ) -> Int[np.ndarray, "B n"]:
-    """Return outcomes by inverting the distribution functions, one uniform a sample.
+    """Return outcomes by inverting the distribution functions, one uniform per sample.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TRIALS = 30
 _DECREASE, _SLOPE = 1e-4, 0.9
 # A minimum outside the target has D > 0, so |grad D| / D is free of the scale of D: a unit of theta
-# would change D by this share. Iterations go on to the first bound, and the second one is a claim.
+# would change D by this share. Iterations stop at the first bound; the second one is claimed.
 _STOP, _CONVERGED = 1e-8, 1e-6
 # The least product of shift and change of gradient that a Hessian is learned from: far out on a
 # plateau their squares would underflow.
@@ -157,7 +157,7 @@ def _line_search(
             new_gradient[lower],
         )
 
-        # Narrow the brackets, and go on with those that are open.
+        # Narrow the brackets, and continue with those that are open.
         low[kept] = length[kept]
         high[open_[~lower]] = length[open_[~lower]]
         open_ = open_[~(lower & flat)]

@@ -187,7 +187,7 @@ def _with_second(first: np.ndarray, others: np.ndarray, rng: np.random.Generator
 
 @cache
 def _patterns(vocabulary: int, max_length: int) -> np.ndarray:
-    """Return which sequences contain a word of one to three tokens, one row a word."""
+    """Return which sequences contain a word of one to three tokens, one row per word."""
     tokens = enumerate_sequences(vocabulary, max_length).tokens  # padded with no letter
     found = []
     for length in (1, 2, 3):

@@ -2,8 +2,9 @@
 
 Every family of the study is a *table of rows*. A row is a softmax over its entries, an outcome is a
 product of entries, and the logits are linear in the parameters. One row whose entries are the
-outcomes is a categorical policy; one row a prefix is an autoregressive one, of which all sequences
-are the outcomes; one row a last token is a bigram policy, which most targets lie outside of.
+outcomes is a categorical policy. With one row per prefix it is an autoregressive policy, whose
+outcomes are all sequences; with one row per last token, a bigram policy, which cannot express most
+targets.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class RowFamilies:
         return _times(np.swapaxes(self.features, 1, 2), in_logits)
 
     def scores(self, policy: Policy) -> Float[np.ndarray, "B k d"]:
-        """Return grad log pi of every outcome, one a row."""
+        """Return grad log pi of every outcome, one per row."""
         batch, rows, entries = self.base.shape
         uses = np.eye(rows * entries) if self.uses is None else self.uses
         by_row = uses.reshape(1, -1, rows, entries)
@@ -106,7 +107,7 @@ class RowFamilies:
 def sequence_uses(
     vocabulary: int, max_length: int, *, bigram: bool
 ) -> tuple[int, Float[np.ndarray, "k logits"]]:
-    """Return the number of rows and the uses of all sequences, one row a prefix or a last token.
+    """Return the number of rows and the uses of all sequences, one row per prefix or last token.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ def draw_problems(
     numbers, kinds : sequences of int
         The number of each problem in the study, and the place of its target in `KINDS`.
     seeds : sequence of numpy.random.SeedSequence
-        One a problem.
+        One per problem.
 
     Returns
     -------

@@ -52,7 +52,7 @@ def _mean(pair: Pair, **choices: Any) -> np.ndarray:
 
 @CLAIMS.once(
     "F9",
-    "reward-to-go with a leave-one-out baseline a position is unbiased",
+    "reward-to-go with a leave-one-out baseline at each position is unbiased",
     "token k1, reward-to-go, LOO baseline",
     test="test_ratios",
     divergence="reverse_kl",
