@@ -123,6 +123,17 @@ def to_plain(config: Any) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", _lists_for_tuples(plain))
 
 
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return what `to_plain` returned as one mapping, whose keys are paths such as optimizer.lr."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
     """Rebuild a configuration from what `to_plain` returned; options that are gone are left out."""
     hints = typing.get_type_hints(kind)

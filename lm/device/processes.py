@@ -183,12 +183,12 @@ def require_same_config(accelerator: Accelerator, config: Mapping[str, Any]) -> 
     accelerator
         Of this process.
     config
-        As `lm.config.options.to_plain` returns it.
+        One value for each key, as `lm.config.options.flatten` returns it.
     """
     texts = gather_texts(accelerator, json.dumps(config, sort_keys=True))
-    first = _flatten(json.loads(texts[0]))
+    first = json.loads(texts[0])
     for process, text in enumerate(texts):
-        other = _flatten(json.loads(text))
+        other = json.loads(text)
         keys = sorted(key for key in {*first, *other} if first.get(key) != other.get(key))
         if keys:
             raise RunError(
@@ -237,11 +237,3 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
 def leave_group() -> None:
     """Leave the group of processes, at the end of a program: NCCL complains where nobody does."""
     PartialState().destroy_process_group()
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, dict) and value
-        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat

@@ -10,6 +10,7 @@ from typing import Any
 
 from fdpg_ref import display
 from fdpg_ref.display import title_of
+from lm.config.options import flatten
 from lm.features.registry import short_name
 from lm.run.records import PROMPT_MARK
 
@@ -291,13 +292,5 @@ def _target(target: Mapping[str, Any]) -> str:
 
 def _versions(environment: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {value}" for name, value in environment.items() if value is not None)
-    lines = "\n".join(_flat(config))
+    lines = "\n".join(f"{key}: {value}" for key, value in flatten(config).items())
     return f"<p>{html.escape(parts)}</p><pre>{html.escape(lines)}</pre>"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}: {value}"

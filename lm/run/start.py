@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lm.config.options import GONE, to_plain, without_gone
+from lm.config.options import GONE, flatten, to_plain, without_gone
 from lm.config.run import RunConfig
 from lm.errors import RunError
 from lm.run.files import require_new_folder
@@ -94,7 +94,7 @@ def differences(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[
     list of str
         ``key is X now, but was Y``; empty if the run may go on.
     """
-    now, then = _flatten(config), _flatten(without_gone(recorded))
+    now, then = flatten(config), flatten(without_gone(recorded))
     gone = [
         f"{key} was {json.dumps(recorded[key])}, and is gone" for key in GONE if recorded.get(key)
     ]
@@ -148,16 +148,6 @@ def _read(folder: Path) -> dict[str, Any]:
             f"{path} cannot be read, so nobody knows what run this is: pass --overwrite without "
             "--resume to start again"
         ) from error
-
-
-def _flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in plain.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -18,7 +18,7 @@ from accelerate.utils import fsdp2_prepare_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lm.config.options import to_plain
+from lm.config.options import flatten, to_plain
 from lm.config.run import RunConfig
 from lm.device.processes import local_rows, require_same_config
 from lm.device.shards import whole
@@ -36,7 +36,7 @@ def check_processes(accelerator: Accelerator, config: RunConfig) -> None:
     config
         The run as this process was told it.
     """
-    require_same_config(accelerator, to_plain(config))
+    require_same_config(accelerator, flatten(to_plain(config)))
     local_rows(config.batch_size, accelerator)
     if accelerator.is_fsdp2:
         refuse_sharded(config)

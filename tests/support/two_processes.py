@@ -80,11 +80,9 @@ def agreements(accelerator: Accelerator) -> dict[str, Any]:
         "texts": gather_texts(accelerator, "π" * rank),
         "silence": gather_texts(accelerator, ""),
         "uneven": _message(lambda: local_rows(7, accelerator)),
-        "other seed": _message(
-            lambda: require_same_config(accelerator, {"a": {"seed": rank}, "b": {}})
-        ),
+        "other seed": _message(lambda: require_same_config(accelerator, {"a.seed": rank, "b": {}})),
         "other step": _message(lambda: require_same(accelerator, "step", 3 * rank)),
-        "same": _message(lambda: require_same_config(accelerator, {"a": {"seed": 1}})),
+        "same": _message(lambda: require_same_config(accelerator, {"a.seed": 1})),
         "failure": _message(lambda: _fail_on_one(accelerator)),
         "main fails": _message(lambda: _main_fails(accelerator)),
     }

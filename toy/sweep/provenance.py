@@ -34,7 +34,10 @@ def _cpu_seconds() -> float:
 
 
 def _commit() -> str:
-    """Return the commit of the working tree, marked where its code was changed since."""
+    """Return the commit of the working tree, marked where its code was changed since.
+
+    lm.sweep.records does the same for its package: the core, which both know, reads nothing.
+    """
     head = ("git", "rev-parse", "--short=12", "HEAD")
     changed = ("git", "status", "--porcelain", "--", "fdpg_ref", "toy")
     try:

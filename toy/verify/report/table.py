@@ -98,14 +98,7 @@ def _split(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
 
 
 def _estimator_table(records: Sequence[Record]) -> Table:
-    table = Table(
-        title="Estimator × divergence: is the mean the truth?",
-        title_justify="left",
-        title_style="bold",
-        box=box.HORIZONTALS,
-        padding=0,
-        show_edge=False,
-    )
+    table = _table("Estimator × divergence: is the mean the truth?")
     table.add_column("estimator", ratio=1)
     for divergence in DIVERGENCES.values():
         table.add_column(_heading(divergence.title), justify="right", width=6, no_wrap=True)
@@ -199,14 +192,7 @@ def _legend() -> Text:
 
 
 def _statement_table(records: Sequence[Record]) -> Table:
-    table = Table(
-        title="Single statements",
-        title_justify="left",
-        title_style="bold",
-        box=box.HORIZONTALS,
-        padding=0,
-        show_edge=False,
-    )
+    table = _table("Single statements")
     table.add_column("statement", ratio=1)
     table.add_column("verdict", width=8, justify="right")
     table.add_column("error", justify="right", width=6)
@@ -224,6 +210,17 @@ def _statement_table(records: Sequence[Record]) -> Table:
         error = Text(short_number(worst.max_relative_error), style="dim")
         table.add_row(Text(claim + count), Text(word, style=style), error)
     return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.HORIZONTALS,
+        padding=0,
+        show_edge=False,
+    )
 
 
 def _summary(records: Sequence[Record], failed: int) -> Text:
