@@ -331,7 +331,7 @@ MUTANTS = [
         'if device == "cpu":\n            raise RunError(',
         'if device == "gpu":\n            raise RunError(',
         "FSDP2 on a CPU, which accelerate silently turns into DDP",
-        ("lm/test_processes.py::test_what_a_launcher_cannot_have_is_refused",),
+        ("lm/test_launchers.py::test_what_a_launcher_cannot_have_is_refused",),
     ),
     Mutant(
         "lm/policy/prompts.py",

@@ -1,0 +1,163 @@
+"""`python -m toy audit`: losses in a user's file, what is printed and written, and usage errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fdpg_ref import DIVERGENCES
+from toy.audit.audits import audit
+from toy.audit.losses import F7
+from toy.audit.report import plot_signals
+from toy.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+USER_FILE = '''
+import torch
+
+BETA = 0.1
+
+
+def k3_penalty(log_policy, log_reference):
+    """Schulman's third estimate."""
+    log_ratio = log_reference - log_policy
+    return BETA * (torch.exp(log_ratio) - 1 - log_ratio)
+
+
+def doubly_negated(log_policy, log_reference):
+    penalty = -(k3_penalty(log_policy, log_reference))
+    return penalty.mean()
+'''
+
+
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    path = tmp_path / "my_losses.py"
+    _ = path.write_text(USER_FILE, encoding="utf-8")
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        code = main(["audit", *arguments])
+    except SystemExit as stopped:
+        code = int(str(stopped.code))
+    printed = capsys.readouterr()
+    return code, " ".join(printed.out.split()), " ".join(printed.err.split())
+
+
+@pytest.mark.parametrize(
+    ("function", "placement", "said"),
+    [
+        ("k3_penalty", "loss", "descends 0.1 x forward KL, KL(reference‖policy)"),
+        ("k3_penalty", "reward", "descends 0.1 x (reverse KL - forward KL) (RKL - FKL)"),
+        ("doubly_negated", "loss", "ascends 0.1 x forward KL"),
+    ],
+)
+def test_a_loss_in_a_users_file(function, placement, said, user_file, capsys):
+    target = user_file.with_suffix(".json")
+    arguments = f"{user_file}:{function}", "--placement", placement, "--json", str(target)
+    code, out, err = run(capsys, *arguments)
+    assert (code, err) == (0, "")
+    record = json.loads(target.read_text(encoding="utf-8"))
+    assert said in record["sentence"]
+    assert record["ascends"] == ("ascends" in said)
+    assert record["best_match"] == ("forward_kl" if placement == "loss" else None)
+    assert set(record["cosine"]) == set(record["relative_residual"]) == set(DIVERGENCES)
+    assert f"{function} in the {placement}" in out
+    # Nothing else is left there, bytecode of the file included.
+    assert set(user_file.parent.iterdir()) == {user_file, target}
+
+
+def test_all_of_it_on_the_command_line(tmp_path, capsys):
+    table = tmp_path / "new" / "all.json"
+    code, out, err = run(capsys, "--all", "--json", str(table))
+    assert (code, err) == (0, "")
+    records = json.loads(table.read_text(encoding="utf-8"))
+    keys = [(r["row"], r["name"], r["placement"], r["samples"]) for r in records]
+    assert keys == list(F7)
+    assert records[0]["zero_gradient"] is True
+    assert records[0]["cosine"] is records[0]["relative_residual"] is None
+    assert "nothing: it is zero" in out
+
+
+def test_the_figure_shows_the_recovered_signal_over_the_matched_one(tmp_path, capsys):
+    path = tmp_path / "new" / "k3.png"
+    assert run(capsys, "k3", "--figure", str(path))[0] == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    report = audit("k3", placement="reward")
+    (axes,) = plot_signals([report]).axes
+    found, matched = (np.asarray(line.get_ydata()) for line in axes.lines[:2])
+    np.testing.assert_allclose(found, matched, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["k4"], "Did you mean 'k3'"),
+        ([], "name one loss"),
+        (["k1", "--all"], "not both"),
+        (["--all", "--samples", "stale"], "leave out --samples"),
+        (["k1", "--placment", "reward"], "Did you mean --placement"),
+        (["k1", "--placement", "rewrd"], "'loss', 'reward'"),
+        (["k1", "--json", "x.txt"], "does not end in .json"),
+        (["k1", "--level", "token", "--figure", "x.png"], "per sequence only"),
+        (["nowhere.py:loss"], "there is no file 'nowhere.py'"),
+        (["losses.py"], "write losses.py:FUNCTION"),
+        (["{file}:k3_penalt"], "Did you mean 'k3_penalty'"),
+    ],
+)
+def test_usage_errors_exit_2_and_write_nothing(arguments, message, user_file, capsys, monkeypatch):
+    monkeypatch.chdir(user_file.parent)
+    code, out, err = run(capsys, *(a.format(file=user_file) for a in arguments))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert list(user_file.parent.iterdir()) == [user_file]
+
+
+def test_a_file_that_raises_is_an_error_with_its_reason(tmp_path, capsys):
+    path = tmp_path / "broken.py"
+    _ = path.write_text("import nothing_of_that_name\n", encoding="utf-8")
+    code, _, err = run(capsys, f"{path}:loss")
+    assert code == 2
+    assert "raised ModuleNotFoundError: No module named 'nothing_of_that_name'" in err
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # an import of it fails from here on
+import toy
+from toy.__main__ import run
+assert run(["audit", "k1"]) == 2
+"""
+
+
+def test_without_torch_the_audit_says_what_to_install():
+    """The other commands import the command line too, so this also guards them."""
+    command = [sys.executable, "-c", WITHOUT_TORCH]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == (
+        "python -m toy: torch is not installed: python -m pip install 'fdpg-ref[lm]'\n"
+    )
+
+
+def test_the_documentation_example_runs():
+    """The three lines of docs/audit.md, as they stand there, and the test they define."""
+    text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) >= 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/audit.md", "exec"), names)
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert tests
+    for test in tests:
+        assert callable(test)
+        assert test() is None
