@@ -43,7 +43,8 @@ test-slow: $(STAMP)
 # The tests of numbers as a processor without AVX-512 computes: other kernels, other roundings.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
 	OPENBLAS_CORETYPE=Haswell
-NUMBERS := tests/core $(addprefix tests/lm/test_,accumulate.py enumerated.py ladder.py)
+NUMBERS := tests/core $(addprefix tests/lm/test_,accumulate.py enumerated.py ladder.py) \
+	$(addprefix tests/toy/test_,estimators.py families.py penalties.py tokens.py train.py values.py)
 
 numbers: $(STAMP)
 	$(AVX2) $(PARALLEL) $(NUMBERS)

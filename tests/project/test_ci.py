@@ -86,3 +86,14 @@ def test_a_failing_stage_is_red_at_once(project, stage):
     assert calls[-1][0] == stage
     assert f"==== make {stage} FAILED" in "\n".join(out)
     assert not any("all stages passed" in line for line in out)
+
+
+def test_the_tests_of_numbers_are_there_and_run_without_avx512():
+    command = ["make", "--dry-run", "numbers"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    line = printed.splitlines()[-1]
+    paths = [word for word in line.split() if word.startswith("tests/")]
+    assert "tests/core" in paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    for limit in ("ATEN_CPU_CAPABILITY=avx2", "MKL_ENABLE_INSTRUCTIONS=AVX2", "=Haswell"):
+        assert limit in line
