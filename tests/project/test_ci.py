@@ -89,7 +89,7 @@ def test_a_failing_stage_is_red_at_once(project, stage):
 
 
 def test_the_tests_of_numbers_are_there_and_run_without_avx512():
-    command = ["make", "--dry-run", "numbers"]
+    command = ["make", "--dry-run", "--no-print-directory", "numbers"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     line = printed.splitlines()[-1]
     paths = [word for word in line.split() if word.startswith("tests/")]
