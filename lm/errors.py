@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Longest part of a library's message that is repeated; some list all architectures there are.
+MOST_CHARACTERS = 400
+
 
 class UsageError(ValueError):
     """What was typed, or written in a recipe, cannot be done."""
 
 
 class RunError(ValueError):
-    """A run cannot start or go on."""
+    """A run cannot start or continue."""
 
 
 class RunInterrupted(Exception):
@@ -36,3 +42,52 @@ class RunInterrupted(Exception):
             f"stopped by {signal_name} after step {step} of {steps}; everything is saved in "
             f"{folder}"
         )
+
+
+@contextmanager
+def border(doing: str, advice: str) -> Iterator[None]:
+    """Turn whatever is raised inside into a RunError that says what was being done.
+
+    It stands where things meet that we did not write: a model folder, the code of a library on an
+    architecture that was not tried, the files of a run. Errors that the project names itself pass,
+    as do those of the operating system and of a full memory, which say enough.
+
+    Parameters
+    ----------
+    doing
+        What was being done: the words after "while".
+    advice
+        What to try, as a sentence without its point.
+
+    Raises
+    ------
+    RunError
+        In place of the exception, which is its cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        named = type(error).__module__.partition(".")[0] in {"lm", "fdpg_ref"}
+        if named or isinstance(error, OSError) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        words = f"while {doing}: {reason_of(error)}"
+        # A check of ours says what to do by itself.
+        raise RunError(words if _is_our_check(error) else f"{words}. {advice}") from error
+
+
+def _is_our_check(error: BaseException) -> bool:
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = "" if last is None else last.tb_frame.f_globals.get("__name__", "")
+    return isinstance(error, (ValueError, TypeError)) and module.partition(".")[0] == "lm"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an exception's message in one line of bounded length, with its type if that helps."""
+    words = " ".join(str(error).split()).rstrip(".")
+    if len(words) > MOST_CHARACTERS:
+        words = f"{words[:MOST_CHARACTERS]} ..."
+    # Of a ValueError the message says it all; that of a KeyError is a bare key.
+    own_words = (type(error) in {ValueError, RuntimeError} or _is_our_check(error)) and words
+    return words if own_words else f"{type(error).__name__}: {words}".rstrip(": ")

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 
-from mistakes import core, lm_policy, lm_target, lm_training, study, toy
+from mistakes import core, lm_policy, lm_target, lm_training, lm_users, study, toy
 from mutation import (
     OUT_OF_TIME,
     ROOT,
@@ -37,7 +37,7 @@ from rich.table import Table
 
 MUTANTS = [
     mutant
-    for package in (core, toy, lm_policy, lm_target, lm_training, study)
+    for package in (core, toy, lm_policy, lm_target, lm_training, lm_users, study)
     for mutant in package.MUTANTS
 ]
 

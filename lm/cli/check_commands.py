@@ -60,6 +60,8 @@ def run_precision(options: PrecisionOptions) -> None:
         ladder = measure_ladder(
             policy, n=options.n, seed=options.seed, on_rung=lambda rung: say(f"measuring {rung}")
         )
+
+    # Print it.
     sizes = f"{ladder.sequences} sequences of {ladder.tokens} tokens from the model itself"
     table = new_table(f"{name} on {options.device}, against float64: {sizes}")
     table.add_column("quantity")
@@ -70,6 +72,8 @@ def run_precision(options: PrecisionOptions) -> None:
     print_table(table)
     for note in ladder_notes(ladder):
         print(note)
+
+    # Write it.
     about = {
         "model": name,
         "device": options.device,

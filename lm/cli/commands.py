@@ -17,7 +17,7 @@ from lm.config.run import RunConfig, SamplingConfig
 from lm.device.amp import Amp
 from lm.device.launched import is_main
 from lm.device.processes import leave_group
-from lm.errors import RunError
+from lm.errors import RunError, border
 from lm.evaluation.evaluate import Evaluator
 from lm.models.folder import ModelFolderError
 from lm.models.vocabulary import VocabularyError
@@ -30,7 +30,8 @@ from lm.report.tables import new_table, print_table
 from lm.run.environment import environment
 from lm.run.files import write_atomic
 from lm.run.folder import read_config, require_complete
-from lm.run.records import read_records
+from lm.run.foreign import require_own_code
+from lm.run.records import printable, read_records
 from lm.target.problem import build_problem, measured_problem
 from lm.train import train
 from lm.training.base import read_facts, train_base
@@ -48,6 +49,7 @@ class EvaluateOptions:
     samples: int
     seed: int
     json: Path | None
+    trust_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def run_base(config: BaseConfig) -> None:
 def run_evaluate(options: EvaluateOptions) -> None:
     """Measure a finished run's policy on new samples, beside its base."""
     config = read_config(options.run)
+    if not options.trust_code:
+        require_own_code(config, options.run)
     try:
         evaluation = replace(config.evaluation, samples=options.samples)
     except ValueError as error:
@@ -122,15 +126,18 @@ def run_sample(options: SampleOptions) -> None:
     texts = policy.decode(samples)
     check_longest(policy, samples, texts)
     for text, log_prob in zip(texts, samples.log_prob.tolist(), strict=True):
-        # One line a sample: a line break is shown as what one types for it.
-        shown = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-        print(f"{log_prob:9.3f}  {shown}")
+        print(f"{log_prob:9.3f}  {printable(text)}")
 
 
 def run_report(folder: Path) -> None:
     """Draw a run's figures and report again from its records."""
     read_config(folder)
-    print(f"report: {finish_run(folder)}")
+    with border(
+        f"drawing the report of {folder}",
+        "Its records are incomplete or were changed; --debug true shows which",
+    ):
+        report = finish_run(folder)
+    print(f"report: {report}")
 
 
 def run_env() -> None:

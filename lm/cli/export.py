@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lm.models.token_ids import load_ids
 from lm.policy import Policy, load_policy
 from lm.run.checkpoint import CorruptCheckpoint, checkpoint_steps, load_checkpoint
 from lm.run.folder import read_config
+from lm.run.owned import MODEL, remove_owned, require_owned
 from lm.run.start import partial_folder
 from lm.run.state import load_weights
 from lm.training.setup import build_policy, load_base
@@ -45,7 +45,7 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
     destination
         Appears complete or not at all.
     overwrite
-        Whether a destination that is not empty may be replaced.
+        Whether a destination that is not empty may be replaced; only a model of ours ever is.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
         policy.save(partial)
         if destination.exists():
             # Only now: until here the old one was whole.
-            shutil.rmtree(destination)
+            remove_owned(destination, MODEL)
     return destination
 
 
@@ -145,8 +145,13 @@ def _require_free(source: Path, destination: Path, *, overwrite: bool) -> None:
         )
     if destination.exists() and not destination.is_dir():
         raise RunError(f"{destination} is a file: choose another destination")
+    if destination.is_mount():
+        raise RunError(f"{destination} is where a disk is mounted: name a folder in it")
     if destination.is_dir() and any(destination.iterdir()) and not overwrite:
         raise RunError(
             f"{destination} exists and is not empty: choose another destination, or pass "
             "--overwrite to replace it"
         )
+    if destination.name == "policy" and (destination.parent / RUN_MARK).is_file():
+        raise RunError(f"{destination} is the policy of a run: choose another destination")
+    require_owned(destination, MODEL)

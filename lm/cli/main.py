@@ -7,6 +7,7 @@ import difflib
 import importlib
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -19,11 +20,12 @@ from lm.config.options import parse_config, shipped_recipes, to_plain
 from lm.config.run import RunConfig, SamplingConfig, resolve
 from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
-from lm.errors import RunError, RunInterrupted, UsageError
+from lm.errors import RunError, RunInterrupted, UsageError, reason_of
 from lm.run.start import how_to_start, resume_command
 from lm.sweep.config import SweepConfig
 
 USAGE_ERROR = 2
+OUR_FAULT = 3
 INTERRUPTED = 130
 USER_ERRORS = (
     UsageError,
@@ -62,29 +64,56 @@ def main(arguments: Sequence[str]) -> int:
     -------
     int
         0; 1 if a run of a sweep fails or what one promises does not hold; 2 for what a user can put
-        right, with the message on the standard error stream.
+        right and 3 for what only we can, with the message on the standard error stream.
     """
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_overview())
         return 0
-    name, *rest = arguments
+    debug, words = _without_debug(arguments)
+    name, *rest = words or ["help"]
     try:
         if name != "train":
             require_alone(name)
         return _command(name).run(rest) or 0
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if debug:
+            traceback.print_exception(error)
+        return _explain(error, name)
+
+
+def _explain(error: BaseException, command: str) -> int:
+    """Print what went wrong in one line, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
         return _fail("interrupted", error, code=INTERRUPTED)
-    except RunInterrupted as error:  # of a run inside another command
+    if isinstance(error, RunInterrupted):  # of a run inside another command
         return _fail(str(error), error, code=INTERRUPTED)
-    except ModuleNotFoundError as error:
-        if error.name not in HEAVY_LIBRARIES:
-            raise
-        message = f"{error.name} is not installed: python -m pip install 'fdpg-ref[lm]'"
-        return _fail(message, error)
-    except Exception as error:
-        if not isinstance(error, _user_errors()):
-            raise
+    if isinstance(error, ModuleNotFoundError) and error.name in HEAVY_LIBRARIES:
+        return _fail(f"{error.name} is not installed: python -m pip install 'fdpg-ref[lm]'", error)
+    if isinstance(error, _user_errors()):
         return _fail(str(error), error)
+    # Not one that we foresaw. Still one line: a traceback helps only whoever mends it.
+    message = (
+        f"python -m lm {command} failed: {reason_of(error)}. This is a fault of the program or of "
+        "a library: --debug true shows where, which is what a report of it should hold"
+    )
+    return _fail(message, error, code=OUR_FAULT)
+
+
+def _without_debug(words: Sequence[str]) -> tuple[bool, list[str]]:
+    """Take ``--debug``, ``--debug true`` or ``--debug=true`` out of a command's words."""
+    kept: list[str] = []
+    debug = after_debug = False
+    for word in words:
+        name, separator, value = word.partition("=")
+        if name == "--debug":
+            debug = not separator or value.lower() == "true"
+            after_debug = not separator
+        elif after_debug and word.lower() in {"true", "false"}:
+            debug, after_debug = word.lower() == "true", False
+        else:
+            kept.append(word)
+            after_debug = False
+    return debug, kept
 
 
 def train_command(words: Sequence[str]) -> None:
@@ -126,7 +155,7 @@ def sweep_command(words: Sequence[str]) -> int:
 
 
 def evaluate_command(words: Sequence[str]) -> None:
-    """Measure a run again: ``RUN [--samples N] [--seed S] [--json FILE]``."""
+    """Measure a run again: ``RUN [--samples N] [--seed S] [--json FILE] [--trust_code true]``."""
     parser = _parser("evaluate")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument(
@@ -138,6 +167,17 @@ def evaluate_command(words: Sequence[str]) -> None:
     )
     _add_seed(parser, 1, "of the new samples")
     _add_json(parser, "also write the record to this file")
+    parser.add_argument(
+        *_spellings("trust_code"),
+        dest="trust_code",
+        metavar="true|false",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="execute Python files that came with the run folder (%(default)s)",
+    )
+
     options = parser.parse_args(words)
     commands = _commands()
     commands.run_evaluate(commands.EvaluateOptions(**vars(options)))
@@ -162,6 +202,8 @@ def sample_command(words: Sequence[str]) -> None:
     _add_length(parser)
     for key, (kind, letter, meaning) in TRANSFORM.items():
         parser.add_argument(*_spellings(key), dest=key, type=kind, metavar=letter, help=meaning)
+
+    # What was given of the transform; the rest is the run's own.
     options = vars(parser.parse_args(words))
     given = {key: options.pop(key) for key in TRANSFORM}
     transform = {key: value for key, value in given.items() if value is not None}
@@ -294,7 +336,8 @@ def _overview() -> str:
     example = "python -m lm train lm/recipes/rare_pointwise.yaml --divergence reverse_kl"
     yours = "lm/recipes/your_model.yaml is a template for your own model and reward"
     head = ["usage: python -m lm COMMAND ...", ""]
-    tail = ["", f"for example: {example}", yours, "each explains itself: --help"]
+    debug = "each explains itself: --help; --debug true shows where an error comes from"
+    tail = ["", f"for example: {example}", yours, debug]
     return "\n".join([*head, *lines, *tail])
 
 
@@ -349,6 +392,12 @@ def _checked(kind: Callable[..., Any], values: Mapping[str, Any]) -> None:
         kind(**values)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _boolean(word: str) -> bool:
+    if word.lower() not in {"true", "false"}:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
+    return word.lower() == "true"
 
 
 def _new_file(word: str) -> Path:

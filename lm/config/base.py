@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
+from lm.config.typed import check_types
 from lm.features.census import DATA_FILE
 
 __all__ = ["DEFAULT_CACHE", "BaseConfig"]
@@ -45,6 +46,7 @@ class BaseConfig:
     """model folder to fine-tune, of the same sizes; by default random weights"""
 
     def __post_init__(self) -> None:
+        check_types(self, "base")
         for field in ("layers", "width", "heads", "steps", "batch_size"):
             value = getattr(self, field)
             if value < 1:

@@ -86,6 +86,7 @@ def _check_reward(config: RunConfig) -> None:
         )
     if config.target.kind != "reward":
         return
+
     require(
         config.measure is not None,
         "target.kind reward has no penalty and hence no target: say in measure which distribution "
@@ -114,6 +115,7 @@ def _check_prompts(config: RunConfig) -> None:
     )
     if config.prompts.file is None:
         return
+
     require(
         config.target.kind != "exponential_family",
         "target.kind exponential_family fits moments over all texts, but with prompts.file every "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lm.config.typed import check_types
 from lm.config.validation import at_least, positive, require
 
 
@@ -19,6 +20,7 @@ class LoraConfig:
     """names of the linear layers that get an adapter; by default peft's choice for the model"""
 
     def __post_init__(self) -> None:
+        check_types(self, "lora")
         at_least("lora.rank", self.rank, 0)
         positive("lora.alpha", self.alpha)
         require(

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jsonargparse
-import yaml
 
+from lm.config.recipes import read_yaml
+from lm.config.typed import checked, hints_of
 from lm.errors import UsageError
 
 __all__ = ["build_config"]
@@ -58,7 +59,9 @@ def parse_config(kind: type[Config], arguments: Sequence[str], *, program: str) 
         if word.startswith("--"):
             _require_known(word[2:].split("=")[0].rstrip("+"), valid, where="on the command line")
     for path in _recipes(words):
-        _check_recipe(path, valid)
+        _check_recipe(path, kind, valid)
+    _check_words(words, valid)
+
     parser = _parser(kind, program)
     try:
         made = parser.instantiate(parser.parse_args(words))
@@ -89,8 +92,7 @@ def build_config(kind: type[Config], plain: Mapping[str, Any]) -> Config:
         combination that the configuration refuses.
     """
     valid = dict(option_types(kind))
-    for key in _dotted(plain):
-        _require_known(key, valid, where="among the options")
+    _check_tree(plain, kind, valid, where="among the options")
     parser = _parser(kind, kind.__name__)
     try:
         made = parser.instantiate(parser.parse_object(dict(plain)))
@@ -135,16 +137,28 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
-    """Rebuild a configuration from what `to_plain` returned; options that are gone are left out."""
-    hints = typing.get_type_hints(kind)
+    """Rebuild a configuration from what `to_plain` returned; options that are gone are left out.
+
+    Raises
+    ------
+    ValueError
+        It is none: a key that this version does not know, a wrong type, a bad combination.
+    """
+    hints = hints_of(kind)
     values = {}
     for name, value in without_gone(plain).items():
-        hint = hints[name]
-        group = _dataclass_of(hint)
-        if group is not None and value is not None:
-            values[name] = from_plain(group, value)
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
+        if name not in hints:
+            raise ValueError(f"this version has no key {name!r} in {kind.__name__}")
+        group = _dataclass_of(hints[name])
+        inside = group is not None and isinstance(value, Mapping)
+        values[name] = from_plain(group, value) if inside else value
+    missing = [
+        item.name
+        for item in dataclasses.fields(typing.cast("Any", kind))
+        if item.name not in values and item.default is item.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{kind.__name__} lacks the key {missing[0]!r}")
     return kind(**values)
 
 
@@ -188,17 +202,45 @@ def _recipes(words: list[str]) -> list[Path]:
     return paths
 
 
-def _check_recipe(path: Path, valid: Mapping[str, Any]) -> None:
+def _check_recipe(path: Path, kind: type, valid: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise UsageError(f"recipe {path} is not a file; the shipped ones: {shipped_recipes()}")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"recipe {path} is not valid YAML: {error}") from error
+        recipe = read_yaml(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise UsageError(f"recipe {path} is not valid YAML: {reason}") from error
     if not isinstance(recipe, dict):
-        raise UsageError(f"recipe {path} must hold 'key: value' lines, not {recipe!r}")
-    for key in _dotted(recipe):
-        _require_known(key, valid, where=f"in {path}")
+        raise UsageError(f"recipe {path} must hold 'key: value' lines, not {recipe!r:.80}")
+    try:
+        _check_tree(recipe, kind, valid, where=f"in {path}")
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"recipe {path}: {error}") from error
+
+
+def _check_words(words: Sequence[str], valid: Mapping[str, Any]) -> None:
+    """Check the values of the command line as those of a recipe are checked."""
+    for word, after in itertools.pairwise([*words, "--"]):
+        option, separator, value = word.partition("=")
+        key, text = option.removeprefix("--"), value if separator else after
+        hint = _hint_of(key, valid)
+        if not option.startswith("--") or hint is None or _takes_any_word(hint):
+            continue
+        try:
+            _ = checked(key, hint, read_yaml(text), nested=True)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+def _check_tree(
+    tree: Mapping[Any, Any], kind: type, valid: Mapping[str, Any], *, where: str
+) -> None:
+    """Check keys and values of nested options, before they are turned into anything."""
+    for key in _dotted(tree):
+        _require_known(key, valid, where=where)
+    _ = checked("", kind, dict(tree), nested=True)
 
 
 def _dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
@@ -207,6 +249,19 @@ def _dotted(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
             yield from _dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def _hint_of(key: str, valid: Mapping[str, Any]) -> Any:
+    """Return the hint of a key, or of a value in the mapping that a key opens; None if unknown."""
+    for parent in itertools.accumulate(key.split(".")[:-1], "{}.{}".format):
+        if typing.get_origin(valid.get(parent)) is dict:
+            return typing.get_args(valid[parent])[1]
+    return valid.get(key)
+
+
+def _takes_any_word(hint: Any) -> bool:
+    is_group = typing.get_origin(hint) in {tuple, dict}
+    return hint is str or (str in typing.get_args(hint) and not is_group)
 
 
 def _require_known(key: str, valid: Mapping[str, Any], *, where: str) -> None:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lm.config.typed import check_types
 from lm.config.validation import at_least, positive, require, share
 
 PartitionPolicy = Literal["auto", "exact", "frozen", "past_only", "leave_one_out", "same_batch"]
@@ -26,6 +27,7 @@ class PromptsConfig:
     """prompts of each step; each gets batch_size / per_step samples"""
 
     def __post_init__(self) -> None:
+        check_types(self, "prompts")
         at_least("prompts.per_step", self.per_step, 1)
         require(self.file != "", "prompts.file is empty: name a file, or leave the key out")
         require(
@@ -45,6 +47,7 @@ class ProposalConfig:
     """kl_adaptive: steps between two comparisons of policy and copy"""
 
     def __post_init__(self) -> None:
+        check_types(self, "proposal")
         at_least("proposal.every", self.every, 1)
         require(
             self.kind == "kl_adaptive" or self.every == 10,
@@ -63,6 +66,7 @@ class CheckpointConfig:
     """how many of the newest are kept"""
 
     def __post_init__(self) -> None:
+        check_types(self, "checkpoint")
         at_least("checkpoint.every", self.every, 1)
         at_least("checkpoint.keep", self.keep, 1)
 
@@ -79,6 +83,7 @@ class PartitionConfig:
     """past_only: weight of the past at each step; 1 keeps everything"""
 
     def __post_init__(self) -> None:
+        check_types(self, "partition")
         at_least("partition.samples", self.samples, 2)
         share("partition.forgetting", self.forgetting)
 
@@ -95,6 +100,7 @@ class BaselineConfig:
     """running: weight of the past at each step; 1 keeps everything"""
 
     def __post_init__(self) -> None:
+        check_types(self, "baseline")
         require(
             self.kind == "constant" or self.value == 0.0,
             f"baseline.value is {self.value}, but baseline.kind {self.kind} does not use it: "
@@ -125,6 +131,7 @@ class OptimizerConfig:
     """largest gradient norm; none by default, for clipping favours the divergences unequally"""
 
     def __post_init__(self) -> None:
+        check_types(self, "optimizer")
         positive("optimizer.lr", self.lr)
         positive("optimizer.eps", self.eps)
         at_least("optimizer.warmup_steps", self.warmup_steps, 0)
@@ -161,6 +168,7 @@ class EvaluationConfig:
     """with prompts: up to so many, chosen at random once, share the samples of an evaluation"""
 
     def __post_init__(self) -> None:
+        check_types(self, "evaluation")
         at_least("evaluation.every", self.every, 1)
         for step in self.early:
             at_least("evaluation.early", step, 1)
@@ -169,6 +177,8 @@ class EvaluationConfig:
         at_least("evaluation.contexts", self.contexts, 1)
         for number in self.coverage_at:
             at_least("evaluation.coverage_at", number, 1)
+
+        # There must be samples enough for every figure.
         require(
             self.coverage is None or 2 * max(self.coverage_at) <= self.samples,
             f"evaluation.coverage_at goes to {max(self.coverage_at, default=0)}, which needs twice "

@@ -27,6 +27,7 @@ from lm.config.parts import (
 )
 from lm.config.sampling import SamplingConfig
 from lm.config.target import TargetConfig, TargetKind
+from lm.config.typed import check_types
 from lm.config.validation import at_least, require
 
 __all__ = [
@@ -117,6 +118,7 @@ class RunConfig:
     """draw figures and the report at the end; python -m lm report RUN draws them later, too"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         find_divergence(self.divergence)  # raises, naming those there are
         require(
             bool(self.name) and "/" not in self.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lm.config.typed import check_types
 from lm.config.validation import at_least, positive, require, share
 
 
@@ -24,6 +25,7 @@ class SamplingConfig:
     """keep tokens of at least this share of the largest probability; 0 keeps all"""
 
     def __post_init__(self) -> None:
+        check_types(self, "sampling")
         positive("sampling.temperature", self.temperature)
         at_least("sampling.top_k", self.top_k, 0)
         share("sampling.top_p", self.top_p)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lm.config.typed import check_types
 from lm.config.validation import positive, require
 from lm.features.registry import check_feature, check_score_name, lives_on_list
 
@@ -45,6 +46,7 @@ class TargetConfig:
     """teacher: the model whose distribution is the target, a folder or a hub name"""
 
     def __post_init__(self) -> None:
+        check_types(self, "target")
         options = {
             "moments": self.moments,
             "constraints": self.constraints,
@@ -52,6 +54,8 @@ class TargetConfig:
             "score": self.score or "",
             "teacher": self.teacher or "",
         }
+
+        # Its own option, and no other kind's.
         option = NEEDED[self.kind]
         require(
             len(options[option]) > 0,
@@ -64,6 +68,8 @@ class TargetConfig:
                 f"target.{other} belongs to target.kind {kinds}, but target.kind is {self.kind}: "
                 f"remove target.{other} or change the kind",
             )
+
+        # Names that exist, and finite numbers.
         for name in self.features:
             check_feature(name)
         if self.score is not None:

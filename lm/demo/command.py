@@ -11,12 +11,14 @@ import yaml
 from rich.console import Console
 
 from lm.config.options import build_config
+from lm.config.typed import check_types
 from lm.errors import RunError, UsageError
 from lm.run.files import require_new_folder
+from lm.run.owned import UNFINISHED as MARKER
+from lm.run.owned import is_demonstration
 from lm.sweep.cells import expand, merged
 from lm.sweep.config import SweepConfig
 
-MARKER = "UNFINISHED.txt"
 MARKER_TEXT = (
     "This demonstration has not come to its end: it is running, or it was stopped. Its runs may be "
     "of different times. Run the same command again; it starts over.\n"
@@ -51,6 +53,9 @@ class DemoConfig:
     """options of the base model, as in --base.steps 600 (see python -m lm base --help)"""
     evaluation: dict[str, Any] = field(default_factory=dict)
     """when and how to measure, as in --evaluation.every 10 (see python -m lm train --help)"""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 def demo_sweep(config: DemoConfig) -> SweepConfig:
@@ -140,8 +145,7 @@ def _given(value: Any, default: Any) -> Any:
 
 def _start_over(folder: Path) -> None:
     """Take the folder: empty, or an earlier demonstration's, whose conclusions are removed."""
-    ours = any((folder / name).exists() for name in ("summary.json", MARKER))
-    require_new_folder(folder, overwrite=ours)
+    require_new_folder(folder, overwrite=is_demonstration(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).write_text(MARKER_TEXT, encoding="utf-8")

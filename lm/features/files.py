@@ -10,13 +10,16 @@ import ast
 import difflib
 import functools
 import importlib.util
+import inspect
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lm.errors import RunError
+from lm.features.calls import given_names
 
 
 def is_reference(name: str) -> bool:
@@ -25,15 +28,20 @@ def is_reference(name: str) -> bool:
     return bool(separator) and path.endswith(".py")
 
 
-def check_reference(name: str, *, arguments: int) -> None:
-    """Check that a file defines a function, by reading it and nothing else.
+def path_of(name: str) -> Path | None:
+    """Return the file that a name refers to, or None if it refers to none."""
+    return _split(name)[0] if is_reference(name) else None
+
+
+def check_reference(name: str, *, leading: Sequence[str]) -> None:
+    """Check that a file defines a function that can be called, by reading it and nothing else.
 
     Parameters
     ----------
     name
         ``path/to/file.py:function``; a relative path starts at the working directory.
-    arguments
-        How many positional arguments the function must take at least.
+    leading
+        What the function is given first, by name.
 
     Raises
     ------
@@ -44,20 +52,49 @@ def check_reference(name: str, *, arguments: int) -> None:
     if not path.is_file():
         raise ValueError(f"{name!r} names no file: there is no {path} in {Path.cwd()}")
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{path} is not valid Python: {error}") from error
-    found = {node.name: node.args for node in tree.body if isinstance(node, ast.FunctionDef)}
-    if function not in found:
-        nearest = difflib.get_close_matches(function, found, n=1, cutoff=0.0)
-        advice = f"did you mean {nearest[0]!r}?" if nearest else "it defines no function"
+
+    defined = {
+        node.name: node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    found = defined.get(function)
+    if found is None:
+        functions = [key for key, node in defined.items() if isinstance(node, ast.FunctionDef)]
+        nearest = difflib.get_close_matches(function, functions, n=1)
+        listed = f"it has {', '.join(functions)}" if functions else "it defines no function"
+        advice = f"did you mean {nearest[0]!r}?" if nearest else listed
         raise ValueError(f"{path} has no function {function!r} at its top level; {advice}")
-    taken = len(found[function].posonlyargs) + len(found[function].args)
-    if taken < arguments and found[function].vararg is None:
+    if isinstance(found, ast.ClassDef):
         raise ValueError(
-            f"{name} takes {taken} positional argument(s), but it is called with {arguments}: see "
-            "docs/library.md"
+            f"{function} in {path} is a class: name a function, which may make an object of it "
+            "and call that"
         )
+    if isinstance(found, ast.AsyncFunctionDef):
+        raise ValueError(f"{function} in {path} is an async function: it must be a plain def")
+    if not found.decorator_list:
+        _ = given_names(name, _signature(found.args), leading=leading)
+
+
+def _signature(arguments: ast.arguments) -> inspect.Signature:
+    """Return what `inspect.signature` would return if the function existed."""
+    kind, empty = inspect.Parameter, inspect.Parameter.empty
+    first = [(argument, kind.POSITIONAL_ONLY) for argument in arguments.posonlyargs]
+    first += [(argument, kind.POSITIONAL_OR_KEYWORD) for argument in arguments.args]
+    required = len(first) - len(arguments.defaults)
+    parameters = [
+        kind(argument.arg, how, default=empty if place < required else None)
+        for place, (argument, how) in enumerate(first)
+    ]
+    if arguments.vararg is not None:
+        parameters.append(kind(arguments.vararg.arg, kind.VAR_POSITIONAL))
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        given = empty if default is None else None
+        parameters.append(kind(argument.arg, kind.KEYWORD_ONLY, default=given))
+    return inspect.Signature(parameters)
 
 
 @functools.cache
@@ -81,6 +118,8 @@ def load_function(name: str) -> Callable[..., Any]:
     """
     path, function = _split(name)
     module = _load_module(path.resolve())
+    if not hasattr(module, function):
+        raise RunError(f"{path} defines {function!r}, but it was gone after the file was loaded")
     return getattr(module, function)
 
 
@@ -94,13 +133,25 @@ def _load_module(path: Path) -> Any:
     # Dataclasses and pickled functions look their module up by name.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with _folder_on_path(path.parent):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise RunError(
-            f"{path} raised {type(error).__name__} while it was loaded: {error}"
-        ) from error
+        what = f"{type(error).__name__} while it was loaded: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            what += f" (looked for beside it in {path.parent} and among the installed packages)"
+        raise RunError(f"{path} raised {what}") from error
     return module
+
+
+@contextmanager
+def _folder_on_path(folder: Path) -> Iterator[None]:
+    """Let a file import its neighbours while it is loaded, as it can when it is run itself."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 def _split(name: str) -> tuple[Path, str]:

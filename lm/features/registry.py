@@ -8,8 +8,9 @@ same for targets that are given as a whole, by log P(x).
     def polite(texts):                      # prompt and completion, n strings
         return [text.count("please") for text in texts]
 
-A function is given, by keyword, what its signature names beside the texts: ``prompts`` and
-``completions`` (n strings each) and ``tokens`` (n lists of the completion's token ids).
+A function is given what its signature names, and copies, so that it may sort them: ``texts``,
+``prompts`` and ``completions`` (n strings each), ``tokens`` (n lists of the completion's token
+ids), and a score also ``log_base``. A name that is none of these is refused.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ import numpy as np
 
 from lm.errors import RunError
 from lm.features import text as text_features
-from lm.features.calls import call_on_texts
+from lm.features.calls import call_on_texts, check_signature
 from lm.features.files import check_reference, is_reference, load_function
 
+# What a function is given if its signature asks for nothing else, in this order.
+TEXTS, BASE_AND_TEXTS = ("texts",), ("log_base", "texts")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -103,11 +106,13 @@ def feature(name: str, *, lives_on_list: bool = False) -> Callable[[Function], F
     Raises
     ------
     ValueError
-        The name is taken by a feature of the project, or looks like a function in a file.
+        The name is taken by a feature of the project, or looks like a function in a file; the
+        function cannot be called with what there is.
     """
     _require_free(name, BUILT_IN)
 
     def register(function: Function) -> Function:
+        check_signature(f"feature {name!r}", function, leading=TEXTS)
         FEATURES[name] = Feature(_summary(function), function, lives_on_list)
         return function
 
@@ -132,6 +137,7 @@ def score(name: str) -> Callable[[Function], Function]:
     _require_free(name, frozenset())
 
     def register(function: Function) -> Function:
+        check_signature(f"score {name!r}", function, leading=BASE_AND_TEXTS)
         SCORES[name] = function
         return function
 
@@ -176,7 +182,7 @@ def feature_values(
     material = _material(texts, prompts, completions, tokens)
     columns = []
     for name in names:
-        column = call_on_texts(f"feature {name!r}", get_feature(name).values, (), texts, material)
+        column = call_on_texts(f"feature {name!r}", get_feature(name).values, {}, texts, material)
         bad = np.flatnonzero(~np.isfinite(column))
         if bad.size:
             raise RunError(
@@ -220,7 +226,8 @@ def score_values(
         The function raises, returns another number of values, NaN or +inf; the text is named.
     """
     material = _material(texts, prompts, completions, tokens)
-    values = call_on_texts(f"score {name!r}", _get_score(name), (log_base,), texts, material)
+    before = {"log_base": log_base}
+    values = call_on_texts(f"score {name!r}", _get_score(name), before, texts, material)
     bad = np.flatnonzero(np.isnan(values) | (values == np.inf))
     if bad.size:
         raise RunError(
@@ -242,19 +249,20 @@ def get_feature(name: str) -> Feature:
         return FEATURES[name]
     check_feature(name)
     function = load_function(name)
+    check_signature(name, function, leading=TEXTS)
     return Feature(_summary(function), function)
 
 
 def check_feature(name: str) -> None:
     """Raise a ValueError unless the name is a feature; no file is executed."""
     if name not in FEATURES:
-        _check_unregistered("feature", name, FEATURES, arguments=1)
+        _check_unregistered("feature", name, FEATURES, leading=TEXTS)
 
 
 def check_score_name(name: str) -> None:
     """Raise a ValueError unless the name is a score; no file is executed."""
     if name not in SCORES:
-        _check_unregistered("score", name, SCORES, arguments=2)
+        _check_unregistered("score", name, SCORES, leading=BASE_AND_TEXTS)
 
 
 def admit_names(target: Mapping[str, Any]) -> None:
@@ -305,9 +313,11 @@ def _is_known(check: Callable[[str], None], name: str) -> bool:
     return True
 
 
-def _check_unregistered(what: str, name: str, known: Mapping[str, Any], *, arguments: int) -> None:
+def _check_unregistered(
+    what: str, name: str, known: Mapping[str, Any], *, leading: Sequence[str]
+) -> None:
     if is_reference(name):
-        check_reference(name, arguments=arguments)
+        check_reference(name, leading=leading)
         return
     nearest = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {nearest[0]!r}? " if nearest else ""
@@ -329,7 +339,9 @@ def _get_score(name: str) -> Callable[..., Any]:
     if name in SCORES:
         return SCORES[name]
     check_score_name(name)
-    return load_function(name)
+    function = load_function(name)
+    check_signature(name, function, leading=BASE_AND_TEXTS)
+    return function
 
 
 def _material(

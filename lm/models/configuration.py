@@ -9,6 +9,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from lm.errors import reason_of
 from lm.models.token_ids import ModelFolderError
 
 ADAPTER_FILE = "adapter_config.json"
@@ -36,13 +37,23 @@ def read_config(folder: Path) -> PreTrainedConfig:
     # What kind of model it is.
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(stored, dict):
+        raise ModelFolderError(f"{path} must hold an object, not {stored!r:.60}")
+    if stored.get("quantization_config"):
+        raise ModelFolderError(
+            f"{folder} holds quantised weights (quantization_config in config.json), which cannot "
+            "be trained here: name the model that was quantised"
+        )
     model_type, own_code = stored.get("model_type"), bool(stored.get("auto_map"))
-    if own_code or model_type not in CONFIG_MAPPING:
+    if own_code or not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         needs = "runs code of its own (auto_map)" if own_code else "is unknown here"
         raise ModelFolderError(
             f"{folder}: model_type {model_type!r} {needs}; only models that transformers "
             f"{transformers.__version__} implements itself are loaded (trust_remote_code is off)"
         )
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each configuration has checks of its own, with errors of its own
+        raise ModelFolderError(f"{path} is refused by transformers: {reason_of(error)}") from error

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from lm.config.sampling import SamplingConfig
+from lm.errors import reason_of
 from lm.models.adapter import has_adapter, merged_model
 from lm.models.configuration import read_config
 from lm.models.fused import fuse_gelu
@@ -39,6 +40,7 @@ __all__ = [
     "save_model",
 ]
 
+LFS_POINTER = b"version https://git-lfs"
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
@@ -156,6 +158,7 @@ def load_model(
             f"{folder} has no weights in safetensors format; save the model again with "
             "model.save_pretrained(folder) (pickled weights are not loaded)"
         )
+    _refuse_pointers(folder)
 
     # Load, and run nothing of the folder.
     try:
@@ -169,8 +172,10 @@ def load_model(
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise ModelFolderError(f"{folder} does not load as a causal model: {error}") from error
+    except (ValueError, OSError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelFolderError(
+            f"{folder} does not load as a causal model: {reason_of(error)}"
+        ) from error
 
     # Refuse a model of which a part is missing.
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
@@ -180,6 +185,7 @@ def load_model(
             f"{folder} lacks the weights {', '.join(sorted(info['missing_keys']))}: the file is "
             "incomplete or belongs to another architecture"
         )
+    _refuse_nan(folder, model)
     return fuse_gelu(_with_plain_embeddings(disable_dropout(model))).eval()
 
 
@@ -209,6 +215,25 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         if partial.exists():
             shutil.rmtree(partial)
+
+
+def _refuse_pointers(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ModelFolderError(
+                    f"{path} is a pointer of Git LFS, and not the weights: run git lfs pull in "
+                    "the clone"
+                )
+
+
+def _refuse_nan(folder: Path, model: PreTrainedModel) -> None:
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise ModelFolderError(
+                f"{folder}: the weight {name} holds NaN or infinity, so no probability is a "
+                "number: the file is damaged, or its training diverged. Use an earlier one"
+            )
 
 
 def _with_plain_embeddings(model: PreTrainedModel) -> PreTrainedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,10 @@ def load_ids(folder: Path, config: PreTrainedConfig) -> TokenIds:
 def _ids_from_json(path: Path) -> TokenIds:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return TokenIds(**{**stored, "eos_ids": tuple(stored["eos_ids"])})
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        ids = TokenIds(**{**stored, "eos_ids": tuple(stored["eos_ids"])})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ModelFolderError(f"{path} does not hold the token ids of a model: {error}") from error
+    return _whole_numbers(ids, path)
 
 
 def _ids_from_config(folder: Path, config: PreTrainedConfig) -> TokenIds:
@@ -111,12 +112,27 @@ def _ids_from_config(folder: Path, config: PreTrainedConfig) -> TokenIds:
         )
     eos_ids = tuple(eos) if isinstance(eos, list | tuple) else (eos,)
     pad = _first(stored.get("pad_token_id"), config.pad_token_id, eos_ids[0])
-    return TokenIds(
+    ids = TokenIds(
         bos_id=_first(stored.get("bos_token_id"), config.bos_token_id, eos_ids[0]),
         eos_ids=eos_ids,
-        # Some models say -1 for "none"; what fills an ended row is masked in any case.
-        pad_id=eos_ids[0] if pad < 0 else pad,
+        pad_id=pad,
     )
+    _ = _whole_numbers(ids, folder)
+    # Some models say -1 for "none"; what fills an ended row is masked in any case.
+    return replace(ids, pad_id=eos_ids[0]) if pad < 0 else ids
+
+
+def _whole_numbers(ids: TokenIds, where: Path) -> TokenIds:
+    """Return the ids, once each is a number: a JSON file may hold anything."""
+    limit, letters = ids.max_new_tokens, ids.letters
+    numbers = [ids.bos_id, ids.pad_id, *ids.eos_ids, *([] if limit is None else [limit])]
+    wrong = [value for value in numbers if type(value) is not int]
+    if wrong or not ids.eos_ids or not isinstance(letters, str | None):
+        found = wrong[0] if wrong else letters if ids.eos_ids else "no end token"
+        raise ModelFolderError(
+            f"{where}: a token id or length must be a whole number: {found!r:.60}"
+        )
+    return ids
 
 
 def _generation_ids(folder: Path) -> dict[str, Any]:
@@ -125,7 +141,7 @@ def _generation_ids(folder: Path) -> dict[str, Any]:
         return {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path} is not valid JSON: {error}") from error
     return stored if isinstance(stored, dict) else {}
 

@@ -7,6 +7,7 @@ import os
 import torch
 
 from lm.config.sampling import SamplingConfig
+from lm.errors import border
 from lm.models.folder import load_model
 from lm.models.hub import find_model
 from lm.models.token_ids import ModelFolderError, load_ids
@@ -55,28 +56,32 @@ def load_policy(
         The folder cannot be used (a ValueError): remote code, pickled weights, foreign ids, no
         length limit.
     """
-    # Find the model, its ids and its limit.
     path = find_model(name_or_folder)
-    model = load_model(path, dtype=dtype)
-    ids = load_ids(path, model.config)
-    limit = ids.max_new_tokens if max_new_tokens is None else max_new_tokens
-    if limit is None:
-        raise ModelFolderError(
-            f"{path} fixes no length limit for samples: give max_new_tokens (on the command line "
-            "--max_new_tokens N)"
-        )
+    with border(
+        f"loading the model {name_or_folder}",
+        "Its files are damaged, or this architecture cannot be used here: --debug true shows where",
+    ):
+        # The weights, the ids and the limit.
+        model = load_model(path, dtype=dtype)
+        ids = load_ids(path, model.config)
+        limit = ids.max_new_tokens if max_new_tokens is None else max_new_tokens
+        if limit is None:
+            raise ModelFolderError(
+                f"{path} fixes no length limit for samples: give max_new_tokens (on the command "
+                "line --max_new_tokens N)"
+            )
 
-    policy = CausalPolicy(
-        model.requires_grad_(False),
-        bos_id=ids.bos_id,
-        eos_ids=ids.eos_ids,
-        pad_id=ids.pad_id,
-        max_new_tokens=limit,
-        letters=ids.letters,
-        transform=transform,
-        vocabulary=load_vocabulary(path, ids, model.config.get_text_config().vocab_size),
-    )
-    policy.scorer.to(device)
-    if fault := policy.fault():
-        raise ModelFolderError(f"{path} ({type(model).__name__}) cannot be used: {fault}")
+        policy = CausalPolicy(
+            model.requires_grad_(False),
+            bos_id=ids.bos_id,
+            eos_ids=ids.eos_ids,
+            pad_id=ids.pad_id,
+            max_new_tokens=limit,
+            letters=ids.letters,
+            transform=transform,
+            vocabulary=load_vocabulary(path, ids, model.config.get_text_config().vocab_size),
+        )
+        policy.scorer.to(device)
+        if fault := policy.fault():
+            raise ModelFolderError(f"{path} ({type(model).__name__}) cannot be used: {fault}")
     return policy

@@ -230,6 +230,9 @@ class Policy(Protocol):
         """Return why the model cannot be sampled and scored by one law; an empty text if it can."""
         return ""
 
+    def check_prompts(self, prompts: Prompts) -> None:
+        """Raise a PromptError if a prompt cannot be continued, before anything is drawn."""
+
     def decode(self, samples: Samples) -> list[str]:
         """Return the texts of samples: prompt and completion, without start and end token."""
         return self.vocabulary.decode(samples.tokens, samples.mask, samples.prompts)

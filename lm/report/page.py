@@ -142,19 +142,21 @@ def model_card(
         The document.
     """
     status = run["status"]
-    factor = f", factor {status['factor']}" if status["factor"] else ""
+    factor = f", factor {_markdown(status['factor'])}" if status["factor"] else ""
     table = ["| quantity | base | policy | estimator |", "|---|---|---|---|"]
     for row in rows:
-        estimator = row["estimator"].translate(ESCAPE_TABLE)
-        table.append(f"| {named(row)} | {row['base']} | {row['policy']} | {estimator} |")
+        cells = (named(row), row["base"], row["policy"], row["estimator"])
+        words = [_markdown(cell).translate(ESCAPE_TABLE) for cell in cells]
+        table.append(f"| {' | '.join(words)} |")
 
     parts = [
-        f"# {title(run)}",
-        subtitle(run),
+        f"# {_markdown(title(run))}",
+        _markdown(subtitle(run)),
         "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
         "it holds the token ids. Load it with `lm.policy.causal.load_policy`.",
         "\n".join(table),
-        f"Gradient estimator: **{status['verdict']}**{factor}. {_sentence(status['reason'])}",
+        f"Gradient estimator: **{_markdown(status['verdict'])}**{factor}. "
+        f"{_markdown(_sentence(status['reason']))}",
         "## Intended use",
         _intended_use(run),
         "## Limitations",
@@ -215,12 +217,17 @@ def _data(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
+def _markdown(text: str) -> str:
+    """Return a text that came from a file as words of Markdown: one line, no HTML and no link."""
+    return html.escape(" ".join(text.split()), quote=False).replace("](", "]\\(")
+
+
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
     head = "<tr><th>quantity</th><th>base</th><th>policy</th><th>estimator</th></tr>"
     lines = [
         f"<tr><td>{html.escape(row['quantity'])} <span class=muted>{html.escape(row['unit'])}"
-        f"</span></td><td class=number data-label=base>{row['base']}</td>"
-        f"<td class=number data-label=policy>{row['policy']}</td>"
+        f"</span></td><td class=number data-label=base>{html.escape(row['base'])}</td>"
+        f"<td class=number data-label=policy>{html.escape(row['policy'])}</td>"
         f"<td class=muted>{html.escape(row['estimator'])}</td></tr>"
         for row in rows
     ]
@@ -261,10 +268,13 @@ def _status(run: Mapping[str, Any]) -> str:
     status, config = run["status"], run["config"]
     colour = VERDICTS.get(status["verdict"], "none")
     factor = f" Factor: <code>{html.escape(status['factor'])}</code>." if status["factor"] else ""
-    return (
-        f"<p><span class='verdict {colour}'>{status['verdict']}</span> for "
+    composition = (
         f"{title_of(config['divergence'])}, Z {config['partition']['policy']}, baseline "
-        f"{config['baseline']['kind'].replace('_', ' ')}.{factor}</p>"
+        f"{config['baseline']['kind'].replace('_', ' ')}"
+    )
+    return (
+        f"<p><span class='verdict {colour}'>{html.escape(status['verdict'])}</span> for "
+        f"{html.escape(composition)}.{factor}</p>"
         f"<p>{html.escape(_sentence(status['reason']))}</p>"
         "<p class=muted>Verified by enumerating all batches of small problems: "
         "<code>python -m toy verify</code>.</p>"
@@ -273,8 +283,9 @@ def _status(run: Mapping[str, Any]) -> str:
 
 def _target(target: Mapping[str, Any]) -> str:
     prompts = target.get("contexts", 0)
-    mean = f", mean over the prompts of the evaluations, of {prompts} in all" if prompts else ""
-    z = f"<p>log Z = {target['log_z']:.6g} nats, {target['log_z_source']}{mean}.</p>"
+    mean = f", mean over the prompts of the evaluations, of {prompts:d} in all" if prompts else ""
+    source = html.escape(target["log_z_source"])
+    z = f"<p>log Z = {target['log_z']:.6g} nats, {source}{mean}.</p>"
     if not target["features"]:
         return f"<p>log P(x) is given by <code>{html.escape(target['score'])}</code>.</p>{z}"
     rows = [

@@ -4,7 +4,8 @@ A checkpoint is a folder of three files::
 
     state.safetensors   weights, optimiser, random generator, Z, baseline, proposal
     state.json          schedule, gradient scaler, byte lengths of the run's logs
-    manifest.json       size and SHA-256 of the other two; written last
+    manifest.json       size and SHA-256 of the other two, and of metrics.jsonl as it was at that
+                        step; written last
 
 It is written under a temporary name, every file and the folder are flushed to the disk, and only
 then it is renamed: a power cut or ``kill -9`` leaves the checkpoints before it. What the state is,
@@ -18,7 +19,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,24 @@ from lm.run.state import TrainingState
 
 FORMAT = 1
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+METRICS = "metrics.jsonl"
+# What JSON raises that is valid and says something else.
+_NOT_A_STATE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 _NAME = re.compile(r"step-(\d{8,})")
 
 
 class CorruptCheckpoint(RunError):
     """A checkpoint that is not what was written."""
+
+
+def log_digest(log: Path, length: int) -> str:
+    """Return the SHA-256 of the first bytes of a log, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with log.open("rb") as file:
+        while length > 0 and (block := file.read(min(length, 1 << 20))):
+            digest.update(block)
+            length -= len(block)
+    return digest.hexdigest()
 
 
 def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
@@ -99,16 +113,20 @@ def checkpoint_steps(folder: Path) -> list[int]:
 
 
 def load_newest(
-    folder: Path, *, lengths: Mapping[str, int]
+    folder: Path, *, logs: Path, take: Callable[[TrainingState], None] = lambda _: None
 ) -> tuple[TrainingState | None, list[str]]:
-    """Load the newest checkpoint that verifies.
+    """Load the newest checkpoint that verifies and that can be taken up.
 
     Parameters
     ----------
     folder
         Of all checkpoints of the run; it need not exist.
-    lengths
-        Byte length of each log as it is now. A checkpoint made when one was longer is not used.
+    logs
+        Folder of the run's logs as they are now. A checkpoint is not used if metrics.jsonl was
+        longer when it was made, or has been changed since. Clock values are worth no checkpoint:
+        timings.jsonl may be lost.
+    take
+        Takes a state up. If it fails on what is in it, the checkpoint is skipped.
 
     Returns
     -------
@@ -116,14 +134,27 @@ def load_newest(
         None if no checkpoint can be used.
     notes
         One sentence for each newer checkpoint that was skipped, and why.
+
+    Raises
+    ------
+    RunError
+        From `take`, if the state is whole but belongs to another run.
     """
     notes = []
     for step in checkpoint_steps(folder):
         try:
             state = load_checkpoint(_folder_of(folder, step))
-            _require_logs(state, lengths)
+            if state.step != step:
+                raise CorruptCheckpoint(f"it says that it is of step {state.step}")
+            _require_logs(state, logs)
+            take(state)
         except CorruptCheckpoint as error:
             notes.append(f"the checkpoint of step {step} is skipped: {error}")
+        except RunError:
+            raise
+        except _NOT_A_STATE as error:
+            what = f"its content is not the state of a training ({error!r:.200})"
+            notes.append(f"the checkpoint of step {step} is skipped: {what}")
         else:
             return state, notes
     return None, notes
@@ -153,14 +184,23 @@ def load_checkpoint(folder: Path) -> TrainingState:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         if manifest["format"] != FORMAT:
             raise CorruptCheckpoint(f"its format is {manifest['format']}, not {FORMAT}")
+        if set(manifest["files"]) != {TENSORS, NUMBERS}:
+            raise CorruptCheckpoint(f"{MANIFEST} does not name {TENSORS} and {NUMBERS}")
         for name, recorded in manifest["files"].items():
             _require_same_file(folder / name, recorded)
-        numbers = json.loads((folder / NUMBERS).read_text("utf-8"))
-        tensors = load_file(folder / TENSORS)
-        return TrainingState(manifest["step"], tensors, numbers["numbers"], numbers["offsets"])
+
+        # Every byte is what was written: now see that it says what a checkpoint says.
+        content = json.loads((folder / NUMBERS).read_text("utf-8"))
+        numbers, offsets = content["numbers"], content["offsets"]
+        digests = manifest.get("logs", {})
+        if not all(isinstance(part, dict) for part in (numbers, offsets, digests)):
+            raise CorruptCheckpoint(f"{NUMBERS} or {MANIFEST} holds a list where names belong")
+        return TrainingState(
+            int(manifest["step"]), load_file(folder / TENSORS), numbers, offsets, digests
+        )
     except FileNotFoundError as error:
         raise CorruptCheckpoint(f"{Path(error.filename).name} is missing") from error
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (*_NOT_A_STATE, SafetensorError) as error:
         if isinstance(error, CorruptCheckpoint):
             raise
         raise CorruptCheckpoint(f"{folder} is not a checkpoint ({error!r})") from error
@@ -180,11 +220,19 @@ def _write(folder: Path, state: TrainingState) -> None:
         save_file(tensors, folder / TENSORS)
     except SafetensorError as error:
         raise os_error(error, folder / TENSORS) from error
+
+    # Numbers, then the manifest, which vouches for both files.
     content = {"numbers": state.numbers, "offsets": state.offsets}
     (folder / NUMBERS).write_text(json.dumps(content, indent=2), encoding="utf-8")
     files = {name: _fingerprint(folder / name) for name in (TENSORS, NUMBERS)}
-    manifest = {"format": FORMAT, "step": state.step, "files": files}
+    manifest = {
+        "format": FORMAT,
+        "step": state.step,
+        "files": files,
+        "logs": dict(state.digests),
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+
     for name in (TENSORS, NUMBERS, MANIFEST):
         flush_to_disk(folder / name)
     flush_to_disk(folder)
@@ -206,9 +254,12 @@ def _require_same_file(path: Path, recorded: Mapping[str, Any]) -> None:
         raise CorruptCheckpoint(f"the bytes of {path.name} have changed since they were written")
 
 
-def _require_logs(state: TrainingState, lengths: Mapping[str, int]) -> None:
-    for name, offset in state.offsets.items():
-        if lengths.get(name, 0) < offset:
-            raise CorruptCheckpoint(
-                f"{name} has {lengths.get(name, 0)} bytes, but had {offset} at that step"
-            )
+def _require_logs(state: TrainingState, logs: Path) -> None:
+    offset = state.offsets.get(METRICS, 0)
+    path = logs / METRICS
+    found = path.stat().st_size if path.exists() else 0
+    if found < offset:
+        raise CorruptCheckpoint(f"{METRICS} has {found} bytes, but had {offset} at that step")
+    digest = state.digests.get(METRICS)
+    if digest is not None and log_digest(path, offset) != digest:
+        raise CorruptCheckpoint(f"{METRICS} has been changed since, in a line up to that step")

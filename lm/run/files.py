@@ -22,13 +22,27 @@ def require_new_folder(folder: Path, *, overwrite: bool) -> None:
     overwrite
         Whether an existing run may be replaced.
     """
+    if folder.name in {"", "..", "."} or not folder.name.isprintable():
+        raise RunError(f"the run folder {str(folder)!r} has no name of its own: name a folder")
+    if folder.is_symlink():
+        raise RunError(
+            f"the run folder {folder} is a link, which a finished run cannot take the place of: "
+            "name the folder itself, or choose another --output"
+        )
     if folder.exists() and not folder.is_dir():
         raise RunError(f"the run folder {folder} is a file: choose another --output")
+    if folder.is_mount():
+        raise RunError(
+            f"the run folder {folder} is where a disk is mounted, which cannot be renamed: choose "
+            f"a folder in it, such as {folder / 'run'}"
+        )
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise RunError(
             f"the run folder {folder} exists and is not empty: choose another --output, or pass "
             "--overwrite to replace it"
         )
+
+    # The nearest parent that exists must take a new folder.
     parent = folder.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -40,11 +54,16 @@ def require_new_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it; nothing stays if that fails."""
+    """Write a file under a temporary name, then rename it; nothing stays if that fails.
+
+    Content and name are on the disk when it returns.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content)
+        flush_to_disk(partial)
         partial.replace(path)
+        flush_to_disk(path.parent)
     except OSError:
         partial.unlink(missing_ok=True)
         raise

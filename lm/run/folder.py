@@ -20,28 +20,36 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from lm.config.options import from_plain, to_plain
 from lm.config.run import RunConfig
-from lm.errors import RunError, RunInterrupted
+from lm.errors import RunError, RunInterrupted, reason_of
 from lm.features.registry import admit_names
 from lm.policy.protocol import Policy
 from lm.run.checkpoint import checkpoint_steps, clear_unfinished, prune_checkpoints
 from lm.run.environment import environment
 from lm.run.files import append_line, flush_to_disk, is_disk_full, write_atomic
-from lm.run.start import has_records, how_to_start, is_partial, partial_folder
+from lm.run.owned import BEGUN_RUN, LOCK, RUN, remove_owned
+from lm.run.start import (
+    has_records,
+    how_to_start,
+    is_partial,
+    old_folder,
+    partial_folder,
+    require_replaceable,
+)
 from lm.target.problem import Problem, describe_problem
 from lm.target.proven_status import status_of
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
-LOCK = "run.lock"
 # On one machine they are the same numbers; rounding on another one moves them by less than this.
 SAME_FACTS = 1e-3
 
@@ -87,13 +95,15 @@ class RunFolder:
         if self.main:
             for name in LOGS:
                 flush_to_disk(self.partial / name)
+            flush_to_disk(self.partial)
 
     def cut_logs(self, lengths: Mapping[str, int]) -> None:
         """Forget what was logged after a checkpoint: it will be computed and logged again."""
         if self.main:
             for name in LOGS:
                 with (self.partial / name).open("ab") as file:
-                    file.truncate(lengths.get(name, 0))
+                    # A log that was lost is not filled up with zero bytes.
+                    file.truncate(min(file.tell(), lengths.get(name, 0)))
 
     def write_problem(self, problem: Problem) -> None:
         """Record what the run is about; of a run that goes on, check that it still is that.
@@ -107,7 +117,14 @@ class RunFolder:
         if not path.exists():
             self.write_json(path.name, found)
             return
-        now, then = _facts(found), _facts(json.loads(path.read_text(encoding="utf-8")))
+        try:
+            then = _facts(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{path} cannot be read, so that the target of the run is not known: put it back, "
+                "or start again with --overwrite and without --resume"
+            ) from error
+        now = _facts(found)
         for name, value in now.items():
             if not math.isclose(value, then[name], rel_tol=SAME_FACTS, abs_tol=SAME_FACTS):
                 raise RunError(
@@ -158,9 +175,14 @@ def open_run(config: RunConfig, *, main: bool = True) -> Iterator[RunFolder]:
     if not main:
         yield run
         return
-    start = how_to_start(config)
+
+    how_to_start(config)  # refuses before anything is created
     with _claimed(run):
         try:
+            # Again: another process may have finished the same run since.
+            start = how_to_start(config)
+            if start == "complete":
+                raise RunError(f"{run.final} was completed by another process just now")
             if start == "new":
                 _begin(run, config)
             clear_unfinished(run.checkpoints)
@@ -202,30 +224,62 @@ def read_config(folder: Path, *, complete: bool = True) -> RunConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise RunError(f"{folder} is not a run folder: it has no config.json. Runs are in runs/")
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    admit_names(plain["target"])
-    return from_plain(RunConfig, plain)
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(plain, dict) or not isinstance(plain.get("target"), dict):
+            raise ValueError("it is not the configuration of a run")
+        for target in (plain["target"], plain.get("measure")):
+            if isinstance(target, dict):
+                admit_names(target)
+        return from_plain(RunConfig, plain)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(
+            f"{path} cannot be read: {reason_of(error)}. It was changed, or another version of "
+            "this program wrote it"
+        ) from error
 
 
 @contextmanager
 def _claimed(run: RunFolder) -> Iterator[None]:
     """Hold the partial folder for this process; the claim ends with it, however it ends."""
+    lock = None
+    while lock is None:
+        lock = _lock(run)
+    with lock:
+        yield
+
+
+def _lock(run: RunFolder) -> TextIO | None:
+    """Lock the partial folder; None if its owner has just renamed or removed it."""
     try:
         run.partial.mkdir(parents=True, exist_ok=True)
-        lock = (run.partial / LOCK).open("a")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise RunError(
-            f"the run folder {run.final} cannot be created ({error.strerror}): choose another "
-            "--output"
+            f"the run folder {run.final} cannot be created ({error}): choose another --output"
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"another process is writing {run.partial}: wait until it is done, or stop it"
-            ) from error
-        yield
+
+    try:
+        lock = (run.partial / LOCK).open("a")
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise RunError(
+            f"another process is writing {run.partial}: wait until it is done, or stop it"
+        ) from error
+    if _is_same_file(lock.fileno(), run.partial / LOCK):
+        return lock
+    lock.close()  # that of a run that was completed meanwhile
+    return None
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _facts(target: Mapping[str, Any]) -> dict[str, float]:
@@ -235,8 +289,9 @@ def _facts(target: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _begin(run: RunFolder, config: RunConfig) -> None:
+    # It is ours: `how_to_start` has looked at it, and the lock is held since.
     for old in run.partial.iterdir():
-        if old.is_dir():
+        if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)
         elif old.name != LOCK:
             old.unlink()
@@ -246,6 +301,7 @@ def _begin(run: RunFolder, config: RunConfig) -> None:
     run.write_text("config.yaml", yaml.safe_dump(plain, sort_keys=False))
     run.write_json("environment.json", environment())
     run.write_json("status.json", status_of(config)._asdict())
+    flush_to_disk(run.partial.parent)
 
 
 def _complete(run: RunFolder) -> None:
@@ -253,23 +309,33 @@ def _complete(run: RunFolder) -> None:
     steps = checkpoint_steps(run.checkpoints)
     if steps:
         prune_checkpoints(run.checkpoints, steps[0], keep=1)
-    (run.partial / LOCK).unlink()
     for path in [*run.partial.rglob("*"), run.partial]:
         flush_to_disk(path)
-    old = run.final.with_name(f".{run.final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+
+    # Something else may have got the name while the run trained.
+    began = json.loads((run.partial / "config.json").read_text(encoding="utf-8"))
+    require_replaceable(run.final, overwrite=bool(began.get("overwrite")))
+    old = old_folder(run.final)
+    remove_owned(old, RUN)
+
+    # The lock is held until the run has its name: no other process may take it for unfinished.
     if run.final.exists():
         run.final.replace(old)
     run.partial.replace(run.final)
+    (run.final / LOCK).unlink()
+    flush_to_disk(run.final)
     flush_to_disk(run.final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    remove_owned(old, RUN)
 
 
 def _leave(run: RunFolder, error: BaseException) -> None:
     """Say what a run that stops leaves behind, and take away what is of no use."""
     advice = "run the same command again"
     if not has_records(run.partial):
-        shutil.rmtree(run.partial)
+        try:
+            remove_owned(run.partial, BEGUN_RUN)
+        except RunError as kept:
+            error.add_note(str(kept))
     else:
         error.add_note(f"what was recorded until then is in {run.partial}")
         steps = checkpoint_steps(run.checkpoints)

@@ -93,10 +93,29 @@ def best_estimator(record: Mapping[str, Any], quantity: str) -> str:
 
 def one_line(text: str) -> str:
     """Return a text in one line: every kind of line break becomes a mark."""
-    return LINE_BREAK.join(text.splitlines()) + (LINE_BREAK if text.endswith("\n") else "")
+    # A mark at the end keeps a line break there, of whatever kind.
+    return LINE_BREAK.join(f"{text}x".splitlines()).removesuffix("x")
+
+
+def printable(text: str) -> str:
+    """Return a text in one line for a terminal: what would steer it is shown as one types it.
+
+    A model may write any character, and an escape sequence would move the cursor, change colours
+    or set the window's title.
+    """
+    shown = text.replace("\\", "\\\\")
+    return "".join(
+        character if character.isprintable() or character == "\u00a0" else _escaped(character)
+        for character in shown
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def read_records(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Read the records of one kind, step or evaluation, in order."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    records = map(json.loads, text.removesuffix("\n").split("\n"))
+    return [record for record in records if record["kind"] == kind]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
-from lm.run.checkpoint import load_newest, save_checkpoint
+from lm.errors import RunError
+from lm.run.checkpoint import METRICS, checkpoint_steps, load_newest, log_digest, save_checkpoint
 from lm.run.environment import environment, environment_changes
 from lm.run.folder import RunFolder
 from lm.run.state import Moving, capture, restore
@@ -33,7 +35,8 @@ def save_state(run: RunFolder, moving: Moving, step: int, *, keep: int) -> None:
     state = capture(moving, step, run.log_lengths(), main=run.main)
     if run.main:
         run.flush_logs()
-        save_checkpoint(run.checkpoints, state, keep=keep)
+        digests = {METRICS: log_digest(run.partial / METRICS, state.offsets[METRICS])}
+        save_checkpoint(run.checkpoints, state._replace(digests=digests), keep=keep)
 
 
 def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> int:
@@ -56,21 +59,36 @@ def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> 
     Raises
     ------
     RunError
-        The checkpoint belongs to another model.
+        The checkpoint belongs to another model, or there are checkpoints and none can be used.
     """
-    lengths = run.log_lengths()
-    if not any(lengths.values()):
+    found = checkpoint_steps(run.checkpoints)
+    if not found and not any(run.log_lengths().values()):
         return 0
-    state, notes = load_newest(run.checkpoints, lengths=lengths)
+    state, notes = load_newest(
+        run.checkpoints, logs=run.partial, take=lambda state: restore(moving, state)
+    )
+    if state is None and found:
+        # Starting over would delete them, and with them what may still be saved.
+        raise RunError(
+            f"no checkpoint of the run can be used: {'; '.join(notes)}. Nothing was changed. Put "
+            "back what there was, take the weights out with python -m lm export, or start again "
+            "with --overwrite and without --resume"
+        )
+
     step = 0 if state is None else state.step
-    if state is not None:
-        restore(moving, state)
     run.cut_logs({} if state is None else state.offsets)
     where = f"goes on after step {step}" if step else "starts over: no checkpoint can be used"
-    recorded = json.loads((run.partial / "environment.json").read_text("utf-8"))
-    for change in environment_changes(recorded):
+    for change in _changes_since(run.partial / "environment.json"):
         notes.append(f"{change}: the numbers to come agree to rounding with an unbroken run's")
     for note in (*notes, f"the run {where}"):
         say(note)
     run.append("resumed.jsonl", {"step": step, "notes": notes, "environment": environment()})
     return step
+
+
+def _changes_since(environment_file: Path) -> list[str]:
+    """Return what differs from the machine that a run began on."""
+    try:
+        return environment_changes(json.loads(environment_file.read_text("utf-8")))
+    except (FileNotFoundError, ValueError, AttributeError):
+        return [f"{environment_file.name} cannot be read, and this may be another machine"]

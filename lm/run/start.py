@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from lm.config.options import GONE, flatten, to_plain, without_gone
 from lm.config.run import RunConfig
 from lm.errors import RunError
+from lm.features.files import path_of
 from lm.run.files import require_new_folder
+from lm.run.owned import BEGUN_RUN, RUN, require_owned
 
 Start = Literal["new", "resumed", "complete"]
 
 # What may differ between the beginning of a run and its continuation: where it is, how often it
 # is saved, and who else is told. `steps` may not: the learning rate depends on it.
 MAY_DIFFER = ("output", "overwrite", "resume", "checkpoint", "tracker")
-# Written with the first record: from here on something was computed that is worth keeping.
-FIRST_RECORD = "timings.jsonl"
+# Of a log: the base's evaluation, then a step.
+FIRST_LINES = 3
 
 
 def partial_folder(final: Path) -> Path:
@@ -36,9 +38,19 @@ def is_partial(folder: Path) -> bool:
     return folder.name.startswith(".") and folder.name.endswith(".partial")
 
 
+def old_folder(final: Path) -> Path:
+    """Return where a run that is being replaced is for a moment."""
+    return final.with_name(f".{final.name}.old")
+
+
 def has_records(partial: Path) -> bool:
-    """Return whether a run that is not complete computed anything."""
-    return (partial / FIRST_RECORD).exists()
+    """Return whether a run that is not complete did a step: from then on it is worth keeping.
+
+    Each of its files may be lost; one that shows a step is enough.
+    """
+    if any((partial / "checkpoints").glob("step-*")):
+        return True
+    return any(_shows_a_step(partial / name) for name in ("metrics.jsonl", "timings.jsonl"))
 
 
 def how_to_start(config: RunConfig) -> Start:
@@ -62,12 +74,15 @@ def how_to_start(config: RunConfig) -> Start:
         be continued has another configuration.
     """
     final = Path(config.output or "")
+    require_new_folder(final, overwrite=True)
     partial = partial_folder(final)
+    require_owned(old_folder(final), RUN)
+
     if config.resume and has_records(partial):
         began = _read(partial)
         _require_same(config, began, partial, "was interrupted")
         # A run that began as the replacement of an older one is still that.
-        require_new_folder(final, overwrite=began.get("overwrite", False))
+        require_replaceable(final, overwrite=bool(began.get("overwrite", False)))
         return "resumed"
     if config.resume and (final / "config.json").is_file():
         _require_same(config, _read(final), final, "is complete")
@@ -77,8 +92,25 @@ def how_to_start(config: RunConfig) -> Start:
             f"an interrupted run of this name is in {partial}: add --resume to go on with it, or "
             "--overwrite to delete it and start again"
         )
-    require_new_folder(final, overwrite=config.overwrite)
+
+    require_replaceable(final, overwrite=config.overwrite)
+    require_owned(partial, BEGUN_RUN)
+    _require_inputs_outside(config, final, partial)
     return "new"
+
+
+def require_replaceable(final: Path, *, overwrite: bool) -> None:
+    """Raise a RunError unless a finished run may take the name of a folder.
+
+    Parameters
+    ----------
+    final
+        The name.
+    overwrite
+        Whether a run of that name may be replaced; anything else that is there never is.
+    """
+    require_new_folder(final, overwrite=overwrite)
+    require_owned(final, RUN)
 
 
 def differences(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
@@ -129,6 +161,51 @@ def resume_command(words: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "lm", "train", *kept, "--resume"])
 
 
+def _require_inputs_outside(config: RunConfig, final: Path, partial: Path) -> None:
+    """Refuse to replace a run by one that reads from it."""
+    for key, name in _inputs(config):
+        path = Path(name).resolve()
+        for folder in (final, partial):
+            if path.exists() and path.is_relative_to(folder.resolve()):
+                raise RunError(
+                    f"{key} {name} lies in the run folder {folder}, which would be replaced: "
+                    "choose another --output"
+                )
+
+
+def _inputs(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Yield the key and the path of every file or folder that a run reads, where it names one."""
+    measured = [] if config.measure is None else [("measure", config.measure)]
+    given = {
+        "model": config.model,
+        "base.initial": config.base.initial,
+        "prompts.file": config.prompts.file,
+        "target.teacher": config.target.teacher,
+        "measure.teacher": config.measure.teacher if config.measure else None,
+    }
+    yield from ((key, name) for key, name in given.items() if name is not None)
+    for group, target in (("target", config.target), *measured):
+        for name in (*target.features, *([target.score] if target.score else [])):
+            if path_of(name) is not None:
+                yield group, str(path_of(name))
+
+
+def _shows_a_step(log: Path) -> bool:
+    """Return whether one of a log's first lines is of a step after the base's evaluation."""
+    if not log.is_file():
+        return False
+    with log.open("rb") as file:
+        first = [file.readline() for _ in range(FIRST_LINES)]
+    for line in first:
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        if step != 0:
+            return True
+    return False
+
+
 def _require_same(config: RunConfig, recorded: Mapping[str, Any], folder: Path, state: str) -> None:
     changed = differences(to_plain(config), recorded)
     if changed:
@@ -142,12 +219,15 @@ def _require_same(config: RunConfig, recorded: Mapping[str, Any], folder: Path, 
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {content!r:.40}")
     except (FileNotFoundError, ValueError) as error:
         raise RunError(
-            f"{path} cannot be read, so nobody knows what run this is: pass --overwrite without "
-            "--resume to start again"
+            f"{path} cannot be read, and without it there is no saying which run this is: pass "
+            "--overwrite without --resume to start again"
         ) from error
+    return content
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:

@@ -8,6 +8,7 @@ disk is `lm.run.checkpoint`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -31,12 +32,16 @@ class TrainingState(NamedTuple):
         What JSON holds exactly: schedule, options of the optimiser, gradient scaler.
     offsets
         Byte length of each log of the run at that step.
+    digests
+        SHA-256 of so many bytes of each log whose content counts; a checkpoint of an earlier
+        version has none.
     """
 
     step: int
     tensors: dict[str, Tensor]
     numbers: dict[str, Any]
     offsets: dict[str, int]
+    digests: Mapping[str, str] = MappingProxyType({})
 
 
 class HasTensors(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lm.config.target import TargetConfig
+from lm.config.typed import check_types
 from lm.config.validation import at_least, positive, require
 
 __all__ = ["SweepConfig"]
@@ -25,6 +26,9 @@ class TeacherModel:
     learning_rate: float = 1e-3
     """peak of its learning rate"""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
 
 @dataclass(frozen=True)
 class PromiseConfig:
@@ -36,6 +40,9 @@ class PromiseConfig:
     """exact expectations are within so much of the target's"""
     rates: tuple[str, ...] = ()
     """keys of the rates that it is promised for; by default all"""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class TaskConfig:
     """what must hold at the end of every run; the exit code says whether it does"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             (self.target is None) != (self.teacher is None),
             f"task {self.title!r} needs either a target or a teacher",
@@ -80,6 +88,9 @@ class MethodConfig:
     run: dict[str, Any] = field(default_factory=dict)
     """options of every run by this method"""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
 
 @dataclass(frozen=True)
 class RateConfig:
@@ -93,6 +104,7 @@ class RateConfig:
     """take the rate that was chosen for this method, whatever the run's own"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             (self.value is None) != (self.file is None),
             "a rate is either a value or a file of chosen rates",
@@ -119,6 +131,7 @@ class BlockConfig:
     """keys of variants"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             0 < len(self.seeds) == len(set(self.seeds)),
             f"seeds is {list(self.seeds)}: name at least one, none twice",
@@ -163,6 +176,7 @@ class SweepConfig:
     """which combinations are run"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         at_least("workers", self.workers, 1)
         for name in ("name", "output", "table", "page", "store"):
             require(getattr(self, name) != "", f"{name} is empty")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import subprocess
 import time
 from dataclasses import replace
@@ -15,6 +14,8 @@ from lm.config.base import BaseConfig
 from lm.config.options import to_plain
 from lm.config.run import RunConfig
 from lm.run.files import is_disk_full, write_atomic
+from lm.run.owned import BEGUN_RUN, RUN, remove_owned
+from lm.run.start import partial_folder
 from lm.sweep.workers import Stopped, train_base_job, train_job
 
 __all__ = ["record_path"]
@@ -108,8 +109,8 @@ def _git(*words: str) -> str:
 
 
 def _forget(scratch: Path) -> None:
-    for leftover in (scratch, scratch.with_name(f".{scratch.name}.partial")):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_owned(scratch, RUN)
+    remove_owned(partial_folder(scratch), BEGUN_RUN)
 
 
 def _read(run: Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lm.config.run import RunConfig, resolve
 from lm.device.streams import EVALUATED_CONTEXTS, random_stream
-from lm.errors import RunError
+from lm.errors import RunError, border
 from lm.policy.checks import check_score
-from lm.policy.prompts import Prompts
+from lm.policy.prompts import PromptError, Prompts
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
 from lm.target.decoded import Reader, Reading, prompt_key
@@ -23,7 +23,7 @@ from lm.target.fit import fit_target
 from lm.target.listed import Listing, find_support
 from lm.target.offline import Offline, draw_base, estimate_offline
 from lm.target.partition import Partition
-from lm.target.prompt_file import read_prompts
+from lm.target.prompt_file import PromptLine, read_prompt_lines, refuse_same_tokens
 from lm.target.targets import Target, describe_target
 
 
@@ -108,6 +108,11 @@ class Problem:
         return [] if self.offline is None else self.offline.warnings(self.prompt_texts)
 
 
+@border(
+    "building the target from the base",
+    "If the model cannot be run like this, try another --precision or model; --debug true shows "
+    "where",
+)
 def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None = None) -> Problem:
     """Fit the target to the base: exactly over the list, or else on base samples.
 
@@ -135,12 +140,17 @@ def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
         A custom target has holes and the divergence an infinite slope.
     """
     # Read the contexts.
+    lines: list[PromptLine] = []
     if prompts is None and config.prompts.file is not None:
-        prompts = read_prompts(config.prompts.file)
+        lines = read_prompt_lines(config.prompts.file)
+        prompts = [line.text for line in lines]
     texts, contexts = tuple(prompts or ()), None
     if texts:
         rows = base.vocabulary.encode_prompts(list(texts))
+        if lines:
+            refuse_same_tokens(config.prompts.file or "", lines, rows)
         contexts = Prompts.from_ids(rows, pad_id=base.ids.pad_id)
+        _check_prompts(base, contexts, config.prompts.file, lines)
     evaluated = _evaluated(config, max(1, len(texts)))
 
     # The listed names, for a base that spells them and has no prompts.
@@ -268,6 +278,19 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
         "fit": fit,
         "warnings": problem.warnings(),
     }
+
+
+def _check_prompts(
+    base: Policy, contexts: Prompts, file: str | None, lines: Sequence[PromptLine]
+) -> None:
+    """Refuse prompts that cannot be continued, by the line of their file."""
+    try:
+        base.check_prompts(contexts)
+    except PromptError as error:
+        if not lines:
+            raise
+        line = lines[int(contexts.lengths.argmax())].number
+        raise RunError(f"prompts.file {file}, line {line}: {error}") from error
 
 
 def _evaluated(config: RunConfig, contexts: int) -> Tensor:

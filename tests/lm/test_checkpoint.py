@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,18 +20,24 @@ from safetensors import SafetensorError
 import lm.run.checkpoint
 from lm.device.amp import Amp
 from lm.device.interrupt import interruptible
-from lm.errors import RunInterrupted
+from lm.errors import RunError, RunInterrupted
 from lm.run.checkpoint import (
     CorruptCheckpoint,
     checkpoint_steps,
     load_checkpoint,
     load_newest,
+    log_digest,
     save_checkpoint,
 )
 from lm.run.files import append_line, is_disk_full, write_atomic
 from lm.run.state import TrainingState, load_optimizer_state, optimizer_state
 
-LENGTHS = {"metrics.jsonl": 1000}
+
+def _logs(folder: Path, length: int = 1000) -> Path:
+    """Return a folder of logs, of which metrics.jsonl has so many bytes."""
+    (folder / "logs").mkdir(exist_ok=True)
+    _ = (folder / "logs" / "metrics.jsonl").write_bytes(b"x" * length)
+    return folder / "logs"
 
 
 def _state(step: int) -> TrainingState:
@@ -94,6 +101,14 @@ def _halve(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
+def _becomes(content):
+    return lambda path: path.write_text(json.dumps(content))
+
+
+def _gets(**changes):
+    return lambda path: path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
 def _other_format(path):
     content = json.loads(path.read_text())
     _ = path.write_text(json.dumps({**content, "format": 99}))
@@ -109,6 +124,10 @@ def _other_format(path):
         ("manifest.json", _halve, "is not a checkpoint"),
         ("manifest.json", os.remove, "manifest.json is missing"),
         ("manifest.json", _other_format, "its format is 99, not 1"),
+        ("manifest.json", _becomes([]), "is not a checkpoint"),
+        ("manifest.json", _gets(files={}), "does not name state.safetensors"),
+        ("manifest.json", _gets(step=None), "is not a checkpoint"),
+        ("manifest.json", _gets(logs=[]), "holds a list where names belong"),
     ],
 )
 def test_a_corrupt_newest_checkpoint_is_skipped_and_said_so(tmp_path, name, damage, reason):
@@ -117,7 +136,7 @@ def test_a_corrupt_newest_checkpoint_is_skipped_and_said_so(tmp_path, name, dama
     damage(newest / name)
     with pytest.raises(CorruptCheckpoint, match=reason):
         _ = load_checkpoint(newest)
-    state, notes = load_newest(tmp_path, lengths=LENGTHS)
+    state, notes = load_newest(tmp_path, logs=_logs(tmp_path))
     assert state is not None
     assert state.step == 2
     (note,) = notes
@@ -128,13 +147,58 @@ def test_a_corrupt_newest_checkpoint_is_skipped_and_said_so(tmp_path, name, dama
 def test_a_checkpoint_that_knows_more_than_the_logs_hold_is_not_used(tmp_path):
     for step in (2, 4):
         _ = save_checkpoint(tmp_path, _state(step), keep=2)
-    state, notes = load_newest(tmp_path, lengths={"metrics.jsonl": 39})
+    state, notes = load_newest(tmp_path, logs=_logs(tmp_path, 39))
     assert state is not None
     assert state.step == 2
     assert "metrics.jsonl has 39 bytes, but had 40 at that step" in notes[0]
-    nothing, notes = load_newest(tmp_path, lengths={})
+    nothing, notes = load_newest(tmp_path, logs=tmp_path)
     assert nothing is None
     assert len(notes) == 2
+
+
+def test_a_checkpoint_whose_log_was_changed_since_is_not_used(tmp_path):
+    logs = _logs(tmp_path)
+    for step in (2, 4):
+        digests = {"metrics.jsonl": log_digest(logs / "metrics.jsonl", 10 * step)}
+        _ = save_checkpoint(tmp_path, _state(step)._replace(digests=digests), keep=2)
+    _ = (logs / "metrics.jsonl").write_bytes(b"x" * 30 + b"y" + b"x" * 9)
+    state, notes = load_newest(tmp_path, logs=logs)
+    assert state is not None
+    assert state.step == 2
+    assert notes == [
+        "the checkpoint of step 4 is skipped: metrics.jsonl has been changed since, in a line up "
+        "to that step"
+    ]
+
+
+def test_a_state_that_cannot_be_taken_up_gives_way_to_the_one_before(tmp_path):
+    for step in (2, 4):
+        _ = save_checkpoint(tmp_path, _state(step), keep=2)
+
+    def take(state):
+        if state.step == 4:
+            raise KeyError("schedule")
+
+    state, notes = load_newest(tmp_path, logs=_logs(tmp_path), take=take)
+    assert state is not None
+    assert state.step == 2
+    assert "its content is not the state of a training (KeyError('schedule'))" in notes[0]
+
+    def refuse(_):
+        raise RunError("the checkpoint belongs to another model")
+
+    with pytest.raises(RunError, match="another model"):
+        _ = load_newest(tmp_path, logs=_logs(tmp_path), take=refuse)
+
+
+def test_a_checkpoint_of_the_version_before_has_no_digest_and_is_used(tmp_path):
+    folder = save_checkpoint(tmp_path, _state(2), keep=2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["logs"]
+    _ = (folder / "manifest.json").write_text(json.dumps(manifest))
+    state, notes = load_newest(tmp_path, logs=_logs(tmp_path))
+    assert state is not None
+    assert notes == []
 
 
 def test_a_file_that_cannot_be_read_is_not_called_corrupt(tmp_path):
@@ -144,11 +208,11 @@ def test_a_file_that_cannot_be_read_is_not_called_corrupt(tmp_path):
     (newest / "state.json").mkdir()
     # Skipping it would silently throw away steps that a mended disk still has.
     with pytest.raises(IsADirectoryError):
-        _ = load_newest(tmp_path, lengths=LENGTHS)
+        _ = load_newest(tmp_path, logs=_logs(tmp_path))
 
 
 def test_without_a_folder_there_is_no_checkpoint(tmp_path):
-    assert load_newest(tmp_path / "none", lengths=LENGTHS) == (None, [])
+    assert load_newest(tmp_path / "none", logs=_logs(tmp_path)) == (None, [])
 
 
 def test_everything_is_on_the_disk_before_the_checkpoint_has_its_name(tmp_path, monkeypatch):

@@ -404,3 +404,14 @@ def test_a_demo_that_fails_says_that_it_is_unfinished(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "demo"
     assert "starts over" in (folder / command.MARKER).read_text()
     assert not (folder / "index.html").exists()
+
+
+@pytest.mark.parametrize("content", ['{"my": "own"}', '{"steps": 4, "first": {}}', "[]"])
+def test_only_a_demonstration_is_started_over(tmp_path, content):
+    _ = (tmp_path / "summary.json").write_text(content)
+    (tmp_path / "figures").mkdir()
+    _ = (tmp_path / "figures" / "mine.png").write_text("precious")
+    with pytest.raises(RunError, match="exists and is not empty"):
+        _ = command.run_demo(DemoConfig(output=str(tmp_path)))
+    assert (tmp_path / "figures" / "mine.png").exists()
+    assert len(list(tmp_path.iterdir())) == 2

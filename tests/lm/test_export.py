@@ -187,22 +187,41 @@ def test_a_destination_is_kept_unless_it_may_be_replaced(tmp_path, capsys):
     destination.mkdir()
     source = finished_run()
     _ = export(source, destination)  # empty: nothing is lost
-    (destination / "mine.txt").write_text("precious")
     with pytest.raises(RunError, match=r"exists and is not empty: .*--overwrite"):
         _ = export(source, destination)
-    assert (destination / "mine.txt").exists()
     run_export(source, destination, overwrite=True)
-    assert not (destination / "mine.txt").exists()
     assert f"model: {destination}" in capsys.readouterr().out
+    (destination / "mine.txt").write_text("precious")
+    with pytest.raises(RunError, match=r"also holds mine\.txt, which this program did not write"):
+        _ = export(source, destination, overwrite=True)
+    assert (destination / "mine.txt").exists()
+    (destination / "mine.txt").unlink()
     with pytest.raises(RunError, match="is a file: choose another destination"):
         _ = export(source, destination / "config.json", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 
 
+def test_only_a_model_of_ours_is_replaced(tmp_path):
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    _ = (thesis / "chapter.tex").write_text("years of work")
+    foreign = make_llama_folder(tmp_path / "foreign")
+    # Whoever brings a model may write the ids by hand, as the manual says.
+    ids = {"bos_id": 10, "eos_ids": [11], "pad_id": 11, "max_new_tokens": None}
+    _ = (foreign / "fdpg_ref.json").write_text(json.dumps(ids))
+    run = shutil.copytree(finished_run(), tmp_path / "run")
+    link = tmp_path / "link"
+    link.symlink_to(thesis)
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for folder in (thesis, foreign, run, run / "policy", link, run / "checkpoints"):
+        with pytest.raises(RunError, match=r"so it is not replaced|the policy of a run|is a link"):
+            _ = export(finished_run(), folder, overwrite=True)
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
 def test_a_failed_export_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
-    destination = tmp_path / "model"
-    destination.mkdir()
-    (destination / "mine.txt").write_text("precious")
+    destination = export(finished_run(), tmp_path / "model")
+    kept = sorted(path.name for path in tmp_path.rglob("*"))
 
     def fail(_policy, folder):
         (folder / "half").write_text("x")
@@ -211,7 +230,7 @@ def test_a_failed_export_leaves_nothing_and_keeps_what_was_there(tmp_path, monke
     monkeypatch.setattr(CausalPolicy, "save", fail)
     with pytest.raises(OSError, match="No space left"):
         _ = export(finished_run(), destination, overwrite=True)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine.txt", "model"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == kept
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):

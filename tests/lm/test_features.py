@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -44,6 +47,12 @@ def log_score(log_base, texts):
 
 def no_arguments():
     return 1.0
+
+def typo(completion):
+    return [1.0 for _ in completion]
+
+async def later(texts):
+    return [1.0 for _ in texts]
 
 value = 3
 '''
@@ -120,7 +129,17 @@ def _raises_together(texts):
         (lambda texts: np.ones((4, 1)), r"shape \(4, 1\) for 4 texts"),
         (lambda texts: 1.0, r"shape \(\) for 4 texts"),
         (lambda texts: ["a"] * 4, r"must return one number a text, not \['a', 'a'"),
-        (lambda texts: None, "must return one number a text|shape"),
+        (lambda texts: None, "must return one number a text"),
+        (lambda texts: ["1.5"] * 4, "text is no number"),
+        (lambda texts: np.array(["1.5"] * 4), "text is no number"),
+        (lambda texts: np.ma.masked_less([1.0, 2.0, 3.0, 4.0], 2.0), "masked where|is masked"),
+        (lambda texts: [1.0, 2.0, np.ma.masked, 3.0], "a masked value is no number"),
+        (lambda texts: [1j] * 4, "a complex number is no real number"),
+        (lambda texts: torch.ones(4, dtype=torch.complex64), "a complex number is no real"),
+        (lambda texts: [1.0, None, 1.0, 1.0], "these are no numbers"),
+        (lambda texts: {"a": 1.0}, "these are no numbers"),
+        (lambda texts: (1.0 for _ in texts), "these are no numbers"),
+        (lambda texts: sys.exit(0), r"raised SystemExit: 0 \(sample 0 of 4, the text 'anna'\)"),
     ],
 )
 def test_a_failing_feature_names_itself_and_the_text(function, message):
@@ -128,6 +147,72 @@ def test_a_failing_feature_names_itself_and_the_text(function, message):
     with pytest.raises(RunError, match=message) as caught:
         _ = feature_values(["broken"], TEXTS)
     assert "'broken'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2, 3, 4],
+        (1.0, 2.0, 3.0, 4.0),
+        np.arange(1, 5, dtype=np.float32),
+        [np.float32(1), np.int64(2), 3, 4.0],
+        [True, 2, 3, 4],
+        [Decimal(1), Fraction(2), 3, 4],
+        torch.arange(1.0, 5.0, requires_grad=True),
+        [torch.tensor(float(n), requires_grad=True) for n in range(1, 5)],
+        torch.arange(1.0, 5.0, dtype=torch.bfloat16),
+    ],
+)
+def test_numbers_of_every_library_are_numbers(values):
+    _ = feature("mine")(lambda texts: values)
+    assert feature_values(["mine"], TEXTS)[:, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_a_function_that_changes_what_it_is_given_changes_nothing_for_the_next():
+    @feature("greedy")
+    def greedy(texts, tokens, completions):
+        texts.sort(reverse=True)
+        completions.clear()
+        for row in tokens:
+            row.clear()
+        return [0.0] * len(texts)
+
+    @score("changes_log_base")
+    def changes_log_base(log_base, texts):
+        log_base[:] = 0.0
+        return log_base
+
+    texts, tokens = ["b", "a"], [[1, 2], [3]]
+    given = {"tokens": tokens, "completions": texts}
+    found = feature_values(["greedy", "tokens", "characters"], texts, **given)
+    assert found.tolist() == [[0, 2, 1], [0, 1, 1]]
+    assert (texts, tokens) == (["b", "a"], [[1, 2], [3]])
+    log_base = np.array([1.0, 2.0])
+    assert score_values("changes_log_base", log_base, texts).tolist() == [0, 0]
+    assert log_base.tolist() == [1, 2]
+
+
+def test_a_function_is_given_what_its_arguments_are_called():
+    for function, reason in (
+        (
+            lambda batch: [0.0],
+            r"asks for 'batch', which there is not: a function is given t",
+        ),
+        (lambda texts, answers: [0.0], "asks for 'answers'"),
+        (lambda: [0.0], "takes 0 argument"),
+        (dict, "is no function"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            _ = feature("mine")(function)
+    # Optional arguments of its own, and a first one that it says not to look at, are left alone.
+    _ = feature("mine")(lambda texts, weight=2.0, tokens=None: [weight + len(tokens)] * len(texts))
+    assert feature_values(["mine"], ["x"], tokens=[[1]]).tolist() == [[3.0]]
+    _ = feature("mine")(lambda *args, **options: [float(len(args[0]))])
+    assert feature_values(["mine"], ["x"]).tolist() == [[1.0]]
+    _ = feature("mine")(lambda _: [5.0])
+    assert feature_values(["mine"], ["x"]).tolist() == [[5.0]]
+    _ = score("mine")(lambda texts, log_base: log_base + len(texts))
+    assert score_values("mine", np.zeros(2), ["x", "y"]).tolist() == [2, 2]
 
 
 def test_a_score_may_exclude_but_not_be_infinite():
@@ -177,7 +262,13 @@ def test_a_recipe_names_functions_in_files(file, tmp_path):
         ("nowhere.py:f", "there is no nowhere.py in"),
         ("rewards.py:vowel", "no function 'vowel' at its top level; did you mean 'vowels'"),
         ("rewards.py:value", "no function 'value'"),
-        ("rewards.py:no_arguments", "takes 0 positional"),
+        ("rewards.py:no_arguments", r"takes 0 argument\(s\), but it is called with 1 at least"),
+        (
+            "rewards.py:typo",
+            "asks for 'completion', which there is not: a function is given",
+        ),
+        ("rewards.py:later", "later in rewards.py is an async function"),
+        ("rewards.py:Weights", "Weights in rewards.py is a class: name a function"),
         ("broken.py:f", "broken.py is not valid Python: "),
         ("vowels", r"unknown feature 'vowels'; There are: female, .* file\.py:vowels in a recipe"),
     ],
@@ -199,6 +290,33 @@ def test_a_recipe_is_checked_without_executing_the_file(tmp_path):
     _ = TargetConfig(kind="reward_tilted", reward={name: 1.0})
     with pytest.raises(RunError, match=r"trap\.py raised SystemError while it was loaded"):
         _ = get_feature(name)
+
+
+def test_a_file_may_import_its_neighbours_while_it_is_loaded(tmp_path):
+    folder = tmp_path / "rewards_of_mine"
+    folder.mkdir()
+    _ = (folder / "neighbour_of_rewards.py").write_text("WEIGHT = 2.0\n")
+    _ = (folder / "rewards.py").write_text(
+        "from neighbour_of_rewards import WEIGHT\n"
+        "def f(texts):\n    return [WEIGHT for _ in texts]\n"
+    )
+    before = list(sys.path)
+    assert feature_values([f"{folder}/rewards.py:f"], ["x"]).tolist() == [[2.0]]
+    assert sys.path == before
+    _ = (folder / "lost.py").write_text("import no_such_neighbour\ndef f(texts):\n    return []\n")
+    with pytest.raises(
+        RunError, match=r"No module named 'no_such_neighbour'.*looked for beside it"
+    ):
+        _ = get_feature(f"{folder}/lost.py:f")
+    assert sys.path == before
+
+
+@pytest.mark.parametrize("how", ["raise SystemExit(0)", "import sys; sys.exit()", "exit(0)"])
+def test_a_file_that_leaves_the_program_is_an_error(tmp_path, how):
+    path = tmp_path / "leaves.py"
+    _ = path.write_text(f"{how}\ndef f(texts):\n    return [1.0 for _ in texts]\n")
+    with pytest.raises(RunError, match=r"leaves\.py raised SystemExit while it was loaded"):
+        _ = get_feature(f"{path}:f")
 
 
 def test_a_custom_target_takes_a_score_and_nothing_else(file):

@@ -208,6 +208,7 @@ def test_a_text_is_shown_in_one_line():
     assert one_line("a\nb\r\nc") == "a⏎b⏎c"
     assert one_line("a\n") == "a⏎"
     assert one_line("plain …") == "plain …"
+    assert one_line("a\u2028b\x0bc\u2029") == "a⏎b⏎c⏎"
 
 
 def test_the_table_is_not_folded_where_there_is_no_terminal(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -15,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.lm_runs import SMALL, tiny_config, tiny_model
 
+import lm.run.files
+import lm.run.folder
 from lm.config.options import to_plain
 from lm.config.run import (
     BaselineConfig,
@@ -22,6 +25,7 @@ from lm.config.run import (
     LoraConfig,
     OptimizerConfig,
     PartitionConfig,
+    PromptsConfig,
     ProposalConfig,
     RunConfig,
     TargetConfig,
@@ -42,7 +46,7 @@ def _leave(folder: Path, config: RunConfig, *, records: bool = True) -> None:
     folder.mkdir()
     _ = (folder / "config.json").write_text(json.dumps(to_plain(config)))
     if records:
-        _ = (folder / "timings.jsonl").write_text("{}\n")
+        _ = (folder / "timings.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
 
 
 def test_a_run_starts_where_nothing_is(tmp_path):
@@ -257,6 +261,207 @@ def test_a_corrupt_newest_checkpoint_is_skipped_for_the_one_before(quick, capsys
         "lm: the run goes on after step 2",
     ]
     assert _files(folder) == _files(train(quick("unbroken")))
+
+
+def _broken_run(quick) -> tuple[RunConfig, Path]:
+    config = quick("run")
+    with pytest.raises(Broken):
+        _ = train(config, on_step=_break_at(5))
+    return config, partial_folder(Path(config.output or ""))
+
+
+def test_a_lost_log_of_clock_values_costs_no_checkpoint(quick):
+    config, partial = _broken_run(quick)
+    (partial / "timings.jsonl").unlink()
+    steps = []
+    folder = train(replace(config, resume=True), on_step=lambda record: steps.append(record.step))
+    assert steps == [5, 6]
+    assert _files(folder) == _files(train(quick("unbroken")))
+    assert b"\0" not in (folder / "timings.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["lost", "a digit"])
+def test_a_changed_record_is_refused_and_nothing_is_deleted(quick, damage):
+    config, partial = _broken_run(quick)
+    log = partial / "metrics.jsonl"
+    if damage == "lost":
+        log.unlink()
+    else:
+        text = log.read_text()
+        place = text.index('"gradient_norm": ') + len('"gradient_norm": 0.')
+        _ = log.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+    before = _tree(partial / "checkpoints")
+    with pytest.raises(RunError, match=r"no checkpoint of the run can be used.*Nothing was change"):
+        _ = train(replace(config, resume=True))
+    assert _tree(partial / "checkpoints") == before
+    # Without --resume or --overwrite it is not deleted either.
+    with pytest.raises(RunError, match="add --resume to go on with it"):
+        _ = train(config)
+
+
+def test_damaged_records_of_what_a_run_is_about(quick, capsys):
+    config, partial = _broken_run(quick)
+    target = (partial / "target.json").read_text()
+    for damaged in ("{", "[]", '{"features": [3]}'):
+        _ = (partial / "target.json").write_text(damaged)
+        with pytest.raises(RunError, match=r"target\.json cannot be read"):
+            _ = train(replace(config, resume=True))
+    _ = (partial / "target.json").write_text(target)
+    # What says on which machine the run began changes no number.
+    (partial / "environment.json").unlink()
+    folder = train(replace(config, resume=True))
+    assert "environment.json cannot be read, and this may be another" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").is_file()
+
+
+def test_a_state_that_is_json_but_no_state_gives_way_to_the_one_before(quick, capsys):
+    config, partial = _broken_run(quick)
+    folder = partial / "checkpoints" / "step-00000004"
+    content = json.loads((folder / "state.json").read_text())
+    content["numbers"] = {"optimizer": []}
+    _ = (folder / "state.json").write_text(json.dumps(content))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    written = (folder / "state.json").read_bytes()
+    manifest["files"]["state.json"] = {
+        "bytes": len(written),
+        "sha256": hashlib.sha256(written).hexdigest(),
+    }
+    _ = (folder / "manifest.json").write_text(json.dumps(manifest))
+    run = train(replace(config, resume=True))
+    assert "lm: the run goes on after step 2" in capsys.readouterr().err
+    assert _files(run) == _files(train(quick("unbroken")))
+
+
+def test_what_a_run_needs_to_go_on_is_on_the_disk_before_its_first_step(quick, monkeypatch):
+    flushed, at_first_step = [], []
+    original = lm.run.files.flush_to_disk
+
+    def spied(path):
+        flushed.append(path)
+        original(path)
+
+    monkeypatch.setattr("lm.run.files.flush_to_disk", spied)
+    monkeypatch.setattr("lm.run.folder.flush_to_disk", spied)
+    config = quick("run", steps=1)
+    _ = train(config, on_step=lambda _: at_first_step or at_first_step.extend(flushed))
+    final = Path(config.output or "")
+    partial = partial_folder(final)
+    for name in ("config.json", "config.yaml", "environment.json", "status.json", "target.json"):
+        assert partial / f".{name}.partial" in at_first_step
+    assert {partial, partial.parent} <= set(at_first_step)
+
+
+def test_what_fails_before_the_first_step_does_not_block_the_corrected_command(quick, tmp_path):
+    def fail(_):
+        raise RunError("a bad combination, found out after the base was evaluated")
+
+    config = quick("run")
+    with pytest.raises(RunError, match="bad combination"):
+        _ = train(config, on_step=fail)
+    assert list(tmp_path.iterdir()) == []
+    # The same where the process died: only the base's evaluation is there.
+    partial = partial_folder(tmp_path / "run")
+    _leave(partial, config, records=False)
+    _ = (partial / "metrics.jsonl").write_text('{"kind": "evaluation", "step": 0}\n')
+    assert how_to_start(replace(config, steps=2)) == "new"
+
+
+PLACES = {
+    "a file of somebody else": lambda final: (final.mkdir(), (final / "thesis.tex").touch()),
+    "a config.json of somebody else": lambda final: (
+        final.mkdir(),
+        (final / "config.json").write_text('{"model_type": "gpt2"}'),
+    ),
+    "a note in a run": lambda final: (_leave(final, _config(final)), (final / "note").touch()),
+    "a dangling link": lambda final: final.symlink_to("nowhere"),
+    "a link to a folder": lambda final: final.symlink_to(final.parent),
+    "no run in progress": lambda final: (
+        partial_folder(final).mkdir(),
+        (partial_folder(final) / "thesis.tex").touch(),
+    ),
+    "no run that was replaced": lambda final: (
+        final.with_name(".run.old").mkdir(),
+        (final.with_name(".run.old") / "thesis.tex").touch(),
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path, place):
+    final = tmp_path / "run"
+    PLACES[place](final)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=r"not a run|did not write|is a link"):
+        _ = train(_config(final, overwrite=True))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("output", [".", "..", "/", "runs/..", "a\0b"])
+def test_an_output_without_a_name_of_its_own_is_refused(output):
+    with pytest.raises(RunError, match="no name of its own"):
+        _ = how_to_start(replace(_config(Path("run"), overwrite=True), output=output))
+
+
+def test_a_mount_point_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda self: self.name == "run")
+    with pytest.raises(RunError, match="where a disk is mounted, which cannot be renamed"):
+        _ = how_to_start(_config(tmp_path / "run", overwrite=True))
+
+
+@pytest.mark.parametrize("key", ["model", "prompts.file", "target.teacher"])
+def test_a_run_does_not_replace_what_it_reads(tmp_path, key):
+    final = tmp_path / "run"
+    _leave(final, _config(final))
+    (final / "policy").mkdir()
+    inside = str(final / "policy")
+    changes = {
+        "model": {"model": inside},
+        "prompts.file": {
+            "prompts": PromptsConfig(file=inside),
+            "target": TargetConfig(kind="reward_tilted", reward={"letters": 1.0}),
+        },
+        "target.teacher": {"target": TargetConfig(kind="teacher", teacher=inside)},
+    }
+    config = replace(_config(final, overwrite=True), **changes[key])
+    with pytest.raises(RunError, match=f"{key} .* lies in the run folder"):
+        _ = how_to_start(config)
+
+
+def test_a_run_that_appears_while_another_trains_is_not_replaced(quick, tmp_path):
+    config = quick("run", steps=1)
+
+    def meddle(_):
+        if not (tmp_path / "run").exists():
+            _leave(tmp_path / "run", _config(tmp_path / "run"))
+
+    with pytest.raises(RunError, match="exists and is not empty") as caught:
+        _ = train(config, on_step=meddle)
+    assert (tmp_path / "run" / "timings.jsonl").exists()
+    assert "the newest checkpoint is of step 1" in caught.value.__notes__[-1]
+    shutil.rmtree(tmp_path / "run")
+    assert (train(replace(config, resume=True)) / "policy").is_dir()
+
+
+def test_a_second_process_cannot_take_a_run_that_is_about_to_get_its_name(quick, monkeypatch):
+    config = quick("run", steps=1)
+    again = replace(config, overwrite=True)
+    refused = []
+    original = lm.run.folder.flush_to_disk
+
+    def meddle(path):
+        # The last files are brought to the disk: the run is complete, and has not its name yet.
+        if path.name == "policy":
+            with pytest.raises(RunError, match="another process is writing"):
+                _ = train(again)
+            refused.append(path)
+        original(path)
+
+    monkeypatch.setattr("lm.run.folder.flush_to_disk", meddle)
+    folder = train(config)
+    assert refused
+    assert (folder / "policy" / "model.safetensors").is_file()
+    assert not (folder / "run.lock").exists()
 
 
 def test_nothing_is_unpickled_while_a_run_goes_on(quick, monkeypatch):

@@ -258,8 +258,8 @@ MUTANTS = [
     ),
     Mutant(
         "lm/features/calls.py",
-        "material.get(name) or value for name",
-        "value for name",
+        'given = {**before, "texts": texts, **material}',
+        'given = {**before, "texts": texts, **material, "completions": texts}',
         "contexts: a function of completions given whole texts",
         ("lm/test_features.py::test_a_function_gets_what_its_signature_names",),
     ),

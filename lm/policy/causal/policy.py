@@ -232,6 +232,10 @@ class CausalPolicy(Policy):
         tokens = torch.full((n, 1), self.ids.bos_id, device=self.device)
         return Prompts(tokens, torch.ones_like(tokens, dtype=torch.bool))
 
+    def check_prompts(self, prompts: Prompts) -> None:
+        """Raise a PromptError unless every prompt leaves room for a completion."""
+        _ = self._contexts(prompts)
+
     def _contexts(self, prompts: Prompts) -> Prompts:
         """Check prompts and pad them on the left."""
         prompts = prompts.checked(self.vocabulary_size)

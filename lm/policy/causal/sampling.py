@@ -98,8 +98,8 @@ def sample_sequences(
     log_prob = torch.stack(step_log_probs, dim=-1).sum(-1)
     if bool(log_prob.isnan().any()):
         raise ValueError(
-            "the model's probabilities are NaN, so its weights or activations are not finite: "
-            "lower the learning rate, or load an earlier checkpoint"
+            "the model's probabilities are NaN, so its weights or activations are not finite: in "
+            "training, lower the learning rate; before it, try another precision"
         )
     kept = torch.stack(step_kept_mass, dim=-1).sum(-1) if step_kept_mass else None
     mask = completion_mask(tokens, eos_ids)

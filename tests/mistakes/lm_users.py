@@ -1,0 +1,159 @@
+"""Mistakes in what stands between a run and its users: files, words, code and folders of theirs."""
+
+from __future__ import annotations
+
+from mutation import Mutant
+
+MUTANTS = [
+    Mutant(
+        "lm/run/owned.py",
+        "if not folder.is_dir() or not kind.proves(folder):",
+        "if not folder.is_dir():",
+        "--overwrite that deletes a folder of somebody else",
+        ("lm/test_resume.py::test_overwrite_replaces_a_run_and_nothing_else",),
+    ),
+    Mutant(
+        "lm/run/owned.py",
+        "    if foreign:\n",
+        "    if False:\n",
+        "--overwrite that deletes a file which somebody put into a run",
+        ("lm/test_resume.py::test_overwrite_replaces_a_run_and_nothing_else[a note in a run]",),
+    ),
+    Mutant(
+        "lm/cli/export.py",
+        "    require_owned(destination, MODEL)\n",
+        "",
+        "export that deletes any folder",
+        ("lm/test_export.py::test_only_a_model_of_ours_is_replaced",),
+    ),
+    Mutant(
+        "lm/run/folder.py",
+        """    for path in [*run.partial.rglob("*"), run.partial]:
+        flush_to_disk(path)
+""",
+        """    (run.partial / LOCK).unlink()
+    for path in [*run.partial.rglob("*"), run.partial]:
+        flush_to_disk(path)
+    (run.partial / LOCK).touch()
+""",
+        "lock given back before the run has its name",
+        (
+            "lm/test_resume.py::test_a_second_process_cannot_take_a_run_that_is_about_to_get_its_name",
+        ),
+    ),
+    Mutant(
+        "lm/run/start.py",
+        """        if step != 0:
+            return True
+""",
+        """        return True
+""",
+        "a base's evaluation that blocks the corrected command",
+        (
+            "lm/test_resume.py::test_what_fails_before_the_first_step_does_not_block_the_corrected_command",
+        ),
+    ),
+    Mutant(
+        "lm/run/checkpoint.py",
+        "if digest is not None and log_digest(path, offset) != digest:",
+        "if False:",
+        "a changed record that is taken for what was measured",
+        ("lm/test_checkpoint.py::test_a_checkpoint_whose_log_was_changed_since_is_not_used",),
+    ),
+    Mutant(
+        "lm/run/checkpoint.py",
+        'if set(manifest["files"]) != {TENSORS, NUMBERS}:',
+        "if False:",
+        "a manifest that names no file, so that nothing is verified",
+        ("lm/test_checkpoint.py::test_a_corrupt_newest_checkpoint_is_skipped_and_said_so",),
+    ),
+    Mutant(
+        "lm/run/files.py",
+        """        flush_to_disk(partial)
+        partial.replace(path)
+""",
+        """        partial.replace(path)
+""",
+        "configuration that a power cut takes",
+        ("lm/test_resume.py::test_what_a_run_needs_to_go_on_is_on_the_disk_before_its_first_step",),
+    ),
+    Mutant(
+        "lm/run/foreign.py",
+        "        if _lies_in(path, run):",
+        "        if False:",
+        "code that came with a run folder is executed",
+        ("lm/test_foreign.py::test_code_that_came_with_a_run_is_not_executed",),
+    ),
+    Mutant(
+        "lm/report/page.py",
+        "{html.escape(status['verdict'])}",
+        "{status['verdict']}",
+        "a report that runs the script of a run folder",
+        ("lm/test_foreign.py::test_a_report_shows_hostile_words_as_words",),
+    ),
+    Mutant(
+        "lm/config/parts.py",
+        '        check_types(self, "baseline")\n',
+        "",
+        "a misspelt baseline from Python that trains without one",
+        ("lm/test_typed.py::test_python_a_recipe_and_the_command_line_refuse_alike",),
+    ),
+    Mutant(
+        "lm/config/recipes.py",
+        "            if key in seen:\n",
+        "            if False:\n",
+        "the first of two equal keys of a recipe dropped without a word",
+        ("lm/test_typed.py::test_what_readers_read_differently_is_refused",),
+    ),
+    Mutant(
+        "lm/config/recipes.py",
+        "if _LEADING_ZERO.fullmatch(node.value):",
+        "if False:",
+        "seed 010 read as 8",
+        ("lm/test_typed.py::test_what_readers_read_differently_is_refused",),
+    ),
+    Mutant(
+        "lm/target/prompt_file.py",
+        'decode("utf-8-sig")',
+        'decode("utf-8")',
+        "a mark of the byte order in the first prompt",
+        ("lm/test_prompt_file.py::test_a_prompt_is_its_text_and_nothing_else",),
+    ),
+    Mutant(
+        "lm/target/prompt_file.py",
+        "suffix = Path(path).suffix.lower()",
+        "suffix = Path(path).suffix",
+        "JSON lines read as text because of a capital",
+        ("lm/test_prompt_file.py::test_a_prompt_is_its_text_and_nothing_else",),
+    ),
+    Mutant(
+        "lm/features/calls.py",
+        "copies = {name: _copy(given[name][rows]) for name in names}",
+        "copies = {name: given[name] for name in names}",
+        "a feature that sorts its texts changes the next one",
+        (
+            "lm/test_features.py::test_a_function_that_changes_what_it_is_given_changes_nothing_for_the_next",
+        ),
+    ),
+    Mutant(
+        "lm/features/calls.py",
+        "    if np.ma.isMaskedArray(values):",
+        "    if False:",
+        "masked values taken for numbers",
+        ("lm/test_features.py::test_a_failing_feature_names_itself_and_the_text",),
+    ),
+    Mutant(
+        "lm/features/files.py",
+        "    except (Exception, SystemExit) as error:",
+        "    except Exception as error:",
+        "a reward file that leaves the program with exit code 0",
+        ("lm/test_borders.py::test_a_bad_reward[leaves while loaded]",),
+    ),
+    Mutant(
+        "lm/run/records.py",
+        "character if character.isprintable()",
+        "character if character.isascii()",
+        "a sample that steers the terminal",
+        ("lm/test_foreign.py::test_a_sample_cannot_steer_the_terminal",),
+    ),
+]
