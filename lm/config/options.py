@@ -150,8 +150,10 @@ def from_plain(kind: type[Config], plain: Mapping[str, Any]) -> Config:
         if name not in hints:
             raise ValueError(f"this version has no key {name!r} in {kind.__name__}")
         group = _dataclass_of(hints[name])
-        inside = group is not None and isinstance(value, Mapping)
-        values[name] = from_plain(group, value) if inside else value
+        if group is not None and isinstance(value, Mapping):
+            values[name] = from_plain(group, value)
+        else:
+            values[name] = value
     missing = [
         item.name
         for item in dataclasses.fields(typing.cast("Any", kind))

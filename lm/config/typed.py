@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import functools
 import numbers
-import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -176,12 +175,13 @@ def _plain(name: str, hint: type, value: Any) -> Any:
     if hint in {bool, str}:
         _require(isinstance(value, hint), name, value, wanted)
         return value
-    # A bool counts as a number in Python, but is none that anybody meant.
-    number = numbers.Integral if hint is int else numbers.Real
-    _require(isinstance(value, number) and not _is_bool(value), name, value, wanted)
+    # A bool counts as a number in Python, but True is no number of steps.
+    whole = isinstance(value, numbers.Integral) and not _is_bool(value)
+    real = isinstance(value, numbers.Real) and not _is_bool(value)
+    _require(whole if hint is int else real, name, value, wanted)
     if type(value) is hint:
         return value
-    return operator.index(value) if hint is int else float(value)
+    return hint(value)
 
 
 def _key(group: str, name: str) -> str:
