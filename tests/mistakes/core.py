@@ -111,6 +111,22 @@ MUTANTS = [
         ("core/test_divergences.py::test_dual_is_an_involution_and_follows_the_textbook",),
     ),
     Mutant(
+        "fdpg_ref/divergences.py",
+        "else -1 - divergence.z_power",
+        "else divergence.z_power",
+        "the dual keeps the power of Z of the divergence itself",
+        (
+            "core/test_divergences.py::test_an_error_of_z_scales_the_signal_by_its_power_or_by_nothing",
+        ),
+    ),
+    Mutant(
+        "fdpg_ref/_record.py",
+        "return self.value_at_zero + self.slope_at_infinity",
+        "return max(self.value_at_zero, self.slope_at_infinity)",
+        "the upper bound forgets one of the two prices",
+        ("core/test_divergences.py::test_the_upper_bound_is_that_of_two_laws_that_share_nothing",),
+    ),
+    Mutant(
         ESTIMATORS,
         "u = xp.where(excluded, zero, log_policy) - xp.where(excluded, zero, log_target)",
         "u = xp.where(excluded, zero, log_target) - xp.where(excluded, zero, log_policy)",

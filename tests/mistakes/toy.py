@@ -6,6 +6,20 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "toy/oracle.py",
+        "return 2 * np.real(np.mean(around",
+        "return np.real(np.mean(around",
+        "Cauchy's second derivative without its factorial",
+        ("toy/test_theorem.py::test_theorem",),
+    ),
+    Mutant(
+        "toy/verify/claims/penalties.py",
+        "height + 1j * np.imag(u) * signal(real)",
+        "height - 1j * np.imag(u) * signal(real)",
+        "a convex penalty whose derivative has the wrong sign",
+        ("toy/test_penalties.py::test_convex_penalties",),
+    ),
+    Mutant(
         "toy/train.py",
         "signal, baseline=leave_one_out(signal), log_weights=log_policy - log_proposal",
         "signal, baseline=leave_one_out(signal)",
