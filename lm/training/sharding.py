@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from lm.config.options import flatten, to_plain
 from lm.config.run import RunConfig
@@ -172,5 +171,5 @@ class WholeWeights:
 def _unwrapped(policy: Policy) -> Policy:
     # DDP broadcasts a model's buffers before each forward pass, such as Llama's rotary frequencies:
     # one process that evaluates alone would wait for the others for ever.
-    bare = not isinstance(policy.scorer, DistributedDataParallel)
-    return policy if bare else policy.with_model(policy.model)
+    wrapped = hasattr(policy.scorer, "module")
+    return policy.with_model(policy.model) if wrapped else policy
