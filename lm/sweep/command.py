@@ -198,7 +198,8 @@ def _story(
 
     settings = {
         "command": command,
-        "machine": f"{machine()}; {sweep.workers} processes of one thread",
+        "machine": f"{machine()}; {sweep.workers} processes of one thread; "
+        f"load {os.getloadavg()[0]:.1f}",
         "wall time": sitting,
         "processor time": f"{duration(processor)} in the runs, without the base",
         "seeds": ", ".join(map(str, seeds)),
