@@ -202,11 +202,11 @@ def test_the_core_works_where_only_array_api_compat_is_installed(python, tmp_pat
         "for path in sorted(root.rglob('[!_]*.py')):\n"
         "    name = '.'.join(path.relative_to(root.parent).with_suffix('').parts)\n"
         "    importlib.import_module(name)\n"
-        "print(root.parent, fdpg_ref.find_divergence('jensen_shannon').curvature)\n"
+        "print(root.parent, fdpg_ref.find_divergence('jensen_shannon').curvature, sep='\\n')\n"
     )
     result = run([python, "-I", "-c", program], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    where, curvature = result.stdout.split()
+    where, curvature = result.stdout.splitlines()
     assert Path(where).is_relative_to(Path(python).parents[1])
     assert float(curvature) == 0.25
 
