@@ -36,10 +36,7 @@ RARE = ("rare_soft", "rare_hard")
 SOFT = "rare_soft"
 
 # Objectives that are no divergences.
-LABELS = {
-    "rl_kl": "RL with KL penalty",
-    "reward": "plain reward",
-}
+LABELS = {"rl_kl": "RL with KL penalty", "reward": "plain reward"}
 MEASURE_LABELS = {
     "forward_kl": "KL(p‖π)",
     "reverse_kl": "KL(π‖p)",

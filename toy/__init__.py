@@ -6,8 +6,9 @@ real mistakes beside their corrections, and ``study`` compares all objectives on
 estimators are those of ``fdpg_ref``, the same that ``lm`` runs on a transformer.
 
 Reading order: `categorical` and `exact` (sampling, and sums over all outcomes and batches),
-`families` and `sequences` (policies), `oracle` (the definition, which judges), `problems`, `checks`
-and `files`; `estimators` (every way to estimate a gradient), `config` and `train` (a descent on one
-page); then the tools: `verify` (the claims), `audit`, `museum`, `sweep` and `cli`. A module imports
-only from those before it; `audit` and `sweep` know nothing of `verify`.
+`families` and `sequences` (policies), `oracle` (the definition, which judges), `problems`,
+`checks`, `files` and `printing`; `estimators` (every way to estimate a gradient), `config` and
+`train` (a descent on one page); then the tools: `verify` (the claims), `audit`, `museum`, `sweep`
+and `cli`. A module imports only from those before it; `audit` and `sweep` know nothing of
+`verify`.
 """

@@ -20,7 +20,7 @@ def method_section(seeds: Sequence[int]) -> Section:
         f"Intervals: 95 %, percentile bootstrap, {DRAWS:,} draws, seed {SEED}. In the toy problems "
         "are drawn; on transformers tasks, and seeds within each drawn task; on one task its "
         "seeds. A drawn cell carries all objectives, so that differences are paired. Verdicts: "
-        "the rules of docs/hypotheses.md, which study/rules/hypotheses.py holds as code.",
+        "the rules of docs/hypotheses.md, which study/rules/hypotheses.py holds as code."
     ]
     if covered:
         blocks.append(

@@ -77,7 +77,16 @@ ORDER = {
         *("selfcheck", "cli", "__main__"),
     ),
     "toy": (
-        *("checks", "files", "categorical", "sequences", "families", "oracle", "problems"),
+        *(
+            "checks",
+            "files",
+            "printing",
+            "categorical",
+            "sequences",
+            "families",
+            "oracle",
+            "problems",
+        ),
         *("exact", "estimators", "config", "train", "audit", "sweep", "verify", "museum"),
         *("cli", "__main__"),
     ),

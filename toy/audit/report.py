@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fdpg_ref import DIVERGENCES
@@ -22,6 +20,7 @@ from toy.audit.findings import AuditReport
 from toy.audit.sentence import batch_sentence, short_verdict
 from toy.audit.signal import FLAT, centred
 from toy.files import write_text
+from toy.printing import titled_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +41,9 @@ def print_audit(report: AuditReport, console: Console) -> None:
     console.print(Text(report.sentence, style=f"bold {_colour(report)}"))
     found = report.comparison
     if found.cosine is not None and found.relative_residual is not None:
-        table = _table("expected gradient against grad D(policy‖reference)")
+        table = titled_table(
+            "expected gradient against grad D(policy‖reference)", padding=(0, 1, 0, 0)
+        )
         for heading in ("divergence", "cosine", "relative residual"):
             table.add_column(heading, justify="left" if heading == "divergence" else "right")
         for name, residual in found.relative_residual.items():
@@ -59,7 +60,9 @@ def print_audit(report: AuditReport, console: Console) -> None:
 
 def print_all(reports: Sequence[AuditReport], console: Console) -> None:
     """Print one line per report: what a penalty descends in each use of it."""
-    table = _table("What does a KL penalty minimise? u = log policy/reference")
+    table = titled_table(
+        "What does a KL penalty minimise? u = log policy/reference", padding=(0, 1, 0, 0)
+    )
     table.add_column("", justify="right")
     table.add_column("penalty", no_wrap=True)
     table.add_column("in the", no_wrap=True)
@@ -172,17 +175,6 @@ def _matched(report: AuditReport) -> tuple[tuple[float, str], ...]:
     if found.best_match is not None and found.scale is not None:
         return ((found.scale, found.best_match),)
     return found.combination
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.HORIZONTALS,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
 
 
 def _colour(report: AuditReport) -> str:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from toy.museum.records import Exhibit, Measurement, Record
+from toy.printing import titled_table
 
 __all__ = ["as_json", "as_markdown", "print_exhibit", "print_museum"]
 
@@ -42,14 +43,8 @@ def print_museum(records: Sequence[Record], console: Console) -> None:
     console : rich.console.Console
         Where to; 80 columns are enough, 120 are more comfortable.
     """
-    table = Table(
-        title="Real mistakes and what an oracle measures on them",
-        title_justify="left",
-        title_style="bold",
-        box=box.HORIZONTALS,
-        show_edge=False,
-        show_lines=True,
-        padding=(0, 1, 0, 0),
+    table = titled_table(
+        "Real mistakes and what an oracle measures on them", show_lines=True, padding=(0, 1, 0, 0)
     )
     table.add_column("#", justify="right", width=2)
     table.add_column("exhibit, oracle", ratio=5)

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from fdpg_ref import DIVERGENCES
 from toy.files import write_text
+from toy.printing import titled_table
 from toy.verify.records import BIASED, EXACT, PROPORTIONAL, ROUNDING, Record
 
 _COLOURS = {EXACT: "green", PROPORTIONAL: "yellow", BIASED: "magenta"}
@@ -98,7 +98,7 @@ def _split(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
 
 
 def _estimator_table(records: Sequence[Record]) -> Table:
-    table = _table("Estimator × divergence: is the mean the truth?")
+    table = titled_table("Estimator × divergence: is the mean the truth?", padding=0)
     table.add_column("estimator", ratio=1)
     for divergence in DIVERGENCES.values():
         table.add_column(_heading(divergence.title), justify="right", width=6, no_wrap=True)
@@ -192,7 +192,7 @@ def _legend() -> Text:
 
 
 def _statement_table(records: Sequence[Record]) -> Table:
-    table = _table("Single statements")
+    table = titled_table("Single statements", padding=0)
     table.add_column("statement", ratio=1)
     table.add_column("verdict", width=8, justify="right")
     table.add_column("error", justify="right", width=6)
@@ -210,17 +210,6 @@ def _statement_table(records: Sequence[Record]) -> Table:
         error = Text(short_number(worst.max_relative_error), style="dim")
         table.add_row(Text(claim + count), Text(word, style=style), error)
     return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.HORIZONTALS,
-        padding=0,
-        show_edge=False,
-    )
 
 
 def _summary(records: Sequence[Record], failed: int) -> Text:
