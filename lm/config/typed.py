@@ -181,7 +181,8 @@ def _plain(name: str, hint: type, value: Any) -> Any:
     _require(whole if hint is int else real, name, value, wanted)
     if type(value) is hint:
         return value
-    return hint(value)
+    convert: Any = hint
+    return convert(value)
 
 
 def _key(group: str, name: str) -> str:
