@@ -124,6 +124,11 @@ def require_feature_shapes(log_base: Array, features: Array, per_feature: Array)
         )
 
 
+def plain_number(x: float) -> float:
+    """Return a numpy float64 as a Python float, which widens no float32 array; others unchanged."""
+    return float(x) if isinstance(x, float) else x
+
+
 def _library(name: str, x: Array) -> Any:
     try:
         return array_namespace(x)

@@ -117,7 +117,8 @@ def update_running_baseline(
     if not 0 < forgetting <= 1:
         raise ValueError(f"forgetting is {forgetting}: it must lie in (0, 1]; 1 forgets nothing")
     _checks.namespace(mean=state.mean, signal=signal)
-    past, batch = state.weight * forgetting, float(signal.shape[-1])
+    past = state.weight * _checks.plain_number(forgetting)
+    batch = float(signal.shape[-1])
     mean = state.mean + (batch_mean(signal) - state.mean) * (batch / (past + batch))
     return RunningBaseline(mean, past + batch)
 

@@ -192,7 +192,7 @@ def update_partition(
 
     xp = _checks.namespace(log_z=state.log_z, log_score=log_score, log_proposal=log_proposal)
     batch = float(log_score.shape[-1])
-    past = state.weight * forgetting
+    past = state.weight * _checks.plain_number(forgetting)
     total = past + batch
 
     new = importance_log_partition(log_score, log_proposal)

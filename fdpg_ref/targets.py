@@ -95,7 +95,7 @@ def reward_tilted(
         raise ValueError(
             f"beta is {beta}: it must be positive (a reward r tilts the base by r/beta)"
         )
-    return log_base + reward / beta
+    return log_base + reward / _checks.plain_number(beta)
 
 
 def constrained(log_base: Float[Array, "*batch n"], satisfied: Bool[Array, "*batch n"]) -> Array:

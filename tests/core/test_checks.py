@@ -200,6 +200,25 @@ def test_the_dtype_that_goes_in_comes_out(precision, pair_function):
                 assert str(part.dtype).removeprefix("torch.") == precision
 
 
+def test_a_parameter_of_numpy_widens_no_array():
+    half, a = np.float64(0.5), np.log(np.array([0.25, 0.75], np.float32))
+    found = [fdpg_ref.reward_tilted(a, a, beta=half)]
+    for divergence in (
+        fdpg_ref.alpha_divergence(np.float64(0.3)),
+        fdpg_ref.skew_jensen_shannon(half, unit_curvature=True),
+        fdpg_ref.find_divergence("alpha_0.5"),
+    ):
+        found += [
+            fdpg_ref.score_signal(a, a, divergence=divergence),
+            fdpg_ref.exact_divergence(a, a, divergence=divergence),
+        ]
+    state = fdpg_ref.init_running_baseline(a)
+    found.append(fdpg_ref.update_running_baseline(state, a, forgetting=half).mean)
+    partition = fdpg_ref.init_partition(a, a)
+    found.append(fdpg_ref.update_partition(partition, a, a, forgetting=half).log_z)
+    assert [part.dtype for part in found] == [np.float32] * len(found)
+
+
 def test_named_errors_are_value_errors():
     assert issubclass(fdpg_ref.InfiniteDivergence, ValueError)
     assert issubclass(fdpg_ref.UnattainableMoments, ValueError)

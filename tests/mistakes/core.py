@@ -287,4 +287,11 @@ MUTANTS = [
         "acceptance probabilities above one",
         ("core/test_theory.py::test_quasi_rejection_between_proposal_and_target",),
     ),
+    Mutant(
+        "fdpg_ref/_checks.py",
+        "return float(x) if isinstance(x, float) else x",
+        "return x",
+        "a numpy number that makes a float32 batch float64",
+        ("core/test_checks.py::test_a_parameter_of_numpy_widens_no_array",),
+    ),
 ]
