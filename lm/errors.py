@@ -1,4 +1,4 @@
-"""Errors that a user can put right. Each message says what was found and what to do."""
+"""Errors that a user can put right. Each message says what was found and how to mend it."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def run_precision(options: PrecisionOptions) -> None:
 
 
 def run_selfcheck(options: SelfcheckOptions) -> int:
-    """Run all checks, print figures beside their bounds, and return 0 if every bound holds."""
+    """Run all checks, print figures with their bounds, and return 0 if every bound holds."""
     with _waiting() as say:
         checks = run_checks(options.device, on_start=say)
     record = selfcheck_record(options.device, checks)
@@ -130,7 +130,7 @@ def run_unification(seed: int, path: Path | None, command: str) -> int:
 
 
 def _check_table(checks: Sequence[Check]) -> Table:
-    table = new_table("what was measured, and what it must not exceed")
+    table = new_table("measured figures and their bounds")
     for heading in ("figure", "measured", "at most", ""):
         numeric = heading in {"measured", "at most"}
         table.add_column(heading, justify="right" if numeric else "left")

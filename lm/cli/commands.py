@@ -37,7 +37,7 @@ from lm.train import train
 from lm.training.base import read_facts, train_base
 from lm.training.setup import load_base
 
-# Beside those of lm.cli.main: what a user can put right.
+# Errors that a user can put right, in addition to those of lm.cli.main.
 USER_ERRORS = (ModelFolderError, VocabularyError, PromptError, torch.OutOfMemoryError)
 
 
@@ -88,7 +88,7 @@ def run_base(config: BaseConfig) -> None:
 
 
 def run_evaluate(options: EvaluateOptions) -> None:
-    """Measure a finished run's policy on new samples, beside its base."""
+    """Measure a finished run's policy on new samples, together with its base."""
     config = read_config(options.run)
     if not options.trust_code:
         require_own_code(config, options.run)
@@ -187,7 +187,7 @@ def print_rows(evaluations: Sequence[dict[str, Any]]) -> None:
 
 
 def _law(options: SampleOptions) -> SamplingConfig:
-    """Return the run's own transform, or none, with what was asked for in its place."""
+    """Return the run's own transform, or none; keys that were given replace its own."""
     check_device(options.device)
     folder = Path(options.model)
     of_a_run = (folder / "policy").is_dir() and (folder / "config.json").is_file()

@@ -1,4 +1,4 @@
-"""Write what a run trained as a plain Hugging Face folder, for any program that loads those."""
+"""Write a trained policy as a plain Hugging Face folder, for any program that loads those."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _from_newest(run: Path) -> Policy:
         except CorruptCheckpoint as error:
             damaged = error
     raise RunError(
-        f"{run} has no trained policy and no whole checkpoint to export: go on with the run "
+        f"{run} has no trained policy and no whole checkpoint to export: continue the run "
         "(--resume) or name another folder"
     ) from damaged
 

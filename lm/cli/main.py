@@ -1,4 +1,4 @@
-"""The commands and their words. What is wrong with the words is said before torch is imported."""
+"""The commands and their words. Mistakes in the words are reported before torch is imported."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def train_command(words: Sequence[str]) -> None:
     try:
         _commands().run_train(config)
     except RunInterrupted as stop:
-        _say(f"{stop}\ngo on with: {resume_command(words)}")
+        _say(f"{stop}\ncontinue with: {resume_command(words)}")
 
 
 def base_command(words: Sequence[str]) -> None:

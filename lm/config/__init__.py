@@ -1,4 +1,4 @@
-"""What a run is told, checked before anything is loaded."""
+"""The configuration of a run, checked before anything is loaded."""
 
 from lm.config.run import (
     BaselineConfig,

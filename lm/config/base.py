@@ -1,4 +1,4 @@
-"""What a base model is trained with; read without importing torch."""
+"""The configuration of a base model; read without importing torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BaseConfig:
     steps: int = 900
     """optimiser steps"""
     batch_size: int = 512
-    """names drawn from the source a step"""
+    """names drawn from the source per step"""
     learning_rate: float = 4e-3
     """peak of Adam's learning rate: a short linear warm-up, then a cosine to zero"""
     seed: int = 0
@@ -68,7 +68,7 @@ class BaseConfig:
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with the configuration, data or recipe."""
         data = resources.files("lm.features").joinpath("data", DATA_FILE).read_bytes()
-        # What is left out counts for nothing, so that a new option keeps the models of old ones.
+        # An option that is left out counts for nothing, so that a new one keeps the old models.
         given = {name: value for name, value in asdict(self).items() if value is not None}
         recipe = json.dumps([RECIPE_VERSION, given], sort_keys=True).encode()
         return hashlib.sha256(hashlib.sha256(data).digest() + recipe).hexdigest()[:16]

@@ -101,8 +101,8 @@ def _check_reward(config: RunConfig) -> None:
     stale = config.updates_per_batch > 1 or config.proposal.kind != "policy" or config.off_policy
     require(
         not stale and config.partition.policy in {"auto", "exact"},
-        "target.kind reward is on-policy, with one update a batch and nothing to estimate: remove "
-        "updates_per_batch, proposal, off_policy and partition.policy",
+        "target.kind reward is on-policy, with one update per batch and nothing to estimate: "
+        "remove updates_per_batch, proposal, off_policy and partition.policy",
     )
 
 
@@ -129,7 +129,7 @@ def _check_prompts(config: RunConfig) -> None:
     peers = "leave_one_out" in {config.baseline.kind, config.partition.policy}
     require(
         not (peers or config.partition.policy == "same_batch") or config.samples_per_context > 1,
-        f"batch_size {config.batch_size} over {contexts} prompts leaves one sample a prompt, but "
+        f"batch_size {config.batch_size} over {contexts} prompts leaves one sample per prompt, but "
         "leave_one_out and same_batch compare the samples of a prompt: give at least two",
     )
 

@@ -1,4 +1,4 @@
-"""What a low-rank adapter is told. Needs no torch."""
+"""The configuration of a low-rank adapter. Needs no torch."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def build_config(kind: type[Config], plain: Mapping[str, Any]) -> Config:
     kind
         The dataclass to build.
     plain
-        Its options; what is left out has its default.
+        Its options; the others have their defaults.
 
     Returns
     -------

@@ -22,7 +22,7 @@ class PromptsConfig:
     """Where the contexts of a conditional model come from; without a file there is none."""
 
     file: str | None = None
-    """one prompt a line, or .jsonl with the key "prompt" """
+    """one prompt per line, or .jsonl with the key "prompt" """
     per_step: int = 1
     """prompts of each step; each gets batch_size / per_step samples"""
 

@@ -1,4 +1,4 @@
-"""What a run is told: frozen dataclasses, one line of doc per field, checked at construction.
+"""The configuration of a run: frozen dataclasses, one line per field, checked when made.
 
 Importing and validating a configuration never imports torch or transformers, so that a wrong key
 or a meaningless combination is refused in a fraction of a second, before any model is loaded.

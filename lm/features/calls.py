@@ -1,4 +1,4 @@
-"""Calling a function of the user's on a batch of texts, with errors that name the text."""
+"""Call a user's function on a batch of texts, with errors that name the text."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def call_on_texts(
     Parameters
     ----------
     what
-        What messages call the function.
+        The function's name in messages.
     function
         Is given, by name, whatever of all this its signature asks for; see `check_signature`.
     before
-        Arrays of one value a text, by name; they come before the texts.
+        Arrays of one value per text, by name; they come before the texts.
     texts
         The n texts.
     material
@@ -75,13 +75,13 @@ def call_on_texts(
         column = as_numbers(values)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise RunError(
-            f"{what} must return one number a text, not {values!r:.80}: {error}"
+            f"{what} must return one number per text, not {values!r:.80}: {error}"
         ) from error
     if column.shape != (len(texts),):
         first = f", the first of which is {texts[0]!r}" if texts else ""
         raise RunError(
             f"{what} returned values of shape {column.shape} for {len(texts)} texts{first}: it "
-            "must return one number a text"
+            "must return one number per text"
         )
     return column
 
@@ -92,7 +92,7 @@ def check_signature(what: str, function: Callable[..., Any], *, leading: Sequenc
     Parameters
     ----------
     what
-        What messages call the function.
+        The function's name in messages.
     function
         Of the user.
     leading
@@ -168,7 +168,7 @@ def given_names(
     Parameters
     ----------
     what
-        What messages call the function.
+        The function's name in messages.
     signature
         Of the function; None if it has none, as some that are written in C.
     leading

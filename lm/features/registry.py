@@ -1,6 +1,6 @@
 """Features of a text, by name: what a target raises, lowers, rewards or holds fixed.
 
-A feature is a function from texts to one number a text. Some come with the project; a Python user
+A feature is a function from texts to one number per text. Some come with the project; a Python user
 adds one with `feature`, a recipe names one in a file as ``rewards.py:polite``. `score` does the
 same for targets that are given as a whole, by log P(x).
 

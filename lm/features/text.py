@@ -1,4 +1,4 @@
-"""The features that come with the project: functions of texts, one number a text.
+"""The features that come with the project: functions of texts, one number per text.
 
 Those of listed names look a text up in the census's list and are zero for any other text. The
 general ones look at what the model wrote, not at the prompt.

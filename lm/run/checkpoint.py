@@ -39,7 +39,7 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 class CorruptCheckpoint(RunError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint that was changed after it was written."""
 
 
 def log_digest(log: Path, length: int) -> str:
@@ -101,7 +101,7 @@ def prune_checkpoints(folder: Path, newest: int, *, keep: int) -> None:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Drop what a process that was killed left half-written."""
+    """Drop half-written checkpoints of a process that was killed."""
     for leftover in folder.glob(".step-*.partial"):
         shutil.rmtree(leftover)
 

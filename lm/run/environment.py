@@ -13,7 +13,7 @@ PACKAGES = ("fdpg-ref", "torch", "transformers", "accelerate", "numpy", "safeten
 
 
 def environment() -> dict[str, str | int | None]:
-    """Return what a reader needs to reproduce a figure: versions, device, threads.
+    """Return the facts that a reader needs to reproduce a figure: versions, device, threads.
 
     Returns
     -------

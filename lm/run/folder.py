@@ -1,6 +1,6 @@
 """The folder of a run: complete or not there.
 
-A run writes to ``.NAME.partial`` beside its folder and renames it when everything is in it. A
+A run writes to ``.NAME.partial``, next to its folder, and renames it when everything is in it. A
 file of a finished run is::
 
     config.yaml, config.json        the resolved configuration
@@ -12,7 +12,7 @@ file of a finished run is::
     samples_before.txt, samples_after.txt, figures/*.png, summary.json, report.html, README.md
     policy/                         the trained model, a plain Hugging Face folder
     checkpoints/                    the state of the last step (lm/run/checkpoint.py)
-    resumed.jsonl                   if it was interrupted: where it went on, and on what machine
+    resumed.jsonl                   if it was interrupted: where it continued, and on which machine
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RunFolder:
                     file.truncate(min(file.tell(), lengths.get(name, 0)))
 
     def write_problem(self, problem: Problem) -> None:
-        """Record what the run is about; of a run that goes on, check that it still is that.
+        """Record what the run is about; of a run that continues, check that it still is that.
 
         Raises
         ------
@@ -149,8 +149,8 @@ def open_run(config: RunConfig, *, main: bool = True) -> Iterator[RunFolder]:
     """Create the run's partial folder or find the interrupted one, and name it when complete.
 
     A run that fails before its first record leaves nothing. One that fails later, or is
-    interrupted, leaves its partial folder: its records may explain why, and ``--resume`` goes on
-    from its newest checkpoint. The error says where it is.
+    interrupted, leaves its partial folder: its records may explain why, and ``--resume``
+    continues from its newest checkpoint. The error says where it is.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def require_complete(folder: Path) -> None:
     """Raise a RunError if a folder is that of a run which was interrupted."""
     if is_partial(folder) or (not folder.exists() and has_records(partial_folder(folder))):
         raise RunError(
-            f"the run {folder} is not complete: go on with it by the command that began it and "
+            f"the run {folder} is not complete: continue it by the command that began it and "
             f"--resume, or take its newest checkpoint out: python -m lm export {folder} FOLDER"
         )
 
@@ -341,7 +341,7 @@ def _leave(run: RunFolder, error: BaseException) -> None:
         steps = checkpoint_steps(run.checkpoints)
         if steps:
             error.add_note(
-                f"the newest checkpoint is of step {steps[0]}: --resume goes on from there"
+                f"the newest checkpoint is of step {steps[0]}: --resume continues from there"
             )
         advice = "run the same command with --resume"
     if is_disk_full(error):

@@ -1,4 +1,4 @@
-"""A run folder may come from somebody else: no code that came with it is executed unasked."""
+"""A run folder may come from another person: code that came with it is not executed unasked."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What this program may delete: folders that it can prove to be its own, and nothing else.
 
 ``--overwrite`` replaces a run by a run and an exported model by an exported model. A folder that
-anybody else wrote, or put a file of his own into, is refused with the names of what was found.
+this program did not write, or that holds a file of another origin, is refused, and the message
+names the file.
 Needs no torch.
 """
 

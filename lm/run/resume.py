@@ -1,4 +1,4 @@
-"""Saving a run in progress, and going on with one that was interrupted."""
+"""Save a run in progress, and continue one that was interrupted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def save_state(run: RunFolder, moving: Moving, step: int, *, keep: int) -> None:
 
 
 def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> int:
-    """Go on from the newest checkpoint that verifies, and cut the logs to its step.
+    """Continue from the newest checkpoint that verifies, and cut the logs to its step.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> 
     moving
         Freshly built; takes up the checkpoint's state.
     say
-        Called with sentences for the user: what was skipped, and where the run goes on.
+        Called with sentences for the user: what was skipped, and where the run continues.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> 
 
     step = 0 if state is None else state.step
     run.cut_logs({} if state is None else state.offsets)
-    where = f"goes on after step {step}" if step else "starts over: no checkpoint can be used"
+    where = f"continues after step {step}" if step else "starts over: no checkpoint can be used"
     for change in _changes_since(run.partial / "environment.json"):
         notes.append(f"{change}: the numbers to come agree to rounding with an unbroken run's")
     for note in (*notes, f"the run {where}"):

@@ -1,6 +1,6 @@
 """How a run starts: from nothing, where an interrupted one stopped, or not at all. No torch.
 
-The interrupted run lies in ``.NAME.partial`` beside its folder. It is never deleted without being
+The interrupted run lies in ``.NAME.partial``, next to its folder. It is never deleted without being
 asked, and never continued with a configuration that would give other numbers.
 """
 
@@ -64,7 +64,7 @@ def how_to_start(config: RunConfig) -> Start:
     Returns
     -------
     str
-        new; resumed: an interrupted run of the same configuration goes on; complete: a finished
+        new; resumed: an interrupted run of the same configuration continues; complete: a finished
         one is there and nothing is left to do.
 
     Raises
@@ -89,7 +89,7 @@ def how_to_start(config: RunConfig) -> Start:
         return "complete"
     if has_records(partial) and not config.overwrite:
         raise RunError(
-            f"an interrupted run of this name is in {partial}: add --resume to go on with it, or "
+            f"an interrupted run of this name is in {partial}: add --resume to continue it, or "
             "--overwrite to delete it and start again"
         )
 
@@ -124,7 +124,7 @@ def differences(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[
     Returns
     -------
     list of str
-        ``key is X now, but was Y``; empty if the run may go on.
+        ``key is X now, but was Y``; empty if the run may continue.
     """
     now, then = flatten(config), flatten(without_gone(recorded))
     gone = [
@@ -139,7 +139,7 @@ def differences(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[
 
 
 def resume_command(words: Sequence[str]) -> str:
-    """Return the command that goes on with an interrupted run.
+    """Return the command that continues an interrupted run.
 
     Parameters
     ----------

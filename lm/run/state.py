@@ -67,7 +67,7 @@ class Moving(NamedTuple):
         As the loop uses them.
     generator
         Of the training. Every process draws the whole batch's uniforms and keeps its share, so
-        one state is every process's, and a run may go on with another number of processes.
+        one state is every process's, and a run may continue with another number of processes.
     memories
         By name: what remembers past batches.
     """

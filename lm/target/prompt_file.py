@@ -1,4 +1,4 @@
-"""Reading prompts from a file: one a line, or JSON lines."""
+"""Reading prompts from a file: one per line, or JSON lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER_FORMS = (
     *(".pkl", ".pickle", ".npy", ".npz", ".pt", ".safetensors", ".xls", ".xlsx", ".ods", ".sqlite"),
     *(".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".pdf", ".doc", ".docx", ".rtf"),
 )
-ADVICE = 'name a text file with one prompt a line, or a .jsonl file with the key "prompt"'
+ADVICE = 'name a text file with one prompt per line, or a .jsonl file with the key "prompt"'
 
 
 class PromptLine(NamedTuple):
@@ -32,7 +32,7 @@ def read_prompts(path: str) -> list[str]:
     Parameters
     ----------
     path
-        A text file with one prompt a line (empty lines are left out), or a ``.jsonl`` or
+        A text file with one prompt per line (empty lines are left out), or a ``.jsonl`` or
         ``.ndjson`` file whose lines are objects with the key "prompt", which may hold line breaks.
 
     Returns
@@ -58,7 +58,7 @@ def read_prompt_lines(path: str) -> list[PromptLine]:
     prompts = [PromptLine(number, prompt) for number, prompt in parse(path, text)]
 
     if not prompts:
-        raise RunError(f"prompts.file {path} holds no prompt: give it one a line")
+        raise RunError(f"prompts.file {path} holds no prompt: give it one per line")
     first: dict[str, int] = {}
     for number, prompt in prompts:
         if not _is_unicode(prompt):
@@ -130,7 +130,7 @@ def _from_text(path: str, text: str) -> Iterator[tuple[int, str]]:
         if number == 1 and _looks_like_json(line):
             raise RunError(
                 f"prompts.file {path} holds JSON, which would become part of the prompts: give "
-                "it a name that ends in .jsonl, with one object a line"
+                "it a name that ends in .jsonl, with one object per line"
             )
         yield number, line
 

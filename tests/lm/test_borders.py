@@ -163,7 +163,7 @@ REWARDS: dict[str, tuple[str, str]] = {
     "leaves": (f"{FILE}raise SystemExit(0)", "raised SystemExit"),
     "leaves while loaded": ("raise SystemExit(0)\ndef f(texts): pass", "raised SystemExit"),
     "recursion": (f"{FILE}return f(completions)", "RecursionError"),
-    "returns nothing": (f"{FILE}pass", "must return one number a text"),
+    "returns nothing": (f"{FILE}pass", "must return one number per text"),
     "returns texts": (f"{FILE}return ['1.5' for _ in completions]", "text is no number"),
     "returns complex": (f"{FILE}return [1j for _ in completions]", "complex"),
     "returns one": (f"{FILE}return [1.0]", r"shape \(1,\)"),

@@ -101,7 +101,7 @@ def test_a_feature_that_breaks_in_mid_run_stops_it_with_the_reason(
         _ = train(config, on_step=lambda record: reached.extend([1] * (record.step == 3)))
     assert caught.value.__notes__ == [
         f"what was recorded until then is in {partial}",
-        "the newest checkpoint is of step 2: --resume goes on from there",
+        "the newest checkpoint is of step 2: --resume continues from there",
     ]
     assert _whole_lines(partial) == [1, 2, 3]
 
@@ -156,7 +156,7 @@ def test_a_full_disk_stops_the_run_says_what_to_do_and_loses_nothing(
         "the disk is full, so the run stops: free some space, then run the same command with "
         "--resume"
     )
-    newest = f"the newest checkpoint is of step {checkpoints[0]}: --resume goes on from there"
+    newest = f"the newest checkpoint is of step {checkpoints[0]}: --resume continues from there"
     assert caught.value.__notes__[-1] == newest
     assert checkpoint_steps(partial / "checkpoints") == checkpoints
     assert [path.name for path in (partial / "checkpoints").glob(".*")] == []
@@ -186,7 +186,7 @@ def test_a_missing_model_is_named_with_the_advice(recipe, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("\n \n", "holds no prompt: give it one a line"), (None, "cannot be read")],
+    [("\n \n", "holds no prompt: give it one per line"), (None, "cannot be read")],
 )
 def test_an_empty_or_missing_prompts_file_is_refused(recipe, tmp_path, capsys, content, reason):
     prompts = tmp_path / "prompts.txt"
@@ -254,7 +254,7 @@ def test_where_only_a_finished_run_will_do_an_interrupted_one_is_refused(interru
     for folder in (interrupted, interrupted.with_name(".run.partial")):
         for command in ("report", "evaluate", "sample"):
             error = _refused(capsys, command, str(folder))
-            assert f"the run {folder} is not complete: go on with it by the command" in error
+            assert f"the run {folder} is not complete: continue it by the command" in error
             assert f"python -m lm export {folder} FOLDER" in error
 
 
@@ -278,11 +278,11 @@ def test_on_an_interrupted_run_the_command_says_what_can_be_done(
     recipe = tmp_path / "recipe.yaml"
     _ = recipe.write_text(yaml.safe_dump(to_plain(config)))
     error = _refused(capsys, "train", str(recipe))
-    assert "add --resume to go on with it, or --overwrite to delete it" in error
+    assert "add --resume to continue it, or --overwrite to delete it" in error
     error = _refused(capsys, "train", str(recipe), "--resume", "--steps", "8")
     assert "steps is 8 now, but was 6" in error
     assert main(["train", str(recipe), "--resume"]) == 0
-    assert "lm: the run goes on after step 4" in capsys.readouterr().err
+    assert "lm: the run continues after step 4" in capsys.readouterr().err
     assert main(["train", str(recipe), "--resume"]) == 0
     assert f"{interrupted} is complete: nothing is left to do" in capsys.readouterr().out
 
@@ -315,5 +315,5 @@ def test_sigterm_from_outside_ends_the_command_with_0_and_the_way_to_go_on(tmp_p
     stopped, advice = out.splitlines()[-2:]
     (step,) = checkpoint_steps(tmp_path / ".run.partial" / "checkpoints")
     assert stopped.startswith(f"stopped by SIGTERM after step {step} of 10000; everything is saved")
-    assert advice == f"go on with: python -m lm train {recipe} --resume"
+    assert advice == f"continue with: python -m lm train {recipe} --resume"
     assert _whole_lines(tmp_path / ".run.partial") == list(range(1, step + 1))

@@ -59,7 +59,7 @@ def test_a_run_starts_where_nothing_is(tmp_path):
 def test_an_interrupted_run_is_neither_deleted_nor_continued_unasked(tmp_path):
     config = _config(tmp_path / "run")
     _leave(tmp_path / ".run.partial", config)
-    with pytest.raises(RunError, match="add --resume to go on with it, or --overwrite to delete"):
+    with pytest.raises(RunError, match="add --resume to continue it, or --overwrite to delete"):
         _ = how_to_start(config)
     assert how_to_start(replace(config, overwrite=True)) == "new"
     assert how_to_start(replace(config, resume=True)) == "resumed"
@@ -229,7 +229,7 @@ def test_a_run_that_was_broken_twice_is_the_unbroken_one(quick, variant, capsys)
     folder = train(replace(config, resume=True), on_step=lambda record: steps.append(record.step))
     assert steps == [5, 6]
     assert _files(folder) == _files(unbroken)
-    assert "lm: the run goes on after step 4" in capsys.readouterr().err
+    assert "lm: the run continues after step 4" in capsys.readouterr().err
     resumed = [json.loads(line) for line in (folder / "resumed.jsonl").read_text().splitlines()]
     assert [(line["step"], line["notes"]) for line in resumed] == [(2, []), (4, [])]
     assert checkpoint_steps(folder / "checkpoints") == [6]
@@ -258,7 +258,7 @@ def test_a_corrupt_newest_checkpoint_is_skipped_for_the_one_before(quick, capsys
     assert errors == [
         "lm: the checkpoint of step 4 is skipped: the bytes of state.safetensors have changed "
         "since they were written",
-        "lm: the run goes on after step 2",
+        "lm: the run continues after step 2",
     ]
     assert _files(folder) == _files(train(quick("unbroken")))
 
@@ -328,7 +328,7 @@ def test_a_state_that_is_json_but_no_state_gives_way_to_the_one_before(quick, ca
     }
     _ = (folder / "manifest.json").write_text(json.dumps(manifest))
     run = train(replace(config, resume=True))
-    assert "lm: the run goes on after step 2" in capsys.readouterr().err
+    assert "lm: the run continues after step 2" in capsys.readouterr().err
     assert _files(run) == _files(train(quick("unbroken")))
 
 

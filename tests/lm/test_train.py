@@ -245,7 +245,7 @@ def test_a_run_that_breaks_keeps_its_records_apart_and_says_where(tmp_path, monk
     assert list(tmp_path.iterdir()) == [partial]
     assert caught.value.__notes__ == [f"what was recorded until then is in {partial}"]
     monkeypatch.undo()
-    with pytest.raises(RunError, match="add --resume to go on with it, or --overwrite"):
+    with pytest.raises(RunError, match="add --resume to continue it, or --overwrite"):
         _ = train(tiny_config(tmp_path / "run"))
     assert train(tiny_config(tmp_path / "run", overwrite=True)) == tmp_path / "run"
     assert list(tmp_path.iterdir()) == [tmp_path / "run"]

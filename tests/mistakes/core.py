@@ -219,15 +219,15 @@ MUTANTS = [
     ),
     Mutant(
         PARTITION,
-        "past = state.weight * forgetting",
+        "past = state.weight * _checks.plain_number(forgetting)",
         "past = state.weight",
         "a forgetting factor that forgets nothing",
         ("core/test_partition.py::test_forgetting_discounts_the_past_by_its_weight",),
     ),
     Mutant(
         "fdpg_ref/targets.py",
-        "return log_base + reward / beta",
-        "return log_base + reward * beta",
+        "return log_base + reward / _checks.plain_number(beta)",
+        "return log_base + reward * _checks.plain_number(beta)",
         "the penalty's strength the wrong way up",
         ("core/test_targets.py::test_reward_tilted_divides_by_beta",),
     ),
