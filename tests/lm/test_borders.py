@@ -195,7 +195,10 @@ RUNS: dict[str, Damage] = {
 
 def _refused(capsys: pytest.CaptureFixture[str], words: list[Any], reason: str) -> None:
     """Expect exit code 2 and lines for people, whatever else there is on the error stream."""
-    code = main([str(word) for word in words])
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as leave:
+        pytest.fail(f"the program was left with exit code {leave.code}")
     error = capsys.readouterr().err
     assert code == 2, error
     assert "Traceback" not in error
