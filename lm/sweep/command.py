@@ -111,7 +111,7 @@ def run_sweep(
     story = _story(sweep, cells, good, command, sitting)
     _tell(sweep, story, console)
     for name, reason in failed.items():
-        console.print(Text(f"failed: {name}: {reason}", style="bold red"))
+        console.print(Text(f"failed: {name}: {reason}", style="bold red"), soft_wrap=True)
     if failed:
         advice = f"{len(failed)} of {len(runs)} runs failed; to try one again, delete its file in "
         console.print(Text(f"{advice}{folder / 'cells'}"), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 from collections.abc import Collection, Iterator
@@ -44,10 +45,30 @@ def _named(config: RunConfig) -> Iterator[str]:
             if target.teacher is not None:
                 yield target.teacher
 
-    # A function in a file is the file: path/to/rewards.py:polite.
+    # A function in a file is the file, and what that imports from beside it.
     for name in functions:
         if name is not None and is_reference(name):
-            yield name.rpartition(":")[0]
+            yield from _with_neighbours(Path(name.rpartition(":")[0]))
+
+
+def _with_neighbours(path: Path) -> Iterator[str]:
+    """Yield a Python file and, one after another, the files beside it that are imported."""
+    found, waiting = set[Path](), [path]
+    while waiting:
+        one = waiting.pop()
+        if one in found or not one.is_file():
+            continue
+        found.add(one)
+        yield str(one)
+        try:
+            tree = ast.parse(one.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # the run itself says what is wrong with it
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names.append(node.module)
+            waiting += [path.parent / f"{name.replace('.', '/')}.py" for name in names]
 
 
 def _digest(path: Path) -> str:

@@ -284,6 +284,9 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     rewards, prompts, model = Path("rewards.py"), Path("prompts.txt"), Path("model")
     _ = rewards.write_text("def short(texts):\n    return [-len(text) for text in texts]\n")
+    _ = rewards.write_text(f"import helper\n{rewards.read_text()}")
+    helper = Path("helper.py")
+    _ = helper.write_text("one = 1\n")
     _ = prompts.write_text("a\nb\n")
     model.mkdir()
     _ = (model / "weights").write_bytes(b"\0")
@@ -298,6 +301,7 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     keys = {key()}
     assert keys == {key()}
     for path, content in (
+        (helper, "one = 2\n"),
         (rewards, "def short(texts):\n    return [-2 * len(text) for text in texts]\n"),
         (prompts, "a\nc\n"),
         (model / "weights", "1"),
@@ -305,12 +309,12 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     ):
         _ = path.write_text(content)
         keys.add(key())
-    assert len(keys) == 5
+    assert len(keys) == 6
     task["target"] = {"kind": "teacher", "teacher": "model"}
     keys.add(key())
     _ = (model / "another").write_text("more")
     keys.add(key())
-    assert len(keys) == 7
+    assert len(keys) == 8
 
 
 def test_a_run_that_reads_no_file_keeps_its_key(tmp_path):
@@ -341,8 +345,8 @@ def test_no_failing_run_stops_a_sweep(tmp_path, monkeypatch, capsys):
     _ = path.write_text(yaml.safe_dump(plain))
     assert main(["sweep", str(path)]) == 1
     printed = capsys.readouterr().out
-    assert "failed: leaves forward_kl 1x16 fast default 0: SystemExit" in printed
-    for name in ("raises", "far", "gone"):
+    assert f"{tmp_path / 'leaves.py'} raised SystemExit" in printed
+    for name in ("leaves", "raises", "far", "gone"):
         assert f"failed: {name} forward_kl 1x16 fast default 0: " in printed
     assert "4 of 5 runs failed; to try one again, delete its file in" in printed
     assert set(pq.read_table(plain["table"])["task"].to_pylist()) == {"listed"}
