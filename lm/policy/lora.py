@@ -8,7 +8,7 @@ backward pass of the other cannot go wrong.
 from __future__ import annotations
 
 import warnings
-from typing import cast
+from typing import TypeVar, cast
 
 import peft
 import torch
@@ -20,12 +20,15 @@ from lm.errors import RunError
 from lm.models.adapter import has_adapter, sharing_copy, without_adapter
 from lm.policy.protocol import Policy
 
+# A policy of any family gets an adapter and stays of its family.
+_Policy = TypeVar("_Policy", bound=Policy)
+
 
 class LoraError(RunError):
     """An adapter that does not fit the model; the message names the layers that could take one."""
 
 
-def add_lora(policy: Policy, config: LoraConfig, seed: int) -> Policy:
+def add_lora(policy: _Policy, config: LoraConfig, seed: int) -> _Policy:
     """Return a policy with a new adapter on the same weights; only the adapter takes gradients.
 
     B starts at zero, so that the new policy is the old one to the last bit: KL(pi‖a) = 0.

@@ -205,7 +205,7 @@ def test_a_function_is_given_what_its_arguments_are_called():
         with pytest.raises(ValueError, match=reason):
             _ = feature("mine")(function)
     # Optional arguments of its own, and a first one that it says not to look at, are left alone.
-    _ = feature("mine")(lambda texts, weight=2.0, tokens=None: [weight + len(tokens)] * len(texts))
+    _ = feature("mine")(lambda texts, weight=2.0, tokens=(): [weight + len(tokens)] * len(texts))
     assert feature_values(["mine"], ["x"], tokens=[[1]]).tolist() == [[3.0]]
     _ = feature("mine")(lambda *args, **options: [float(len(args[0]))])
     assert feature_values(["mine"], ["x"]).tolist() == [[1.0]]

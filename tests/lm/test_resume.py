@@ -34,7 +34,7 @@ from lm.errors import RunError, RunInterrupted
 from lm.run.checkpoint import checkpoint_steps
 from lm.run.folder import read_config
 from lm.run.start import differences, how_to_start, partial_folder, resume_command
-from lm.train import train
+from lm.train import StepRecord, train
 
 
 def _config(output: Path, **changes) -> RunConfig:
@@ -343,7 +343,12 @@ def test_what_a_run_needs_to_go_on_is_on_the_disk_before_its_first_step(quick, m
     monkeypatch.setattr("lm.run.files.flush_to_disk", spied)
     monkeypatch.setattr("lm.run.folder.flush_to_disk", spied)
     config = quick("run", steps=1)
-    _ = train(config, on_step=lambda _: at_first_step or at_first_step.extend(flushed))
+
+    def on_step(_: StepRecord) -> None:
+        if not at_first_step:
+            at_first_step.extend(flushed)
+
+    _ = train(config, on_step=on_step)
     final = Path(config.output or "")
     partial = partial_folder(final)
     for name in ("config.json", "config.yaml", "environment.json", "status.json", "target.json"):

@@ -205,13 +205,13 @@ def test_its_interrupted_run_goes_on_bit_by_bit(tmp_path):
 
     config = _config(tmp_path / "two", steps=10, checkpoint=saved, resume=True)
     with pytest.raises(RuntimeError, match="enough"):
-        train(config, base=_base(), on_step=stop)
+        _ = train(config, base=_base(), on_step=stop)
     resumed = train(config, base=_base())
     assert _records(resumed) == _records(unbroken)
 
 
 def test_what_it_cannot_do_is_refused_with_a_sentence(tmp_path):
     with pytest.raises(RunError, match="EncoderDecoderPolicy cannot score in chunks: leave it out"):
-        train(_config(tmp_path / "run", score_chunk=4), base=_base())
+        _ = train(_config(tmp_path / "run", score_chunk=4), base=_base())
     with pytest.raises(ValueError, match="EncoderDecoder is no model of transformers"):
-        train(_config(tmp_path / "run", activation_checkpointing=True), base=_base())
+        _ = train(_config(tmp_path / "run", activation_checkpointing=True), base=_base())

@@ -134,7 +134,8 @@ def test_the_nearest_choice_is_named():
 
 
 def test_numbers_of_numpy_become_pythons_own():
-    config = OptimizerConfig(lr=np.float64(0.5), warmup_steps=np.int64(3), betas=[0.5, 0.9])
+    given: dict[str, Any] = {"warmup_steps": np.int64(3), "betas": [0.5, 0.9]}
+    config = OptimizerConfig(lr=np.float64(0.5), **given)
     assert (type(config.lr), type(config.warmup_steps)) == (float, int)
     assert config.betas == (0.5, 0.9)
     target = TargetConfig(

@@ -165,7 +165,7 @@ def run(tree: Path, *words: str) -> str:
 
 
 def test_toy_verify_judges_the_tenth(tree: Path):
-    run(tree, "toy", "verify", "--json", "verify.json")
+    _ = run(tree, "toy", "verify", "--json", "verify.json")
     records = json.loads((tree / "verify.json").read_text(encoding="utf-8"))
     mine = [record for record in records if record["divergence"] == NAME]
     others = [record for record in records if record["divergence"] == "jeffreys"]
@@ -202,13 +202,13 @@ def test_the_accuracy_of_the_tenth_is_measured(tree: Path):
 def test_lm_trains_reports_and_sweeps_the_tenth(tree: Path):
     """One cell of a sweep, and then a run of its own on the model that the sweep made."""
     _ = (tree / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
-    run(tree, "lm", "sweep", "sweep.yaml")
+    _ = run(tree, "lm", "sweep", "sweep.yaml")
     table = pq.read_table(tree / "tenth.parquet").to_pandas()
     assert set(table["method"]) == {NAME}
     assert NAME in set(table["quantity"])
 
     words = [f"--base.{key}={value}" for key, value in BASE.items()]
     words += ["--divergence", NAME, "--target.moments", "{listed: 0.2}"]
-    run(tree, "lm", "train", *words, *TRAINING, *EVALUATION, "--output", "run")
+    _ = run(tree, "lm", "train", *words, *TRAINING, *EVALUATION, "--output", "run")
     page = (tree / "run" / "report.html").read_text(encoding="utf-8")
     assert TITLE in page
