@@ -187,14 +187,14 @@ def test_an_infinite_divergence_to_a_base_with_holes_is_refused_with_advice(name
             lambda: _prompted(partition=PartitionConfig(policy="exact")),
             "exact sums over the listed names, which continue no prompt",
         ),
-        (lambda: _prompted(batch_size=4), "leaves one sample a prompt"),
+        (lambda: _prompted(batch_size=4), "leaves one sample per prompt"),
         (
             lambda: _prompted(
                 batch_size=4,
                 baseline=BaselineConfig(kind="none"),
                 partition=PartitionConfig(policy="leave_one_out"),
             ),
-            "leaves one sample a prompt",
+            "leaves one sample per prompt",
         ),
         (lambda: RunConfig(target=RARE, off_policy=True), "sampling is the identity"),
         (

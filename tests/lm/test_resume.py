@@ -295,7 +295,7 @@ def test_a_changed_record_is_refused_and_nothing_is_deleted(quick, damage):
         _ = train(replace(config, resume=True))
     assert _tree(partial / "checkpoints") == before
     # Without --resume or --overwrite it is not deleted either.
-    with pytest.raises(RunError, match="add --resume to go on with it"):
+    with pytest.raises(RunError, match="add --resume to continue it"):
         _ = train(config)
 
 

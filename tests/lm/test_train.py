@@ -251,15 +251,21 @@ def test_a_run_that_breaks_keeps_its_records_apart_and_says_where(tmp_path, monk
     assert list(tmp_path.iterdir()) == [tmp_path / "run"]
 
 
-def test_a_full_folder_is_replaced_only_when_asked(tmp_path):
+def test_a_run_is_replaced_only_when_asked_and_other_folders_never(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     _ = (folder / "precious.txt").write_text("mine")
     with pytest.raises(RunError, match="exists and is not empty"):
         _ = train(tiny_config(folder))
+    with pytest.raises(RunError, match="is not a run that this program wrote"):
+        _ = train(tiny_config(folder, overwrite=True))
     assert (folder / "precious.txt").read_text() == "mine"
+
+    (folder / "precious.txt").unlink()
+    assert train(tiny_config(folder, steps=1)) == folder
+    with pytest.raises(RunError, match="exists and is not empty"):
+        _ = train(tiny_config(folder, steps=1))
     assert train(tiny_config(folder, overwrite=True, steps=1)) == folder
-    assert not (folder / "precious.txt").exists()
 
 
 def test_the_saved_policy_is_the_trained_one():
