@@ -119,10 +119,10 @@ def test_no_scoring_of_a_step_holds_more_than_a_micro_batch(tmp_path, monkeypatc
 
     monkeypatch.setattr(CausalPolicy, "score", spied)
     _ = train(_config(tmp_path / "run", steps=1, micro_batch_size=8))
-    # The base's four parts of the 32 samples, the policy's, and the policy's with their graphs; then
-    # eight samples by the policy and by its saved folder. The evaluations have batches of their own,
-    # and score their longest row alone.
-    assert [n for n in rows if n not in {1, SELDOM.samples}] == [8] * 14
+    # The base's four parts of the 32 samples, the policy's, and the policy's with their graphs.
+    # Then eight samples by base and policy and by their saved folders. Evaluations have batches of
+    # their own, and score their longest row alone.
+    assert [n for n in rows if n not in {1, SELDOM.samples}] == [8] * 16
 
 
 def test_several_updates_weigh_the_samples_by_what_the_policy_became(tmp_path, monkeypatch):
