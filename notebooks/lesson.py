@@ -93,16 +93,21 @@ def draw_field(
     axes: Axes, log_target: np.ndarray, *, divergence: FDivergence, cells: int = 61
 ) -> QuadContourSet:
     """Draw D_f(policy||target) in colour and the flow of its gradient over the simplex."""
+    # A grid over the triangle, in the coordinates of its corners.
     x, y = np.meshgrid(np.linspace(0, 1, cells), np.linspace(0, CORNERS[2, 1], cells))
     weights = np.linalg.solve(
         np.vstack([CORNERS.T, np.ones(3)]), np.stack([x, y, np.ones_like(x)]).reshape(3, -1)
     ).T
+
+    # Divergence and velocity at each of its points.
     value, flow = np.full(x.size, np.nan), np.full((x.size, 2), np.nan)
     # Points up to one cell outside are moved to the border, so that the colour reaches it.
     for i in np.flatnonzero(np.min(weights, axis=-1) > -1.5 / cells):
         logits = np.log(np.maximum(weights[i], 1e-3))
         value[i] = exact_divergence(log_probs(logits), log_target, divergence=divergence)
         flow[i] = to_plane(velocity(logits, log_target, divergence=divergence))
+
+    # Colours and lines of flow, cut off at the border.
     norm = BoundaryNorm(LEVELS, plt.get_cmap("YlGnBu").N, extend="max")
     filled = axes.contourf(
         x, y, value.reshape(x.shape), levels=LEVELS, norm=norm, cmap="YlGnBu", extend="max"

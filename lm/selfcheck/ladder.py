@@ -80,6 +80,7 @@ def measure_ladder(
     RunError
         The model is not finite even in float64.
     """
+    # The batch and the reference are float64's.
     accelerator = Accelerator(cpu=policy.device.type == "cpu")
     wide = policy.trainable_copy()
     wide.model.double()
@@ -87,14 +88,19 @@ def measure_ladder(
     reference: _Measured | None = None
     rungs: list[Rung] = []
     errors: dict[str, Tensor] = {}
+
     for precision in PRECISIONS:
         if on_rung is not None:
             on_rung(precision)
+
+        # A copy of the model in this precision's weights.
         amp = Amp(precision, policy.device)
         rung_policy = wide
         if amp.weights_dtype != torch.float64:
             rung_policy = policy.trainable_copy()
             rung_policy.model.to(amp.weights_dtype)
+
+        # Measure it, or say why this device cannot.
         try:
             measured = _measure(rung_policy, batch, amp, accelerator)
         except (ValueError, RuntimeError) as error:
@@ -102,10 +108,13 @@ def measure_ladder(
                 raise
             rungs.append(Rung(precision, unavailable=str(error).splitlines()[0]))
             continue
+
+        # Compare it with float64, which comes first.
         reference = measured if reference is None else reference
         rungs.append(_compare(precision, measured, reference, batch))
         mask = batch.samples.mask
         errors[precision] = (measured.token - reference.token).abs()[mask].cpu()
+
     return Ladder(tuple(rungs), errors, int(batch.samples.mask.sum()), n)
 
 
@@ -145,6 +154,7 @@ def _draw_batch(policy: CausalPolicy, n: int, seed: int) -> _Batch:
 
 
 def _measure(policy: CausalPolicy, batch: _Batch, amp: Amp, accelerator: Accelerator) -> _Measured:
+    # Score the same samples: whole, token by token, and in batches of another shape.
     samples = batch.samples
     with amp.autocast(), torch.no_grad():
         sequence = policy.log_prob(samples.tokens, samples.mask).double()
@@ -152,16 +162,21 @@ def _measure(policy: CausalPolicy, batch: _Batch, amp: Amp, accelerator: Acceler
         alone = token_log_probs(policy, samples, rows=ALONE).double()
     if not bool(torch.isfinite(sequence).all() & torch.isfinite(token).all()):
         raise RunError(f"the model's log-probabilities are not finite in {amp.precision}")
+
+    # Sample anew, and score what was drawn.
     with amp.autocast():
         drawn = policy.sample(
             len(samples.tokens), generator=torch.Generator().manual_seed(batch.seed)
         )
     with amp.autocast(), torch.no_grad():
         gap = (drawn.log_prob - policy.log_prob(drawn.tokens, drawn.mask)).double().abs()
+
+    # Differentiate.
     overflows, gradients = 0, {}
     for name in GRADIENTS:
         gradients[name], again = _gradient(policy, batch, name, amp, accelerator)
         overflows += again
+
     rung = Rung(
         amp.precision,
         batch_shape_max=float((token - alone).abs().max()),
@@ -182,6 +197,7 @@ def _gradient(
     optimizer = torch.optim.SGD(parameters, lr=0.0)
     overflows = 0
     while True:
+        # The two statements of the estimator, and its backward pass.
         optimizer.zero_grad()
         with amp.autocast():
             log_policy = policy.log_prob(batch.samples.tokens, batch.samples.mask)
@@ -189,12 +205,15 @@ def _gradient(
         signal = score_signal(log_policy.detach(), log_target, divergence=DIVERGENCES[name])
         coefficients = score_coefficients(signal, baseline=leave_one_out(signal))
         amp.backward(accelerator, surrogate_loss(log_policy, coefficients))
+
+        # Again with a smaller scale, as long as the scaled gradient overflows.
         norm = amp.clip(accelerator, optimizer, parameters)
         if not amp.scales and not bool(torch.isfinite(norm)):
             raise RunError(f"the gradient is not finite in {amp.precision}")
         if amp.step(optimizer):
             break
         overflows += 1
+
     found = [p.grad.double().flatten().cpu() for p in parameters if p.grad is not None]
     optimizer.zero_grad()
     return torch.cat(found), overflows

@@ -80,6 +80,8 @@ def ladder_figure(ladder: Ladder, *, title: str) -> Figure:
         figure = Figure(figsize=(11.0, 7.6))
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
         (tokens, sequences), (gradients, equal) = figure.subplots(2, 2)
+
+        # Errors against float64: tokens, sequences, gradients.
         _token_panel(tokens, ladder, [rung.precision for rung in below])
         _points(
             sequences,
@@ -91,6 +93,8 @@ def ladder_figure(ladder: Ladder, *, title: str) -> Figure:
         _points(gradients, below, {title_of(name): _one_minus_cosine(name) for name in GRADIENTS})
         gradients.set_ylabel("1 − cosine with float64")
         gradients.set_title("Direction of the gradient")
+
+        # What exact arithmetic would make equal, float64 included.
         _points(
             equal,
             rungs,
@@ -101,6 +105,8 @@ def ladder_figure(ladder: Ladder, *, title: str) -> Figure:
         )
         equal.set_ylabel("largest difference (nats)")
         equal.set_title("What exact arithmetic would make equal")
+
+        # One legend for all panels.
         handles = [
             Line2D([], [], marker="o", color=PRECISION_COLORS[rung.precision], label=rung.precision)
             for rung in rungs
@@ -177,10 +183,12 @@ def _token_panel(axes: Axes, ladder: Ladder, precisions: Sequence[str]) -> None:
 def _points(
     axes: Axes, rungs: Sequence[Rung], groups: Mapping[str, Callable[[Rung], float]]
 ) -> None:
-    """Draw a group of points a quantity, one a precision; a zero lies on the bottom line."""
+    """Draw a group of points per quantity, one per precision; a zero lies on the bottom line."""
     heights = np.array([[value(rung) for value in groups.values()] for rung in rungs])
     shown = heights[(heights > 0) & np.isfinite(heights)]
     floor = shown.min(initial=1.0) / 10
+
+    # The precisions side by side within a group, each with its value.
     for index, (rung, row) in enumerate(zip(rungs, heights, strict=True)):
         places = np.arange(len(groups)) + (index - (len(rungs) - 1) / 2) * 0.22
         color = PRECISION_COLORS[rung.precision]
@@ -194,6 +202,8 @@ def _points(
                 ha="center",
                 fontsize=8,
             )
+
+    # Room above for the values.
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set(
         yscale="log",

@@ -130,10 +130,13 @@ def try_ladder(device: Device, _scratch: Path) -> Measurement:
     policy = CausalPolicy(model, bos_id=0, eos_ids=(1,), pad_id=1, max_new_tokens=16)
     policy.scorer.to(device)
     ladder = measure_ladder(policy, n=32)
+
     # A sequence of 16 tokens; and an angle of 1 - cosine = x is one of sqrt(2 x) radians: 0.14 for
     # bfloat16, four times what this model shows on a CPU.
     nats = {"float32": 2e-4, "bfloat16": 1.6, "float16": 0.3}
     angle = {"float32": 1e-9, "bfloat16": 1e-2, "float16": 1e-3}
+
+    # Three bounds per precision.
     bounds = []
     for rung in ladder.rungs[1:]:
         name = rung.precision

@@ -201,6 +201,7 @@ def make_batch(base: CausalPolicy, *, seed: int) -> tuple[CausalPolicy, Batch]:
         The reward is length plus sonority of a listed name; the rule is that the census lists the
         name for women, which is common enough for a batch to hold some.
     """
+    # Move the policy away from its base, and draw from it.
     policy, generator = base.trainable_copy(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in policy.model.parameters():
@@ -208,12 +209,15 @@ def make_batch(base: CausalPolicy, *, seed: int) -> tuple[CausalPolicy, Batch]:
             weight.add_((NOISE * weight.std() * noise).to(weight.dtype))
         samples = policy.sample(SAMPLES, generator=generator)
         log_base = base.score(samples)
+
+    # What RLHF's and DPG's targets say of the samples.
     texts = policy.decode(samples)
     reward = feature_values(("listed_length", "listed_sonority"), texts).sum(-1)
     listing = ListedSupport(("female",))
     rule = listing.features[:, 0] > 0
     log_z = torch.logsumexp(listing.log_prob(base)[rule], -1)
     satisfied = feature_values(("female",), texts)[:, 0] > 0
+
     batch = Batch(
         policy.score(samples),
         log_base,

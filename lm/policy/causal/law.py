@@ -125,7 +125,8 @@ def _plain_laws(model: PreTrainedModel, rows: Tensor) -> Tensor:
 def _gap(model: PreTrainedModel, one: Tensor, other: Tensor) -> float:
     """Return how far two laws are apart in nats, at most; 0 if rounding explains it."""
     # Where both exclude a token they agree on it; NaN agrees with nothing.
-    apart = (one - other).abs().where(one != other, 0.0).nan_to_num(nan=torch.inf)
+    apart = (one - other).abs().where(one != other, 0.0)
+    apart = apart.where(~apart.isnan(), torch.inf)
     size = torch.maximum(one.abs(), other.abs()).where(one.isfinite() & other.isfinite(), 0.0)
     # Weights of eight bits are multiplied in half precision.
     tolerance = SAME_LAW_TOLERANCE.get(computing_precision(model), SAME_LAW_TOLERANCE["bfloat16"])
