@@ -199,8 +199,8 @@ MUTANTS = [
     ),
     Mutant(
         "lm/policy/causal/law.py",
-        ".nan_to_num(nan=torch.inf)",
-        "",
+        "apart = apart.where(~apart.isnan(), torch.inf)",
+        "apart = apart.where(~apart.isnan(), 0.0)",
         "policy: a law of NaN that differs from none",
         ("lm/test_law.py::test_a_model_without_one_law_is_refused_with_what_was_found",),
     ),
