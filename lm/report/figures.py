@@ -84,7 +84,8 @@ def alignment_figure(
         for label, curve in _labelled(curves):
             x = [best(record, quantity)[0] for record in curve.records]
             y = [best(record, "entropy")[0] for record in curve.records]
-            error = BAND * np.nan_to_num(best(curve.records[-1], "entropy")[1])
+            # Where no standard error is known it is NaN, and no bar is drawn.
+            error = BAND * best(curve.records[-1], "entropy")[1]
             axes.plot(x, y, "-", color=curve.color, lw=1.6, alpha=0.75)
             axes.plot(x[1:-1], y[1:-1], ".", color=curve.color, markersize=5, alpha=0.75)
             axes.errorbar(
@@ -282,8 +283,8 @@ def _divergence_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
     for curve in curves:
         pairs = np.array([best(record, name) for record in curve.records])
         samples = [record["samples"] for record in curve.records]
-        # Where no standard error is known, no band is drawn.
-        value, error = pairs[:, 0], np.nan_to_num(BAND * pairs[:, 1])
+        # Where no standard error is known it is NaN, and no band is drawn.
+        value, error = pairs[:, 0], BAND * pairs[:, 1]
         if not np.isfinite(value).all():
             axes.text(
                 0.5, 0.5, "infinite: the policy has mass\nwhere the target has none",

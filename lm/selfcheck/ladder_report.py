@@ -27,7 +27,8 @@ PRECISION_COLORS: dict[str, str] = dict(
 
 
 def ladder_rows(ladder: Ladder) -> list[tuple[str, ...]]:
-    """Return the table: a row a quantity, its name first, then one value a precision."""
+    """Return the table: a row per quantity, its name first, then a value per precision."""
+    # What is shown of a rung.
     quantities: list[tuple[str, Callable[[Rung], str]]] = [
         (
             f"token ratio leaves {list(BAND)}",
@@ -44,6 +45,7 @@ def ladder_rows(ladder: Ladder) -> list[tuple[str, ...]]:
         ("scale of the loss", lambda rung: f"{rung.loss_scale:g}"),
         ("overflows before it", lambda rung: f"{rung.overflows}"),
     ]
+
     return [
         (name, *("–" if rung.unavailable else value(rung) for rung in ladder.rungs))
         for name, value in quantities
