@@ -25,6 +25,7 @@ from lm.policy import load_policy
 from lm.policy.checks import check_device, check_longest
 from lm.policy.prompts import PromptError, Prompts
 from lm.report.build import Z_MARK, finish_run, headline_rows
+from lm.report.outcome import FARTHER, outcome_of
 from lm.report.page import named
 from lm.report.tables import new_table, print_table
 from lm.run.environment import environment
@@ -71,7 +72,12 @@ def run_train(config: RunConfig) -> None:
         folder = train(config, on_step=on_step, on_base=on_base)
     leave_group()
     if is_main():
-        print_rows(read_records(folder, "evaluation"))
+        evaluations = read_records(folder, "evaluation")
+        print_rows(evaluations)
+        measured = config.measure is not None
+        outcome = outcome_of(evaluations, config.divergence, measured=measured)
+        warning = "warning: " if outcome.verdict == FARTHER else ""
+        print(f"{warning}{outcome.sentence}")
         print(f"report: {folder / 'report.html'}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from fdpg_ref.display import NONE, plus_minus, title_of
 from lm.features.registry import short_name
 from lm.report import figures
+from lm.report.outcome import outcome_of
 from lm.report.page import html_page, model_card
 from lm.run.files import write_atomic
 from lm.run.records import FOUR, best, best_estimator, read_records
@@ -92,12 +93,16 @@ def summarise(evaluations: Sequence[Mapping[str, Any]], divergence: str) -> dict
     Returns
     -------
     dict
-        ``first`` and ``last`` estimates, ``samples_to_half`` of the descended divergence (null if
+        ``outcome`` (closer, farther or undecided), ``best_step`` (of the least value of the descended
+        divergence), ``first`` and ``last`` estimates, ``samples_to_half`` of the descended divergence (null if
         it was never halved) and all ``warnings``.
     """
     first, last = evaluations[0], evaluations[-1]
+    outcome = outcome_of(evaluations, divergence)
     return {
         "divergence": divergence,
+        "outcome": outcome.verdict,
+        "best_step": outcome.best_step,
         "steps": last["step"],
         "samples": last["samples"],
         "samples_to_half": samples_to_half(evaluations, divergence),

@@ -12,6 +12,7 @@ from fdpg_ref import display
 from fdpg_ref.display import title_of
 from lm.config.options import flatten
 from lm.features.registry import short_name
+from lm.report.outcome import Outcome, outcome_of
 from lm.run.records import PROMPT_MARK
 
 CAPTIONS = {
@@ -80,8 +81,9 @@ def html_page(
     def drawn(name: str) -> str:
         return figure_part(CAPTIONS[name], pictures[name]) if name in pictures else ""
 
+    result = f"<p><strong>{html.escape(_result(run).sentence)}</strong></p>"
     body = [
-        header(title(run), f"<p>{html.escape(subtitle(run))}</p>"),
+        header(title(run), f"<p>{html.escape(subtitle(run))}</p>{result}"),
         section("Result", _table(rows) + _warnings(run["evaluations"])),
         *map(drawn, ("alignment", "divergences", "features")),
         section("Samples before and after", _texts(run)),
@@ -152,6 +154,7 @@ def model_card(
     parts = [
         f"# {_markdown(title(run))}",
         _markdown(subtitle(run)),
+        _markdown(_result(run).sentence),
         "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
         "it holds the token ids. Load it with `lm.policy.causal.load_policy`.",
         "\n".join(table),
@@ -192,9 +195,15 @@ def subtitle(run: Mapping[str, Any]) -> str:
     adapter = f" by an adapter of rank {rank}" if rank else ""
     each = f", for each of {prompts} prompts," if prompts else ""
     return (
-        f"{model} moved toward a target ({kind}: {wanted}){each} in "
+        f"{model}, trained toward a target ({kind}: {wanted}){each} in "
         f"{last['step']} steps of {config['batch_size']} samples{adapter}, seed {config['seed']}."
     )
+
+
+def _result(run: Mapping[str, Any]) -> Outcome:
+    config = run["config"]
+    measured = config.get("measure") is not None
+    return outcome_of(run["evaluations"], config["divergence"], measured=measured)
 
 
 def _intended_use(run: Mapping[str, Any]) -> str:
@@ -204,8 +213,8 @@ def _intended_use(run: Mapping[str, Any]) -> str:
             "the model spells first names, and its features are census frequencies."
         )
     return (
-        "That of the base model, whose licence and limits it inherits. The training moved it "
-        "toward the target above and checked nothing else about it."
+        "That of the base model, whose licence and limits it inherits. The training aimed at the "
+        "target above and checked nothing else about it."
     )
 
 
