@@ -93,9 +93,9 @@ def summarise(evaluations: Sequence[Mapping[str, Any]], divergence: str) -> dict
     Returns
     -------
     dict
-        ``outcome`` (closer, farther or undecided), ``best_step`` (of the least value of the descended
-        divergence), ``first`` and ``last`` estimates, ``samples_to_half`` of the descended divergence (null if
-        it was never halved) and all ``warnings``.
+        ``outcome`` (closer, farther or undecided), ``best_step`` (of the least value of the
+        descended divergence), ``first`` and ``last`` estimates, ``samples_to_half`` of the
+        descended divergence (null if it was never halved) and all ``warnings``.
     """
     first, last = evaluations[0], evaluations[-1]
     outcome = outcome_of(evaluations, divergence)

@@ -1,4 +1,4 @@
-"""The outcome of a run in one sentence: did the divergence that it descended fall?"""
+"""The outcome of a run in one sentence: whether the divergence that it descended fell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fdpg_ref import find_divergence
-from fdpg_ref.display import plus_minus
+from fdpg_ref.display import plus_minus, title_of
 from lm.run.records import best
 
 __all__ = ["CLOSER", "FARTHER", "UNDECIDED", "Outcome", "outcome_of"]
@@ -54,6 +54,10 @@ def outcome_of(
     Outcome
         Undecided if the difference lies within `BEYOND` standard errors, or none is known.
     """
+    name = title_of(divergence)
+    if any(divergence not in record["estimates"] for record in evaluations):
+        sentence = f"{name} was not measured, so whether it fell cannot be told."
+        return Outcome(UNDECIDED, sentence, int(evaluations[-1]["step"]))
     pairs = [best(record, divergence) for record in evaluations]
     (first, first_error), (last, last_error) = pairs[0], pairs[-1]
     least = min(range(len(pairs)), key=lambda place: pairs[place][0])
@@ -66,8 +70,8 @@ def outcome_of(
 
     whose = "the target that it is measured against" if measured else "its target"
     values = f"from {plus_minus(first, first_error)} to {plus_minus(last, last_error)}"
-    record = find_divergence(divergence)
-    name, unit = record.title, f" {record.unit}" if record.unit else ""
+    unit = find_divergence(divergence).unit
+    unit = f" {unit}" if unit else ""
     words = {
         CLOSER: f"{name} fell {values}{unit}: the policy ended closer to {whose} than the base is.",
         FARTHER: f"{name} rose {values}{unit}: the policy ended farther from {whose} than the base "
