@@ -46,3 +46,9 @@ def test_the_best_evaluation_is_named_where_it_is_not_the_last():
     assert outcome.sentence.endswith("It was lowest at step 10: 1.00 ± 0.10 nats.")
     last = outcome_of(_records([(2.0, 0.1), (1.0, 0.1)]), "forward_kl")
     assert "lowest" not in last.sentence
+
+
+def test_what_was_not_measured_is_not_judged():
+    outcome = outcome_of(_records([(2.0, 0.1), (1.0, 0.1)]), "jensen_shannon")
+    assert outcome.verdict == UNDECIDED
+    assert outcome.sentence.startswith("Jensen–Shannon was not measured")

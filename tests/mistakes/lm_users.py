@@ -156,4 +156,18 @@ MUTANTS = [
         "a sample that steers the terminal",
         ("lm/test_foreign.py::test_a_sample_cannot_steer_the_terminal",),
     ),
+    Mutant(
+        "lm/report/outcome.py",
+        "verdict = CLOSER if fall > error else FARTHER if -fall > error else UNDECIDED",
+        "verdict = CLOSER",
+        "a report that says it moved toward the target, whatever the numbers are",
+        ("lm/test_outcome.py::test_the_verdict_follows_from_value_and_error",),
+    ),
+    Mutant(
+        "lm/report/outcome.py",
+        "error = BEYOND * math.hypot(first_error, last_error)",
+        "error = 0.0",
+        "a verdict that takes noise for progress",
+        ("lm/test_outcome.py::test_the_verdict_follows_from_value_and_error",),
+    ),
 ]
