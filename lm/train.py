@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fdpg_ref import find_divergence, score_coefficients, score_signal
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.device.amp import Amp
 from lm.device.interrupt import interruptible
 from lm.device.processes import (

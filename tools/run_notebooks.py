@@ -98,7 +98,7 @@ def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, float, 
     problems: list[str] = []
 
     with tempfile.TemporaryDirectory() as sockets:
-        # A socket file of ours, not a TCP port: nobody else can talk to the kernel.
+        # A socket file of ours, not a TCP port: no other process can talk to the kernel.
         kernel = AsyncKernelManager(
             kernel_name="python3", transport="ipc", ip=str(Path(sockets, "kernel"))
         )

@@ -12,8 +12,8 @@ import torch
 from rich.markup import escape
 
 from lm.cli.progress import base_progress, run_progress
+from lm.config import RunConfig, SamplingConfig
 from lm.config.base import BaseConfig
-from lm.config.run import RunConfig, SamplingConfig
 from lm.device.amp import Amp
 from lm.device.launched import is_main
 from lm.device.processes import leave_group

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
+from lm.config import RunConfig, SamplingConfig, resolve
 from lm.config.base import BaseConfig
 from lm.config.options import parse_config, shipped_recipes, to_plain
-from lm.config.run import RunConfig, SamplingConfig, resolve
 from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
 from lm.errors import RunError, RunInterrupted, UsageError, reason_of

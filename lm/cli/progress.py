@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.features.registry import short_name
 from lm.run.records import best
 

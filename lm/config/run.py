@@ -15,39 +15,19 @@ from lm.config.combinations import check_combinations
 from lm.config.lora import LoraConfig
 from lm.config.parts import (
     BaselineConfig,
-    BaselineKind,
     CheckpointConfig,
     EvaluationConfig,
     OptimizerConfig,
     PartitionConfig,
-    PartitionPolicy,
     PromptsConfig,
     ProposalConfig,
-    ProposalKind,
 )
 from lm.config.sampling import SamplingConfig
-from lm.config.target import TargetConfig, TargetKind
+from lm.config.target import TargetConfig
 from lm.config.typed import check_types
 from lm.config.validation import at_least, require
 
-__all__ = [
-    "BaselineConfig",
-    "BaselineKind",
-    "CheckpointConfig",
-    "EvaluationConfig",
-    "LoraConfig",
-    "OptimizerConfig",
-    "PartitionConfig",
-    "PartitionPolicy",
-    "PromptsConfig",
-    "ProposalConfig",
-    "ProposalKind",
-    "RunConfig",
-    "SamplingConfig",
-    "TargetConfig",
-    "TargetKind",
-    "resolve",
-]
+__all__ = ["RunConfig", "resolve"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm.config.run import EvaluationConfig
+from lm.config import EvaluationConfig
 from lm.device.streams import EVALUATION, EVALUATION_BASE, random_stream
 from lm.evaluation.coverage import coverage_entries
 from lm.evaluation.diversity import diversity_entries

@@ -180,7 +180,7 @@ def load_model(
     # Refuse a model of which a part is missing.
     model, info = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if info["missing_keys"]:
-        # transformers would go on with random numbers in their place.
+        # transformers would use random numbers in their place.
         raise ModelFolderError(
             f"{folder} lacks the weights {', '.join(sorted(info['missing_keys']))}: the file is "
             "incomplete or belongs to another architecture"

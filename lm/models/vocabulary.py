@@ -172,7 +172,7 @@ class CharVocabulary:
         return self.decode(tokens, mask)
 
     def save(self, folder: Path) -> None:
-        """Write nothing: the letters stand beside the token ids."""
+        """Write nothing: the letters are stored with the token ids."""
 
     def _letter_ids(self, texts: Sequence[str]) -> list[list[int]]:
         ids = self.token_ids

@@ -156,7 +156,7 @@ def model_card(
         _markdown(subtitle(run)),
         _markdown(_result(run).sentence),
         "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
-        "it holds the token ids. Load it with `lm.policy.causal.load_policy`.",
+        "it holds the token ids. Load it with `lm.policy.load_policy`.",
         "\n".join(table),
         f"Gradient estimator: **{_markdown(status['verdict'])}**{factor}. "
         f"{_markdown(_sentence(status['reason']))}",

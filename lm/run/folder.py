@@ -29,8 +29,8 @@ from typing import Any, TextIO
 
 import yaml
 
+from lm.config import RunConfig
 from lm.config.options import from_plain, to_plain
-from lm.config.run import RunConfig
 from lm.errors import RunError, RunInterrupted, reason_of
 from lm.features.registry import admit_names
 from lm.policy.protocol import Policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.errors import RunError
 from lm.features.files import path_of
 

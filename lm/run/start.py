@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lm.config import RunConfig
 from lm.config.options import GONE, flatten, to_plain, without_gone
-from lm.config.run import RunConfig
 from lm.errors import RunError
 from lm.features.files import path_of
 from lm.run.files import require_new_folder

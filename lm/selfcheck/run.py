@@ -113,6 +113,6 @@ def _run(
     except RunInterrupted as interrupt:
         raise KeyboardInterrupt from interrupt
     except Exception:
-        # Whatever it is, on a machine nobody has seen: it belongs into the report, as a failure.
+        # Whatever it is, on an unknown machine: it belongs into the report, as a failure.
         error = traceback.format_exc()
     return Check(name, tuple(bounds), error, time.perf_counter() - started, details)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from fdpg_ref import DIVERGENCES
-from lm.config.run import (
+from lm.config import (
     CheckpointConfig,
     EvaluationConfig,
     OptimizerConfig,

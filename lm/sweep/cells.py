@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from lm.config import RunConfig, resolve
 from lm.config.base import BaseConfig
 from lm.config.options import build_config, to_plain
-from lm.config.run import RunConfig, resolve
 from lm.config.target import TargetConfig
 from lm.errors import UsageError
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig

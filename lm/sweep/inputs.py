@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.features.files import is_reference
 
 

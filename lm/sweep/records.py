@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lm.config import RunConfig
 from lm.config.base import BaseConfig
 from lm.config.options import to_plain
-from lm.config.run import RunConfig
 from lm.run.files import is_disk_full, write_atomic
 from lm.run.owned import BEGUN_RUN, RUN, remove_owned
 from lm.run.start import partial_folder

@@ -30,7 +30,9 @@ class Measured(NamedTuple):
 
     @property
     def in_errors(self) -> float:
-        """The value in units of its standard error; signed infinity if that is 0."""
+        """The value in units of its standard error; signed infinity if that is 0, NaN if none."""
+        if math.isnan(self.value) or math.isnan(self.error):
+            return math.nan
         if self.error > 0:
             return self.value / self.error
         return math.copysign(math.inf, self.value) if self.value else 0.0

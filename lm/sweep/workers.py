@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from lm.config import RunConfig
 from lm.config.base import BaseConfig
-from lm.config.run import RunConfig
 from lm.errors import RunError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from fdpg_ref import (
     exact_log_partition,
     fit_multipliers,
 )
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.config.target import TargetConfig
 from lm.policy.protocol import Policy
 from lm.target.listed import Listing

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fdpg_ref import DIVERGENCES, InfiniteDivergence, find_divergence
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.device.streams import OFFLINE, random_stream
 from lm.errors import RunError
 from lm.policy.checks import check_score

@@ -162,7 +162,7 @@ def estimate_partition(log_score: Tensor, log_proposal: Tensor) -> PartitionEsti
     Parameters
     ----------
     log_score, log_proposal
-        Shape (..., n), nats: log P(x_i) and log q(x_i) of n samples x_i of q, a row a context.
+        Shape (..., n), nats: log P(x_i) and log q(x_i) of n samples x_i of q, one row per context.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.config.run import RunConfig, resolve
+from lm.config import RunConfig, resolve
 from lm.device.streams import EVALUATED_CONTEXTS, random_stream
 from lm.errors import RunError, border
 from lm.policy.checks import check_score

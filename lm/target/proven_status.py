@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from fdpg_ref import find_divergence
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 
 
 class Status(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.device.amp import Amp
 from lm.errors import RunError
 from lm.policy.drawing import rows_in_memory

@@ -13,7 +13,7 @@ from fdpg_ref import (
     leave_one_out,
     update_running_baseline,
 )
-from lm.config.run import BaselineConfig
+from lm.config import BaselineConfig
 
 
 class Baseline:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lm.config.run import OptimizerConfig
+from lm.config import OptimizerConfig
 
 
 def build_optimizer(

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from fdpg_ref import forward_kl_gain
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.device.processes import gather, local_rows
 from lm.device.streams import PROMPT_ORDER, TRAINING, random_stream
 from lm.errors import RunError

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from accelerate import Accelerator
 from torch import Tensor
 
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.device.amp import Amp
 from lm.device.interrupt import Interrupt
 from lm.device.processes import agree, fail_together, gather, require_same
@@ -196,7 +196,7 @@ class Session:
         """Write a step's record, measure and save if it is time to, and stop if asked to.
 
         Everything that is written about a step is written before the checkpoint of that step, so
-        that a run that goes on from there writes the same lines again.
+        that a run that continues there writes the same lines again.
 
         Parameters
         ----------

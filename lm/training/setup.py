@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from lm.config.run import RunConfig, resolve
+from lm.config import RunConfig, resolve
 from lm.device.amp import Amp
 from lm.errors import RunError
 from lm.models.activations import enable_activation_checkpointing

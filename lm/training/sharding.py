@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from accelerate.utils import fsdp2_prepare_model
 from torch import nn
 
+from lm.config import RunConfig
 from lm.config.options import flatten, to_plain
-from lm.config.run import RunConfig
 from lm.device.processes import local_rows, require_same_config
 from lm.device.shards import whole
 from lm.errors import RunError

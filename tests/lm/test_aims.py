@@ -19,8 +19,7 @@ from fdpg_ref import (
     score_coefficients,
     score_signal,
 )
-from lm.config.base import RECIPE_VERSION, BaseConfig
-from lm.config.run import (
+from lm.config import (
     PartitionConfig,
     PromptsConfig,
     ProposalConfig,
@@ -28,6 +27,7 @@ from lm.config.run import (
     TargetConfig,
     resolve,
 )
+from lm.config.base import RECIPE_VERSION, BaseConfig
 from lm.errors import RunError
 from lm.features.census import DATA_FILE
 from lm.models.folder import build_gpt2

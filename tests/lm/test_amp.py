@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from support.lm_runs import finished_run, lines, tiny_config
 
 import lm.train
-from lm.config.run import TargetConfig
+from lm.config import TargetConfig
 from lm.device.amp import AUTOCAST, SMALLEST_SCALE, Amp
 from lm.errors import RunError
 from lm.policy import CausalPolicy, load_policy

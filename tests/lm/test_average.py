@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.lm_runs import lines, tiny_config, tiny_model
 
-from lm.config.run import CheckpointConfig, OptimizerConfig
+from lm.config import CheckpointConfig, OptimizerConfig
 from lm.errors import RunInterrupted
 from lm.policy import load_policy
 from lm.train import train

@@ -21,7 +21,7 @@ from fdpg_ref import (
     score_coefficients,
     score_signal,
 )
-from lm.config.run import EvaluationConfig, PartitionConfig, RunConfig, SamplingConfig, TargetConfig
+from lm.config import EvaluationConfig, PartitionConfig, RunConfig, SamplingConfig, TargetConfig
 from lm.errors import RunError
 from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.evidence import prefix_sums

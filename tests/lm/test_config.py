@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from fdpg_ref import InfiniteDivergence
-from lm.config.options import from_plain, option_types, parse_config, to_plain
-from lm.config.run import (
+from lm.config import (
     BaselineConfig,
     CheckpointConfig,
     EvaluationConfig,
@@ -29,6 +28,7 @@ from lm.config.run import (
     TargetConfig,
     resolve,
 )
+from lm.config.options import from_plain, option_types, parse_config, to_plain
 from lm.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -300,7 +300,7 @@ def test_every_field_has_its_line_of_documentation():
 def test_reading_every_recipe_imports_no_model_library():
     program = (
         "import sys\n"
-        "from lm.config.run import RunConfig, resolve\n"
+        "from lm.config import RunConfig, resolve\n"
         "from lm.config.options import parse_config\n"
         "for path in sys.argv[1:]:\n"
         "    resolve(parse_config(RunConfig, [path], program='test'))\n"

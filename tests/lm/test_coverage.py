@@ -10,8 +10,8 @@ import pytest
 import torch
 from support.lm_runs import lines, tiny_config
 
+from lm.config import OptimizerConfig, TargetConfig
 from lm.config.parts import EvaluationConfig
-from lm.config.run import OptimizerConfig, TargetConfig
 from lm.evaluation.coverage import exact_coverage, largest_error, sampled_coverage
 from lm.evaluation.statistics import ROUNDING, exact_error, z_score
 from lm.train import train

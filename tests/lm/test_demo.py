@@ -16,7 +16,7 @@ from rich.console import Console
 from fdpg_ref import InfiniteDivergence
 from fdpg_ref.display import title_of
 from lm.cli import main as cli
-from lm.config.run import RunConfig
+from lm.config import RunConfig
 from lm.demo import command
 from lm.demo.command import DemoConfig, demo_sweep
 from lm.errors import RunError

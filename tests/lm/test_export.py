@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lm.train
 from lm.cli.export import export, load_trained, run_export
+from lm.config import CheckpointConfig
 from lm.config.lora import LoraConfig
-from lm.config.run import CheckpointConfig
 from lm.config.sampling import SamplingConfig
 from lm.errors import RunError
 from lm.models.hub import MissingModelFolder

@@ -20,8 +20,8 @@ from support.lm_runs import SMALL, tiny_config, tiny_model
 
 import lm.run.checkpoint
 from lm.cli.main import main
+from lm.config import CheckpointConfig, EvaluationConfig, RunConfig
 from lm.config.options import to_plain
-from lm.config.run import CheckpointConfig, EvaluationConfig, RunConfig
 from lm.errors import RunError
 from lm.features.registry import FEATURES, Feature
 from lm.policy.causal import CausalPolicy

@@ -13,8 +13,8 @@ import pytest
 import torch
 from support.lm_runs import lines, scratch, tiny_config, tiny_model
 
+from lm.config import RunConfig, TargetConfig
 from lm.config.options import from_plain, parse_config, to_plain
-from lm.config.run import RunConfig, TargetConfig
 from lm.errors import RunError, UsageError
 from lm.features import registry as features
 from lm.features.files import load_function

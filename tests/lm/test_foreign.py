@@ -13,7 +13,7 @@ import pytest
 from support.lm_runs import finished_run, lines
 
 from lm.cli.main import main
-from lm.config.run import RunConfig, TargetConfig
+from lm.config import RunConfig, TargetConfig
 from lm.errors import RunError
 from lm.report.build import headline_rows, limitations
 from lm.report.page import html_page, model_card

@@ -13,8 +13,8 @@ import yaml
 from support.kill_run import ROOT, WarmProcess, kill_at_step, kill_in_checkpoint
 from support.lm_runs import tiny_config
 
+from lm.config import CheckpointConfig
 from lm.config.options import to_plain
-from lm.config.run import CheckpointConfig
 
 STEPS, EVERY = 96, 2
 # Sleeping costs nothing, and gives a kill time to fall where it was drawn on a busy machine.

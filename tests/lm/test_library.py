@@ -72,7 +72,7 @@ def test_naming_a_feature_and_a_run_needs_no_torch():
 
     code = (
         "import sys\n"
-        "from lm.config.run import RunConfig, TargetConfig\n"
+        "from lm.config import RunConfig, TargetConfig\n"
         "from lm.features.registry import feature, score\n"
         "feature('mine')(lambda texts: [0.0] * len(texts))\n"
         "RunConfig(target=TargetConfig(kind='reward_tilted', reward={'mine': 1.0}))\n"

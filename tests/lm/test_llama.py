@@ -14,7 +14,7 @@ from support.lm_runs import lines, scratch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lm.cli.main import main
-from lm.config.run import (
+from lm.config import (
     CheckpointConfig,
     EvaluationConfig,
     OptimizerConfig,

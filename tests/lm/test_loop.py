@@ -14,7 +14,7 @@ from support.lm_runs import SMALL, lines, tiny_config, tiny_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import lm.train
-from lm.config.run import (
+from lm.config import (
     BaselineConfig,
     LoraConfig,
     OptimizerConfig,
@@ -111,18 +111,23 @@ def test_float64_trains_and_saves_weights_in_float64(plain):
 
 
 def test_no_scoring_of_a_step_holds_more_than_a_micro_batch(tmp_path, monkeypatch):
-    rows, score = [], CausalPolicy.score
+    rows, score, steps = [], CausalPolicy.score, lm.train.train_steps
 
     def spied(self, samples, **options):
         rows.append(len(samples.tokens))
         return score(self, samples, **options)
 
-    monkeypatch.setattr(CausalPolicy, "score", spied)
+    def only_steps(session):
+        # Saved folders are scored before and after, eight samples each.
+        with monkeypatch.context() as within:
+            within.setattr(CausalPolicy, "score", spied)
+            steps(session)
+
+    monkeypatch.setattr(lm.train, "train_steps", only_steps)
     _ = train(_config(tmp_path / "run", steps=1, micro_batch_size=8))
-    # The base's four parts of the 32 samples, the policy's, and the policy's with their graphs.
-    # Then eight samples by base and policy and by their saved folders. Evaluations have batches of
-    # their own, and score their longest row alone.
-    assert [n for n in rows if n not in {1, SELDOM.samples}] == [8] * 16
+    # The base's four parts of the 32 samples, the policy's, and the policy's with their graphs; the
+    # evaluations have batches of their own, and score their longest row alone.
+    assert [n for n in rows if n not in {1, SELDOM.samples}] == [8] * 12
 
 
 def test_several_updates_weigh_the_samples_by_what_the_policy_became(tmp_path, monkeypatch):

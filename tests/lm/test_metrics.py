@@ -10,7 +10,7 @@ import torch
 from support.lm_runs import MILD, finished_run, tiny_config, tiny_model
 
 from fdpg_ref import DIVERGENCES, exact_divergence
-from lm.config.run import EvaluationConfig, TargetConfig, resolve
+from lm.config import EvaluationConfig, TargetConfig, resolve
 from lm.evaluation.diversity import distinct_n, distinct_share, over_groups, self_bleu
 from lm.evaluation.entries import bound_warnings, entry
 from lm.evaluation.evaluate import Evaluator

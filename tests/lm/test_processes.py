@@ -19,7 +19,7 @@ from support.lm_runs import lines, tiny_model
 from support.lm_tiny import tiny_gpt2, tiny_llama, tiny_policy
 from support.two_processes import run_all
 
-from lm.config.run import ProposalConfig, RunConfig, SamplingConfig, TargetConfig
+from lm.config import ProposalConfig, RunConfig, SamplingConfig, TargetConfig
 from lm.device.processes import (
     agree,
     build_accelerator,

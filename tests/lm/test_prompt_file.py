@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from support.lm_models import make_llama_folder
 
-from lm.config.run import EvaluationConfig, PartitionConfig, PromptsConfig, RunConfig, TargetConfig
+from lm.config import EvaluationConfig, PartitionConfig, PromptsConfig, RunConfig, TargetConfig
 from lm.errors import RunError
 from lm.policy.load import load_policy
 from lm.target.problem import build_problem

@@ -13,7 +13,7 @@ from support.lm_tiny import enumerate_sequences, tiny_gpt2, tiny_policy
 from torch import Tensor
 
 from fdpg_ref import DIVERGENCES, leave_one_out, score_coefficients, score_signal
-from lm.config.run import (
+from lm.config import (
     BaselineConfig,
     PartitionConfig,
     PromptsConfig,

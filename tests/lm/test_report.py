@@ -15,8 +15,8 @@ import pytest
 from support.lm_runs import finished_run, lines
 
 from fdpg_ref.display import plus_minus
+from lm.config import RunConfig
 from lm.config.options import from_plain
-from lm.config.run import RunConfig
 from lm.report.build import finish_run, headline_rows, limitations, samples_to_half
 from lm.report.figures import Curve, alignment_figure, divergence_figure, feature_figure
 from lm.report.page import html_page, named

@@ -18,8 +18,7 @@ from support.lm_runs import SMALL, tiny_config, tiny_model
 
 import lm.run.files
 import lm.run.folder
-from lm.config.options import to_plain
-from lm.config.run import (
+from lm.config import (
     BaselineConfig,
     CheckpointConfig,
     LoraConfig,
@@ -30,6 +29,7 @@ from lm.config.run import (
     RunConfig,
     TargetConfig,
 )
+from lm.config.options import to_plain
 from lm.errors import RunError, RunInterrupted
 from lm.run.checkpoint import checkpoint_steps
 from lm.run.folder import read_config

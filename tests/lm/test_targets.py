@@ -23,7 +23,7 @@ from fdpg_ref import (
     score_coefficients,
     score_signal,
 )
-from lm.config.run import PartitionConfig, RunConfig, TargetConfig, resolve
+from lm.config import PartitionConfig, RunConfig, TargetConfig, resolve
 from lm.policy import load_policy
 from lm.target.partition import Partition, estimate_partition
 from lm.target.problem import Problem, build_partition, build_problem

@@ -13,7 +13,7 @@ import torch
 from support.lm_runs import SMALL, finished_run, lines, tiny_config
 
 import lm.train
-from lm.config.run import BaselineConfig, OptimizerConfig, PartitionConfig, TargetConfig
+from lm.config import BaselineConfig, OptimizerConfig, PartitionConfig, TargetConfig
 from lm.errors import RunError
 from lm.features.registry import FEATURES, Feature
 from lm.policy import CausalPolicy, load_policy

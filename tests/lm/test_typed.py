@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
+from lm.config import OptimizerConfig, RunConfig, TargetConfig
 from lm.config.base import BaseConfig
 from lm.config.options import parse_config
 from lm.config.recipes import read_yaml
-from lm.config.run import OptimizerConfig, RunConfig, TargetConfig
 from lm.config.typed import checked, hints_of
 from lm.demo.command import DemoConfig
 from lm.errors import UsageError

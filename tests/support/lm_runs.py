@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from lm.config import EvaluationConfig, OptimizerConfig, RunConfig, TargetConfig
 from lm.config.base import BaseConfig
-from lm.config.run import EvaluationConfig, OptimizerConfig, RunConfig, TargetConfig
 from lm.training.base import train_base
 
 # Enough training that some samples are listed names, and no more.

@@ -26,7 +26,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 import lm.train
-from lm.config.run import (
+from lm.config import (
     BaselineConfig,
     CheckpointConfig,
     EvaluationConfig,

@@ -100,7 +100,7 @@ def evaluate(
     shape = tuple(tensors["log_policy"].shape)
     try:
         value = call(tensors)
-    except Exception as error:
+    except Exception as error:  # a user's function may raise anything
         raise AuditError(
             f"the loss raised {type(error).__name__}: {error} (called with log_policy of shape "
             f"{shape}). {_peers(shape[0])}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from toy.museum import batches, gradients, plumbing, precision, sequences, values
+# Imported for what they register.
+from toy.museum import batches, gradients, plumbing, precision, sequences, values  # noqa: F401
 from toy.museum.records import Record, look_at, registered
 
-__all__ = ["EXHIBITS", "ROOMS", "run_museum"]
+__all__ = ["EXHIBITS", "run_museum"]
 
-ROOMS = (gradients, values, batches, sequences, precision, plumbing)
 EXHIBITS = registered()
 
 

@@ -30,7 +30,6 @@ CATEGORIES = {
     "rate": ("none", "tuned", "common"),
 }
 INTEGERS = {"problem": "int32", "outcomes": "int16", "parameters": "int16"}
-BOOLEANS = ("inside", "converged")
 MEASURES = (
     "base_rate",
     "learning_rate",
