@@ -19,12 +19,12 @@ export HF_HUB_OFFLINE := 1
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
 FAST := runs/study-fast
 
-# One target, one seed: about a minute, and the picture comes first. `--store FILE` keeps the tables.
+# One target, one seed: about a minute on two idle cores. OPTIONS='--store FILE' keeps the tables.
 demo: $(DEMO_STAMP)
 	$(BIN)/python -m lm demo $(OPTIONS)
 	$(BIN)/python -m toy verify
 
-# Two targets, two seeds: some minutes.
+# Two targets with two seeds, and the hard version of the first with one: some minutes.
 demo-full: $(DEMO_STAMP)
 	$(BIN)/python -m lm demo --full true $(OPTIONS)
 

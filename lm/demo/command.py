@@ -32,7 +32,7 @@ class DemoConfig:
     """The demonstration, small or full. What is not given is as demo.yaml or demo_full.yaml say."""
 
     full: bool = False
-    """two targets and two seeds, some minutes; else one of each, in about a minute"""
+    """three targets, two of them with two seeds, some minutes; else one of each, about a minute"""
     output: str | None = None
     """folder of all runs, figures and the page"""
     store: str | None = None

@@ -140,7 +140,8 @@ def compose(
         content.append(agreement_section(numbers["agreement"]))
     swept = [table for table in (tables.main, tables.scale, tables.ablations) if table is not None]
     content.append(method_section(sorted({table.frame["seed"].nunique() for table in swept})))
-    content.append(Section("Provenance", [provenance_grid(tables)]))
+    moved = "Commands are as they were given then; the sweeps have been in study/sweeps since."
+    content.append(Section("Provenance", [provenance_grid(tables), moved]))
     content.append(Section("Limitations", limitations(tables)))
     return content
 

@@ -85,7 +85,7 @@ def limitations(tables: Tables) -> list[str]:
         found.append(
             f"{edge} of {len(chosen)} chosen learning rates lie at an edge of what was tried, and "
             "most rest on one run of one task of the kind: a choice can be bad luck "
-            "(study/results/rates.md)."
+            "(rates.md)."
         )
     if tables.main is not None:
         frame = tables.main.frame

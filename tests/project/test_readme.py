@@ -42,6 +42,29 @@ def test_the_first_example_is_short():
     assert max(map(len, lines)) <= 100
 
 
+def test_it_is_short():
+    assert len(README.encode()) <= 7_000
+
+
+def test_the_two_statements_are_those_of_the_loops():
+    shown = re.search(r"^signal = .*\ncoefficients = .*$", README, re.M)
+    assert shown is not None
+    for name, baseline in (("toy", "leave_one_out(signal)"), ("lm", "baseline.of(signal)")):
+        code = _without_spaces((ROOT / name / "train.py").read_text(encoding="utf-8"))
+        stated = shown[0].replace("leave_one_out(signal)", baseline)
+        assert code.count(_without_spaces(stated)) == 1, name
+
+
+def _without_spaces(code: str) -> str:
+    return re.sub(r"\s+", "", code)
+
+
+def test_the_prompt_of_the_readme_can_be_read_by_the_model_of_the_readme():
+    prompt = re.search(r"lm sample \S+ --prompt (\S+)", README)
+    assert prompt is not None
+    assert set(prompt[1]) <= set("abcdefghijklmnopqrstuvwxyz")
+
+
 def test_the_table_of_the_demonstration_is_the_stored_one():
     stored = (ROOT / "benchmarks" / "results" / "demo.md").read_text(encoding="utf-8")
     rows = {cells[1]: cells for line in stored.splitlines() if (cells := table_row(line))}
