@@ -47,7 +47,7 @@ def test_it_is_short():
 
 
 def test_the_two_statements_are_those_of_the_loops():
-    shown = re.search(r"^signal = .*\ncoefficients = .*$", README, re.M)
+    shown = re.search(r"^signal = .*log_z.*\ncoefficients = .*$", README, re.M)
     assert shown is not None
     for name, baseline in (("toy", "leave_one_out(signal)"), ("lm", "baseline.of(signal)")):
         code = _without_spaces((ROOT / name / "train.py").read_text(encoding="utf-8"))
