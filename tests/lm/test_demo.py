@@ -396,10 +396,14 @@ def test_a_miniature_runs_from_end_to_end_and_repeats_itself(tmp_path, monkeypat
 @pytest.mark.slow
 def test_a_demo_that_fails_says_that_it_is_unfinished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # The rare target cannot be reached by a base that hardly ever spells a listed name.
-    worse = replace(MINIATURE, base={**MINIATURE.base, "steps": 1})
+    sweep = demo_sweep(replace(MINIATURE, full=False, workers=1))
+    # Who is listed and ends in i is listed: no distribution has these two moments.
+    rare = sweep.tasks["rare"]
+    target = replace(rare.target, moments={"ends_in_i": 0.95, "listed": 0.5})
+    tasks = {"rare": replace(rare, target=target)}
+    monkeypatch.setattr(command, "demo_sweep", lambda _: replace(sweep, tasks=tasks))
     with pytest.raises(RunError, match=r"every run failed, the first one: .*moments"):
-        _ = command.run_demo(worse, console=Console(file=StringIO()))
+        _ = command.run_demo(MINIATURE, console=Console(file=StringIO()))
     folder = tmp_path / "runs" / "demo"
     assert "starts over" in (folder / command.MARKER).read_text()
     assert not (folder / "index.html").exists()
