@@ -378,12 +378,25 @@ def detached_k2(log_policy, log_reference):
     return k2(log_policy, log_reference).detach()
 
 
+def saddle(log_policy, log_reference):
+    """Pulls back from everywhere but where a rare outcome, of 10 % or less, moves alone."""
+    rare = log_reference < -2.3
+    u = (log_policy - log_reference).detach()
+    return torch.where(rare, -0.15, 1.0) * u * log_policy
+
+
 ENDINGS = [
     (k3, {}, "It has its minimum at the reference."),
     (quartic, {}, "It has its minimum at the reference."),
     ("ratio_k3", {"samples": "stale"}, "It has its minimum at the reference."),
     (k2, {"samples": "stale"}, "It has a local minimum at the reference."),
     (k2, {"level": "token"}, "It has a local minimum at the reference."),
+    (
+        quartic,
+        {"samples": "stale"},
+        "It pulls back to the reference from every point that was tried around it.",
+    ),
+    (saddle, {}, "It has no minimum at the reference."),
     (k3, {"placement": "reward"}, "It has no minimum at the reference."),
     (wrong_sign, {}, "It has no minimum at the reference."),
     (k1, {"samples": "stale"}, "It has no minimum at the reference."),

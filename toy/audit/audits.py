@@ -6,7 +6,7 @@ divergence its expected gradient descends. ``assert_descends`` guards a loss in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import torch
 from fdpg_ref import DIVERGENCES, FDivergence
 from toy.audit.call import AuditError, ScalarReward, asks_for_reward
 from toy.audit.compare import Comparison, compare, reward_gradient
-from toy.audit.findings import MINIMUM, NO_MINIMUM, NOTHING, AuditReport
+from toy.audit.findings import MINIMUM, NO_MINIMUM, NOTHING, TRIED, AuditReport, is_divergence
 from toy.audit.losses import F7, find_loss
 from toy.audit.oracle import Enumeration, enumerate_loss
 from toy.audit.precision import DOUBLE, SINGLE, Precision, coarser
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from toy.audit.call import Loss
     from toy.audit.problems import AuditProblem
+    from toy.audit.signal import Signal
 
 __all__ = ["AuditError", "AuditReport", "assert_descends", "audit", "audit_all"]
 
@@ -98,16 +99,16 @@ def audit(
     behavior_match = signal = None
     if samples == "stale" and comparison.best_match is None:
         gradients = [one.gradient for one in found]
-        options = {"with_reward": with_reward, "precision": precision}
+        options = {"with_reward": with_reward, "precision": precision, "size": _size_of(found)}
         behavior_match = compare(gradients, cases, to="behavior", **options)
     if level == "sequence" and not with_reward:
         options = {"placement": placement, "samples": samples, "precision": precision}
         signal = recover_signal(function, n=batch_size, **options)
 
     # What the reference is to the loss, and whether the batch size matters.
-    first = found[0].gradient
+    at_reference = _at_reference(function, comparison, signal, batch_size, how, precision=precision)
     used = _uses_reference(function, cases[0], found[0], batch_size, how)
-    change, base, factor = _batch_dependence(function, first, batch_size, how, precision)
+    change, base, factor = _batch_dependence(function, found[0], batch_size, how, precision)
     report = AuditReport(
         name=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
         **how,
@@ -117,7 +118,7 @@ def audit(
         behavior_match=behavior_match,
         signal=signal,
         attached=any(enumeration.attached for enumeration in found),
-        at_reference=_at_reference(function, comparison, batch_size, how, precision),
+        at_reference=at_reference,
         uses_reference=used,
         precision=precision,
         batch_change=change,
@@ -177,7 +178,8 @@ def assert_descends(
 
     cosine, residual = report.comparison.cosine, report.comparison.relative_residual
     most = report.precision.match
-    if cosine is None or residual is None or residual[wanted] > most or cosine[wanted] < 0:
+    fits = residual is not None and residual[wanted] <= most
+    if not (fits and cosine is not None and cosine[wanted] > 0):
         raise AssertionError(f"{report.title} should descend {wanted}, but {report.sentence}")
 
 
@@ -190,7 +192,7 @@ def _compare(
 ) -> tuple[Comparison, Precision]:
     """Compare as in float64 and, where that explains nothing, as the loss's own dtype allows."""
     gradients = [enumeration.gradient for enumeration in found]
-    options = {"candidates": candidates, "with_reward": with_reward}
+    options = {"candidates": candidates, "with_reward": with_reward, "size": _size_of(found)}
     strict = compare(gradients, cases, **options)
     coarsest = reduce(coarser, (enumeration.dtype for enumeration in found))
     if strict.explained or coarsest == torch.float64:
@@ -203,30 +205,87 @@ def _compare(
     return compare(gradients, cases, **options, precision=SINGLE), SINGLE
 
 
+def _size_of(found: Sequence[Enumeration]) -> float:
+    return max(one.size for one in found)
+
+
 def _at_reference(
     loss: Loss,
     comparison: Comparison,
+    signal: Signal | None,
     batch_size: int,
     how: Mapping[str, str],
+    *,
     precision: Precision,
 ) -> str:
-    """Return what the reference is to the loss: the sign of its slope on every side of it."""
+    """Return what the reference is to the loss: by its slope around it, then by its curvature."""
     if comparison.zero_gradient:
         return NOTHING
     problem = problems(how["level"])[0]
+
+    def gradient_at(shift: Tensor) -> Tensor:
+        moved = replace(problem, policy=problem.reference + shift)
+        gradient = enumerate_loss(loss, moved, **how, n=batch_size).gradient
+        if comparison.reward_factor:
+            gradient = gradient + comparison.reward_factor * reward_gradient(moved)
+        return gradient
+
+    # One slope that is not uphill, away from the reference, is a proof that it is no minimum.
     rng = np.random.default_rng(0)
-    slopes = []
     for _ in range(_DIRECTIONS):
         direction = torch.from_numpy(rng.normal(size=problem.policy.shape))
         for step in (_STEP, -_STEP):
-            moved = replace(problem, policy=problem.reference + step * direction)
-            gradient = enumerate_loss(loss, moved, **how, n=batch_size).gradient
-            if comparison.reward_factor:
-                gradient = gradient + comparison.reward_factor * reward_gradient(moved)
-            # Uphill, away from the reference, relative to what the gradient could be.
-            size = float(gradient.norm() * direction.norm())
-            slopes.append(float(gradient @ direction.flatten()) * np.sign(step) / max(size, 1e-300))
-    return MINIMUM if min(slopes) > precision.match else NO_MINIMUM
+            slope = _cosine(gradient_at(step * direction), step * direction.flatten())
+            if not slope > precision.match:
+                return NO_MINIMUM
+
+    # A divergence is zero at the reference alone; of anything else the curvature decides.
+    if is_divergence(comparison, signal):
+        return MINIMUM
+    least, error = _least_curvature(gradient_at, problem.policy, precision)
+    if least < -error:
+        return NO_MINIMUM
+    return MINIMUM if least > error else TRIED
+
+
+def _least_curvature(
+    gradient_at: Callable[[Tensor], Tensor], logits: Tensor, precision: Precision
+) -> tuple[float, float]:
+    """Return the least eigenvalue of the gradient's Jacobian at the reference, and its error.
+
+    Symmetrised: a gradient that is the slope of no function also pulls back where x^T J x > 0 for
+    every x. Central differences at two steps: what these differ by bounds the error (Weyl).
+    """
+    # The same number added to all logits of a row changes no probability: a basis without those.
+    rows, tokens = logits.shape
+    ones = torch.ones(tokens, 1, dtype=logits.dtype)
+    across = torch.linalg.qr(ones, mode="complete").Q[:, 1:]
+    basis = torch.block_diag(*[across] * rows)
+
+    def jacobian(step: float) -> Tensor:
+        shifts = [(step * column).reshape(logits.shape) for column in basis.T]
+        columns = [(gradient_at(shift) - gradient_at(-shift)) / (2 * step) for shift in shifts]
+        whole = basis.T @ torch.stack(columns, dim=-1)
+        return (whole + whole.T) / 2
+
+    step = precision.match**0.5
+    fine, coarse = jacobian(step), jacobian(2 * step)
+    # In a unit of its own, lest its squares overflow or vanish.
+    unit = max(float(fine.abs().max()), float(coarse.abs().max())) or 1.0
+    fine, coarse = fine / unit, coarse / unit
+
+    # Rounding is divided by the step, the root of what it is in a gradient.
+    error = float(torch.linalg.matrix_norm(fine - coarse, 2)) + 10 * precision.match
+    return float(torch.linalg.eigvalsh(fine).min()), error
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    """Return the cosine of two vectors; zero where one is zero."""
+    largest = [float(vector.abs().max()) for vector in (one, other)]
+    if not all(largest):
+        return 0.0
+    one, other = one / largest[0], other / largest[1]
+    return float(one @ other / (one.norm() * other.norm()))
 
 
 def _uses_reference(
@@ -239,7 +298,7 @@ def _uses_reference(
 
 
 def _batch_dependence(
-    loss: Loss, gradient: Tensor, batch_size: int, how: Mapping[str, str], precision: Precision
+    loss: Loss, found: Enumeration, batch_size: int, how: Mapping[str, str], precision: Precision
 ) -> tuple[dict[int, float], int, dict[int, float | None]]:
     """Return the change of the gradient at batch sizes up to the largest, on the first problem.
 
@@ -248,19 +307,26 @@ def _batch_dependence(
     change: dict[int, float] = {}
     factor: dict[int, float | None] = {}
     problem = problems(how["level"])[0]
-    base, at_base = batch_size, gradient
+    base, at_base = batch_size, found
     for n in range(batch_size + 1, max(batch_size + 2, _LARGEST_BATCH + 1)):
         try:
-            larger = enumerate_loss(loss, problem, **how, n=n).gradient
+            larger = enumerate_loss(loss, problem, **how, n=n)
         except ScalarReward:  # a number for the batch: nothing says whose it is
             return {}, batch_size, {}
-        size = float(torch.maximum(gradient.norm(), larger.norm()))
-        change[n] = float((larger - gradient).norm()) / size if size > precision.zero else 0.0
-        square = float(at_base @ at_base)
-        if square <= precision.zero**2:
-            base, at_base = (n, larger) if size > precision.zero else (base, at_base)
+
+        # In a unit in which no square overflows or vanishes.
+        unit = max(float(one.gradient.abs().max()) for one in (found, at_base, larger)) or 1.0
+        here, there, start = (one.gradient / unit for one in (found, larger, at_base))
+        size = max(float(here.norm()), float(there.norm()))
+        zero = precision.zero * max(one.size for one in (found, at_base, larger)) / unit
+        change[n] = float((there - here).norm()) / size if size > zero else 0.0
+
+        # A mere factor from the least batch size on whose gradient is not zero.
+        square = float(start @ start)
+        if square <= zero**2:
+            base, at_base = (n, larger) if size > zero else (base, at_base)
             continue
-        scale = float(larger @ at_base) / square
-        pure = float((larger - scale * at_base).norm()) <= precision.match * size
+        scale = float(there @ start) / square
+        pure = float((there - scale * start).norm()) <= precision.match * size
         factor[n] = scale if pure else None
     return change, base, factor

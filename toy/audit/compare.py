@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from fdpg_ref import DIVERGENCES, REVERSE_KL, FDivergence, score_signal
+from toy.audit.call import AuditError
 from toy.audit.precision import DOUBLE, Precision
 from toy.audit.problems import AuditProblem
 from toy.checks import check_choice
@@ -64,6 +65,7 @@ def compare(
     to: str = "reference",
     with_reward: bool = False,
     precision: Precision = DOUBLE,
+    size: float | None = None,
 ) -> Comparison:
     """Say which divergence the gradients are those of, with one scale for all problems.
 
@@ -81,26 +83,42 @@ def compare(
         Whether the expected reward may explain a part: it is taken out of both sides first.
     precision : Precision
         The bounds of rounding.
+    size : float, optional
+        What the terms of the gradients amount to, beside which a zero is zero; by default that of
+        reverse KL's gradient.
 
     Returns
     -------
     Comparison
         The verdict, and the numbers behind it.
+
+    Raises
+    ------
+    AuditError
+        If a gradient is NaN or infinite.
     """
     given = torch.cat(list(gradients))
+    if not torch.isfinite(given).all():
+        bad = float(given[~torch.isfinite(given)][0])
+        raise AuditError(f"a gradient is {bad}: only finite gradients can be compared")
+
+    # Squares of the gradient must neither overflow nor vanish: it is compared in a unit of its own.
+    unit = float(given.abs().max()) or 1.0
+    size = _size_of_reverse_kl(problems) if size is None else size
+    given, size = given / unit, size / unit
     exact = {
         name: torch.cat([divergence_gradient(p, divergence, to=to) for p in problems])
         for name, divergence in candidates.items()
     }
     if not with_reward:
-        return _compare(given, exact, problems, precision)
+        return _rescaled(_compare(given, exact, size, precision), unit)
 
     # What is left of both sides without the expected reward.
     reward = torch.cat([reward_gradient(p) for p in problems])
     outside = {name: column - _factor(column, reward) * reward for name, column in exact.items()}
-    found = _compare(given - _factor(given, reward) * reward, outside, problems, precision)
+    found = _compare(given - _factor(given, reward) * reward, outside, size, precision)
     if not found.explained:
-        return found
+        return _rescaled(found, unit)
 
     # How much of the reward is ascended besides what was found; rounding is none of it.
     if found.best_match is not None and found.scale is not None:
@@ -108,8 +126,8 @@ def compare(
     for factor, name in found.combination:
         given = given - factor * exact[name]
     factor = -_factor(given, reward)
-    small = abs(factor) * float(reward.norm()) <= precision.zero * _size_of_reverse_kl(problems)
-    return found._replace(reward_factor=0.0 if small else factor)
+    small = abs(factor) * float(reward.norm()) <= precision.zero * size
+    return _rescaled(found._replace(reward_factor=0.0 if small else factor), unit)
 
 
 def divergence_gradient(
@@ -158,11 +176,11 @@ def _contract(problem: AuditProblem, coefficients: Float[Tensor, " N"]) -> Float
 def _compare(
     target: Tensor,
     exact: Mapping[str, Tensor],
-    problems: Sequence[AuditProblem],
+    size: float,
     precision: Precision,
 ) -> Comparison:
     norm = float(target.norm())
-    if norm <= precision.zero * _size_of_reverse_kl(problems):
+    if norm <= precision.zero * size:
         return Comparison(zero_gradient=True)
 
     # Every divergence with the scale that fits it best.
@@ -180,10 +198,19 @@ def _compare(
     )
 
     # One of them is enough, or two are, or none.
-    if residual[nearest] > precision.match:
+    if not residual[nearest] <= precision.match:
         return found._replace(combination=_pair(target, exact, precision))
     return found._replace(
         best_match=nearest, scale=scale[nearest], ascends=bool(scale[nearest] < 0)
+    )
+
+
+def _rescaled(found: Comparison, unit: float) -> Comparison:
+    """Return what was found of gradients divided by the unit, for the gradients themselves."""
+    return found._replace(
+        scale=None if found.scale is None else unit * found.scale,
+        combination=tuple((unit * factor, name) for factor, name in found.combination),
+        reward_factor=None if found.reward_factor is None else unit * found.reward_factor,
     )
 
 
@@ -209,7 +236,7 @@ def _pair(
     for names in combinations(exact, 2):
         columns = torch.stack([exact[name] / exact[name].norm() for name in names], dim=-1)
         solution = torch.linalg.lstsq(columns, target).solution
-        if float((columns @ solution - target).norm() / target.norm()) > precision.match:
+        if not float((columns @ solution - target).norm() / target.norm()) <= precision.match:
             continue
         factors = [float(c / exact[name].norm()) for c, name in zip(solution, names, strict=True)]
         parts = sorted(zip(factors, names, strict=True), key=lambda part: -part[0])

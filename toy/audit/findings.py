@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from toy.audit.compare import Comparison
-from toy.audit.signal import DECREASING, Signal
+from toy.audit.signal import DECREASING, INCREASING, Signal
 
 if TYPE_CHECKING:
     from toy.audit.precision import Precision
 
-# What the reference is to a loss: a minimum, no minimum, or, where nothing is descended, nothing.
-MINIMUM, NO_MINIMUM, NOTHING = "minimum", "no minimum", "nothing"
+# What the reference is to a loss: a minimum, no minimum, a point to which it pulls back wherever
+# that was tried, or, where nothing is descended, nothing.
+MINIMUM, NO_MINIMUM, TRIED, NOTHING = "minimum", "no minimum", "tried", "nothing"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class AuditReport:
         Whether the loss requires grad at all.
     at_reference : str
         Whether the loss has a minimum at the reference, measured around it: `MINIMUM`,
-        `NO_MINIMUM` or `NOTHING`. An expected reward that is ascended besides is left out.
+        `NO_MINIMUM`, `TRIED` or `NOTHING`. An expected reward that is ascended besides is left out.
     uses_reference : bool
         Whether the gradient depends on the reference.
     precision : Precision
@@ -118,6 +119,15 @@ class AuditReport:
             "batch_change": {str(n): change for n, change in self.batch_change.items()},
             "sentence": self.sentence,
         }
+
+
+def is_divergence(found: Comparison, signal: Signal | None) -> bool:
+    """Return whether a divergence, a sum of two or, by its signal, an f-divergence is descended."""
+    if signal is not None and signal.shape == INCREASING:
+        return True
+    if found.scale is not None:
+        return found.scale > 0
+    return bool(found.combination) and all(factor > 0 for factor, _ in found.combination)
 
 
 def _signal_record(signal: Signal) -> dict[str, Any]:

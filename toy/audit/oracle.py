@@ -6,6 +6,7 @@ against the exact gradients of the divergences D(policy‖reference).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,12 +54,16 @@ class Enumeration(NamedTuple):
         Whether any gradient was attached.
     dtype : torch.dtype
         The coarsest that the loss computes in.
+    size : float
+        The expected absolute coefficient of the score: what the terms of the gradient amount to
+        before they cancel.
     """
 
     gradient: Float[Tensor, " d"]
     value: float
     attached: bool
     dtype: torch.dtype
+    size: float
 
 
 def expected_gradient(
@@ -136,26 +141,33 @@ def _enumerate_once(
         coarsest = Coarsest()
         call = bind(loss, watch=coarsest)
         values = _evaluate_all(call, tensors, per_sample=placement == "reward")
+        scored = tensors["log_policy"]
         if placement == "reward":
-            whole = problem.log_probs(theta, level="sequence")[batches]
-            values = (values.detach() * whole).mean(-1)
+            scored = problem.log_probs(theta, level="sequence")[batches]
+            values = (values.detach() * scored).mean(-1)
         log_mass = problem.log_probs(proposal, level="sequence")[batches].sum(-1)
         total = (log_mass.exp() * values).sum()
 
     # Its gradient in the policy's logits. A loss may have parameters of its own and leave the
     # policy alone, or require no gradient at all.
-    value, gradient = float(total.detach()), None
+    value, gradient, coefficients = float(total.detach()), None, None
+    if not math.isfinite(value):
+        raise AuditError(
+            f"the mean of the loss over all batches is {value}: its values are finite, but too "
+            "large for their sum. Scale the loss down"
+        )
     if total.requires_grad:
-        (gradient,) = torch.autograd.grad(total, theta, allow_unused=True)
-    if gradient is None:
+        gradient, coefficients = torch.autograd.grad(total, (theta, scored), allow_unused=True)
+    if gradient is None or coefficients is None:
         zero = torch.zeros_like(problem.policy).flatten()
-        return Enumeration(zero, value, attached=False, dtype=coarsest.dtype)
+        return Enumeration(zero, value, attached=False, dtype=coarsest.dtype, size=0.0)
     if not torch.isfinite(gradient).all():
         raise AuditError(
             "the loss is finite but its gradient is not: somewhere in it a derivative is infinite "
             "or 0 times infinity, as behind torch.where, sqrt or a norm at zero"
         )
-    return Enumeration(gradient.flatten(), value, attached=True, dtype=coarsest.dtype)
+    size = float(coefficients.abs().sum())
+    return Enumeration(gradient.flatten(), value, attached=True, dtype=coarsest.dtype, size=size)
 
 
 def _gather(

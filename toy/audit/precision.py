@@ -17,7 +17,7 @@ class Precision(NamedTuple):
     match : float
         Relative residual of two gradients that are the same.
     zero : float
-        Size of a gradient of zero, relative to that of reverse KL.
+        Size of a gradient of zero, relative to the coefficients of the score it is a sum of.
     change : float
         Relative change of a gradient that does not depend on the batch size.
     """

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fdpg_ref.display import title_of
-from toy.audit.findings import MINIMUM, NOTHING
-from toy.audit.signal import DECREASING, INCREASING
+from toy.audit.findings import MINIMUM, NOTHING, TRIED, is_divergence
+from toy.audit.signal import DECREASING, FLAT, INCREASING
 
 if TYPE_CHECKING:
     from toy.audit.compare import Comparison
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["batch_sentence", "sentence", "short_verdict"]
 
 _KL = {"forward_kl": "KL(reference‖policy)", "reverse_kl": "KL(policy‖reference)"}
+# Where the signal is recovered: `toy.audit.problems.grid_problems`.
+_GRID = "for log-ratios from -3 to 3"
+_BENDS = f"f'(t) both rises and falls {_GRID}"
 _ABBREVIATIONS = {"forward_kl": "FKL", "reverse_kl": "RKL"}
 
 
@@ -91,12 +94,12 @@ def _meaning(report: AuditReport) -> str:
         subject = "Without the reward it" if rewarded else "It"
         return f"{subject} does nothing{when}."
     subject = "Without the reward it" if rewarded else "It"
+    if report.at_reference == TRIED:
+        return f"{subject} pulls back to the reference from every point that was tried around it."
     if report.at_reference != MINIMUM:
         return f"{subject} has no minimum at the reference."
-    parts = _parts(report)
-    convex = report.signal is not None and report.signal.shape == INCREASING
-    known = convex or (bool(parts) and all(factor > 0 for factor, _ in parts))
-    return f"{subject} has {'its' if known else 'a local'} minimum at the reference."
+    which = "its" if is_divergence(found, report.signal) else "a local"
+    return f"{subject} has {which} minimum at the reference."
 
 
 def short_verdict(report: AuditReport) -> str:
@@ -156,9 +159,13 @@ def _unnamed(report: AuditReport) -> str:
     none = "descends none of the named divergences to the reference"
     if report.signal is not None and report.signal.shape in (INCREASING, DECREASING):
         shape = report.signal.shape
-        return f"{_verb(report)} an f-divergence that is none of the named: f'(t) is {shape}"
+        return (
+            f"{_verb(report)} an f-divergence that is none of the named: f'(t) is {shape} {_GRID}"
+        )
+    if report.signal is not None and report.signal.shape == FLAT:
+        return f"{none}: f'(t) does not change {_GRID}"
     if report.signal is not None and report.signal.of_ratio:
-        return f"{none}, nor any other f-divergence: f'(t) both rises and falls"
+        return f"{none}, nor any other f-divergence: {_BENDS}"
     if _towards_behavior(report):
         return f"{none}: it {_towards_behavior(report)}"
     if report.signal is not None:
@@ -171,7 +178,7 @@ def _kind(report: AuditReport) -> str:
         return ""
     if report.signal.shape in (INCREASING, DECREASING):
         return ", an f-divergence"
-    return ", which is no divergence: f'(t) both rises and falls"
+    return f", which is no divergence: {_BENDS}"
 
 
 def _nearest(found: Comparison) -> str:

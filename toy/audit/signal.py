@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from toy.audit.oracle import expected_gradient
+from toy.audit.oracle import enumerate_loss
 from toy.audit.precision import DOUBLE, Precision
 from toy.audit.problems import AuditProblem, grid_problems
 
@@ -38,7 +38,7 @@ class Signal(NamedTuple):
         Whether the two agree, so that the signal is a function of t.
     shape : str
         Of that function: "increasing" (an f-divergence), "decreasing" (one that is ascended),
-        "flat" (a zero gradient) or "neither".
+        "flat" (it does not change on the grid) or "neither".
     """
 
     log_ratio: Float[np.ndarray, " m"]
@@ -55,7 +55,7 @@ def recover_signal(
     Parameters
     ----------
     loss, placement, samples, n
-        As in `toy.audit.oracle.expected_gradient`.
+        As in `toy.audit.oracle.expected_gradient`, per sequence.
     precision : Precision
         The bounds of rounding. Two recovered signals agree to 1e-12 in float64; those of a
         gradient of another form differ by some percent.
@@ -66,19 +66,17 @@ def recover_signal(
         Recovered on two problems with the same log-ratios and unlike masses.
     """
     grids = grid_problems()
+    how = {"placement": placement, "samples": samples, "level": "sequence"}
+    found = [enumerate_loss(loss, problem, **how, n=n) for problem in grids]
     values = np.array(
-        [
-            _signal(
-                problem,
-                expected_gradient(loss, problem, placement=placement, samples=samples, n=n).numpy(),
-            )
-            for problem in grids
-        ]
+        [_signal(problem, one.gradient.numpy()) for problem, one in zip(grids, found, strict=True)]
     )
-    size = float(np.ptp(values))
-    rounding = max(precision.match * size, precision.change)
-    of_ratio = bool(np.max(np.abs(values[0] - values[1])) <= rounding)
-    shape = _shape(values[0], precision) if of_ratio else NEITHER
+
+    # The signal has the unit of the loss: its rounding is a part of the coefficients it is made of.
+    rounding = precision.change * max(one.size for one in found)
+    unlike = float(np.max(np.abs(values[0] - values[1])))
+    of_ratio = unlike <= max(precision.match * float(np.ptp(values)), rounding)
+    shape = _shape(values[0], precision, rounding) if of_ratio else NEITHER
     return Signal(log_ratio=log_ratio(grids[0]), values=values, of_ratio=of_ratio, shape=shape)
 
 
@@ -99,10 +97,9 @@ def _signal(problem: AuditProblem, gradient: np.ndarray) -> np.ndarray:
     return centred(gradient / policy)
 
 
-def _shape(values: np.ndarray, precision: Precision) -> str:
+def _shape(values: np.ndarray, precision: Precision, rounding: float) -> str:
     size, steps = float(np.ptp(values)), np.diff(values)
-    # Signals are of a few nats: what is as small as a change by rounding is none.
-    if size <= precision.change:
+    if size <= rounding:
         return FLAT
     if np.all(steps >= -precision.match * size):
         return INCREASING
