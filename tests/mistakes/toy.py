@@ -64,8 +64,8 @@ MUTANTS = [
     ),
     Mutant(
         "toy/audit/oracle.py",
-        "values = (values.detach() * whole).mean(-1)",
-        "values = (values * whole).mean(-1)",
+        "values = (values.detach() * scored).mean(-1)",
+        "values = (values * scored).mean(-1)",
         "a penalty in the reward that is differentiated too",
         ("toy/test_audit.py::test_the_dictionary_of_penalties",),
     ),
