@@ -7,7 +7,11 @@ The gradient of D_f(pi||p) is the mean of ``coefficients`` times grad log pi. No
 differentiates, draws, reads a file or creates an array library: arrays in, arrays out.
 """
 
-from fdpg_ref._checks import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
+from fdpg_ref._internal.checks import (
+    InfiniteDivergence,
+    MultipliersNotConverged,
+    UnattainableMoments,
+)
 from fdpg_ref.baselines import (
     RunningBaseline,
     batch_mean,

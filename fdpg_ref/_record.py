@@ -9,8 +9,9 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from fdpg_ref import _checks, numerics
-from fdpg_ref._typing import Array
+from fdpg_ref import numerics
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def _density_with_edges(
     log_policy: Array,
     log_target: Array,
 ) -> Array:
-    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
+    xp = checks.namespace(log_policy=log_policy, log_target=log_target)
     limit = xp.full_like(log_policy, numerics.largest_exponent(log_policy))
     zero = xp.zeros_like(log_policy)
 

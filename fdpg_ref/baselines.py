@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -49,8 +49,8 @@ def leave_one_out(signal: Float[Array, "*batch n"]) -> Array:
     >>> leave_one_out(np.array([1.0, 2.0, 6.0]))
     array([4. , 3.5, 1.5])
     """
-    xp = _checks.namespace(signal=signal)
-    n = _checks.require_sample_axis("signal", signal, at_least=2)
+    xp = checks.namespace(signal=signal)
+    n = checks.require_sample_axis("signal", signal, at_least=2)
     return (xp.sum(signal, axis=-1, keepdims=True) - signal) / (n - 1)
 
 
@@ -69,8 +69,8 @@ def batch_mean(signal: Float[Array, "*batch n"]) -> Array:
     (..., 1) array
         Their mean, one per context.
     """
-    xp = _checks.namespace(signal=signal)
-    _checks.require_sample_axis("signal", signal)
+    xp = checks.namespace(signal=signal)
+    checks.require_sample_axis("signal", signal)
     return xp.mean(signal, axis=-1, keepdims=True)
 
 
@@ -116,8 +116,8 @@ def update_running_baseline(
     """
     if not 0 < forgetting <= 1:
         raise ValueError(f"forgetting is {forgetting}: it must lie in (0, 1]; 1 forgets nothing")
-    _checks.namespace(mean=state.mean, signal=signal)
-    past = state.weight * _checks.plain_number(forgetting)
+    checks.namespace(mean=state.mean, signal=signal)
+    past = state.weight * checks.plain_number(forgetting)
     batch = float(signal.shape[-1])
     mean = state.mean + (batch_mean(signal) - state.mean) * (batch / (past + batch))
     return RunningBaseline(mean, past + batch)
@@ -151,9 +151,9 @@ def optimal_baseline(
     ValueError, TypeError
         For unequal shapes; for a wrong or mixed dtype or library.
     """
-    xp = _checks.namespace(signal=signal, squared_score_norms=squared_score_norms)
-    _checks.require_same_shape(signal=signal, squared_score_norms=squared_score_norms)
-    _checks.require_sample_axis("signal", signal)
+    xp = checks.namespace(signal=signal, squared_score_norms=squared_score_norms)
+    checks.require_same_shape(signal=signal, squared_score_norms=squared_score_norms)
+    checks.require_sample_axis("signal", signal)
     mass = xp.ones_like(signal) if log_mass is None else xp.exp(log_mass)
     weights = mass * squared_score_norms
     return xp.sum(weights * signal, axis=-1, keepdims=True) / xp.sum(

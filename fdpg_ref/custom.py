@@ -16,9 +16,9 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from fdpg_ref import numerics
-from fdpg_ref._quadrature import integral
+from fdpg_ref._internal.quadrature import integral
+from fdpg_ref._internal.typing import Array
 from fdpg_ref._record import FDivergence, build_divergence
-from fdpg_ref._typing import Array
 
 Formula = Callable[[Any, Any], Any]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.numerics import logsumexp
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def mean_and_standard_error(values: Float[Array, "*batch n"]) -> Estimate:
     ValueError, TypeError
         For a single value; for a wrong dtype.
     """
-    xp = _checks.namespace(values=values)
-    n = _checks.require_sample_axis("values", values, at_least=2)
+    xp = checks.namespace(values=values)
+    n = checks.require_sample_axis("values", values, at_least=2)
     spread = xp.std(values, axis=-1, correction=1)
     return Estimate(xp.mean(values, axis=-1), spread / n**0.5)
 
@@ -63,8 +63,8 @@ def effective_sample_size(log_weights: Float[Array, "*batch n"]) -> Array:
     >>> float(effective_sample_size(np.log([1.0, 1.0, 2.0])).round(4))  # 4^2 / 6
     2.6667
     """
-    xp = _checks.namespace(log_weights=log_weights)
-    _checks.require_sample_axis("log_weights", log_weights)
+    xp = checks.namespace(log_weights=log_weights)
+    checks.require_sample_axis("log_weights", log_weights)
     return xp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
 
 
@@ -81,8 +81,8 @@ def largest_share(log_weights: Float[Array, "*batch n"]) -> Array:
     (...) array
         The share, between 1/n and 1; NaN if all weights are zero.
     """
-    xp = _checks.namespace(log_weights=log_weights)
-    _checks.require_sample_axis("log_weights", log_weights)
+    xp = checks.namespace(log_weights=log_weights)
+    checks.require_sample_axis("log_weights", log_weights)
     return xp.exp(xp.max(log_weights, axis=-1) - logsumexp(log_weights))
 
 
@@ -101,7 +101,7 @@ def relative_standard_error(log_weights: Float[Array, "*batch n"]) -> Array:
     (...) array
         sqrt((n / ESS - 1) / (n - 1)), which is std(w) / (sqrt(n) mean(w)).
     """
-    xp = _checks.namespace(log_weights=log_weights)
-    n = _checks.require_sample_axis("log_weights", log_weights, at_least=2)
+    xp = checks.namespace(log_weights=log_weights)
+    n = checks.require_sample_axis("log_weights", log_weights, at_least=2)
     shares = xp.exp(log_weights - logsumexp(log_weights, keepdims=True))
     return xp.std(shares, axis=-1, correction=1) * n**0.5

@@ -19,8 +19,8 @@ from types import MappingProxyType
 from array_api_compat import array_namespace
 
 from fdpg_ref import numerics
+from fdpg_ref._internal.typing import Array
 from fdpg_ref._record import FDivergence, build_divergence
-from fdpg_ref._typing import Array
 from fdpg_ref.custom import from_curvature, from_generator
 from fdpg_ref.families import alpha_divergence, skew_jensen_shannon
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace, is_numpy_array
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.diagnostics import Estimate, mean_and_standard_error
 from fdpg_ref.divergences import FORWARD_KL, REVERSE_KL, FDivergence
 from fdpg_ref.numerics import expm1, forward_kl_of_masses, log_ratio, phi
@@ -66,8 +66,8 @@ def score_signal(
     >>> score_signal(policy, target, divergence=PEARSON_CHI2).round(4)  # 2 (pi/p - 1)
     array([-1.,  1.])
     """
-    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
-    _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
+    xp = checks.namespace(log_policy=log_policy, log_target=log_target)
+    checks.require_same_shape(log_policy=log_policy, log_target=log_target)
 
     # A NaN of the policy stays NaN, also where the target excludes the sample.
     excluded = (log_target == -inf) & ~xp.isnan(log_policy)
@@ -115,14 +115,14 @@ def score_coefficients(
     >>> score_coefficients(signal, log_weights=np.log([1.0, 0.5, 2.0])).round(4)
     array([ 1.,  1., 12.])
     """
-    xp = _checks.namespace(signal=signal, baseline=baseline)
-    _checks.require_baseline_shape(baseline, signal)
+    xp = checks.namespace(signal=signal, baseline=baseline)
+    checks.require_baseline_shape(baseline, signal)
     centred = signal - baseline
     if log_weights is None:
         return centred
 
-    _checks.namespace(signal=signal, log_weights=log_weights)
-    _checks.require_same_shape(signal=signal, log_weights=log_weights)
+    checks.namespace(signal=signal, log_weights=log_weights)
+    checks.require_same_shape(signal=signal, log_weights=log_weights)
     # 0 * inf would be NaN where an impossible sample meets an infinite slope.
     impossible = log_weights == -inf
     zero = xp.zeros_like(centred)
@@ -167,9 +167,9 @@ def exact_divergence(
     >>> float(exact_divergence(policy, target, divergence=TOTAL_VARIATION).round(4))
     0.25
     """
-    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
-    _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
-    _checks.require_sample_axis("log_policy", log_policy)
+    xp = checks.namespace(log_policy=log_policy, log_target=log_target)
+    checks.require_same_shape(log_policy=log_policy, log_target=log_target)
+    checks.require_sample_axis("log_policy", log_policy)
 
     # -inf - (-inf) is NaN; with a finite stand-in, zero mass on both sides is a ratio of one.
     lowest = xp.full_like(log_policy[..., :1], -1e15)
@@ -226,9 +226,9 @@ def exact_divergence_from_probabilities(
     ValueError, TypeError
         For unequal shapes; for a wrong or mixed dtype or library.
     """
-    xp = _checks.namespace(policy=policy, target=target)
-    _checks.require_same_shape(policy=policy, target=target)
-    _checks.require_sample_axis("policy", policy)
+    xp = checks.namespace(policy=policy, target=target)
+    checks.require_same_shape(policy=policy, target=target)
+    checks.require_sample_axis("policy", policy)
 
     # The two KL divergences have a kernel for linear masses.
     # Compared by value: torch.compile does not guard on the identity of an argument.
@@ -282,8 +282,8 @@ def divergence_terms(
     ValueError, TypeError
         For unequal shapes; for a wrong or mixed dtype or library.
     """
-    _checks.namespace(log_policy=log_policy, log_target=log_target, log_proposal=log_proposal)
-    _checks.require_same_shape(
+    checks.namespace(log_policy=log_policy, log_target=log_target, log_proposal=log_proposal)
+    checks.require_same_shape(
         log_policy=log_policy, log_target=log_target, log_proposal=log_proposal
     )
     # Dividing both by q before taking p g(pi/p), which is homogeneous, keeps tiny masses from

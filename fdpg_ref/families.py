@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace
 
-from fdpg_ref import _checks, numerics
+from fdpg_ref import numerics
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref._record import FDivergence, build_divergence
-from fdpg_ref._typing import Array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ def alpha_divergence(alpha: float) -> FDivergence:
     """
     if not isfinite(alpha):
         raise ValueError(f"alpha is {alpha}: it must be a finite number")
-    alpha = _checks.plain_number(alpha)
+    alpha = checks.plain_number(alpha)
     return build_divergence(
         f"alpha({alpha:g})",
         title=f"alpha {alpha:g}",
@@ -101,7 +102,7 @@ def skew_jensen_shannon(weight: float, *, unit_curvature: bool = False) -> FDive
             f"weight is {weight}: it must lie strictly between 0 and 1 (at the ends the "
             "divergence is zero; its limits in units of the curvature are REVERSE_KL, FORWARD_KL)"
         )
-    weight = _checks.plain_number(weight)
+    weight = checks.plain_number(weight)
     scale = 1 / (weight * (1 - weight)) if unit_curvature else 1.0
     suffix = ", unit_curvature" if unit_curvature else ""
     return build_divergence(

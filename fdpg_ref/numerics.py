@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from array_api_compat import array_namespace
 
-from fdpg_ref import _checks, _coefficients
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks, coefficients
+from fdpg_ref._internal.typing import Array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,8 +126,8 @@ def log_ratio(policy: Float[Array, "*batch n"], target: Float[Array, "*batch n"]
     ValueError, TypeError
         For unequal shapes; for a wrong or mixed dtype or library.
     """
-    xp = _checks.namespace(policy=policy, target=target)
-    _checks.require_same_shape(policy=policy, target=target)
+    xp = checks.namespace(policy=policy, target=target)
+    checks.require_same_shape(policy=policy, target=target)
     no_policy, no_target = policy == 0, target == 0
     q = xp.where(no_policy | no_target, xp.ones_like(policy), policy)
     p = xp.where(no_policy | no_target, xp.ones_like(target), target)
@@ -370,7 +370,7 @@ def _shannon(a: Array) -> Array:
     single = a.dtype == xp.float32
     square = a * a
     return square * polynomial(
-        square, _coefficients.SHANNON_FLOAT32 if single else _coefficients.SHANNON_FLOAT64
+        square, coefficients.SHANNON_FLOAT32 if single else coefficients.SHANNON_FLOAT64
     )
 
 
@@ -391,8 +391,8 @@ def _near(x: Array, lower: float, upper: float) -> tuple[Array, Array]:
 def _phi_series(x: Array) -> Array:
     """Return phi(x) for -1 <= x <= 2."""
     single = x.dtype == array_namespace(x).float32
-    return x * x * polynomial(x, _coefficients.PHI_FLOAT32 if single else _coefficients.PHI_FLOAT64)
+    return x * x * polynomial(x, coefficients.PHI_FLOAT32 if single else coefficients.PHI_FLOAT64)
 
 
 def _log_coefficients(xp: Any, x: Array) -> Sequence[float]:
-    return _coefficients.LOG_FLOAT32 if x.dtype == xp.float32 else _coefficients.LOG_FLOAT64
+    return coefficients.LOG_FLOAT32 if x.dtype == xp.float32 else coefficients.LOG_FLOAT64

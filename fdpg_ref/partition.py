@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from array_api_compat import device
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.numerics import log_mean_exp, logsumexp
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def exact_log_partition(log_score: Float[Array, "*batch n"]) -> Array:
     (...) array, nats
         log Z; -inf if everything is excluded.
     """
-    _checks.namespace(log_score=log_score)
-    _checks.require_sample_axis("log_score", log_score)
+    checks.namespace(log_score=log_score)
+    checks.require_sample_axis("log_score", log_score)
     return logsumexp(log_score)
 
 
@@ -106,8 +106,8 @@ def leave_one_out_log_partition(
     >>> np.exp(leave_one_out_log_partition(np.log(weights), np.zeros(3))).round(4)
     array([4. , 3.5, 1.5])
     """
-    n = _checks.require_sample_axis("log_score", log_score, at_least=2)
-    xp = _checks.namespace(log_score=log_score, log_proposal=log_proposal)
+    n = checks.require_sample_axis("log_score", log_score, at_least=2)
+    xp = checks.namespace(log_score=log_score, log_proposal=log_proposal)
     log_weights = _log_weights(log_score, log_proposal)
 
     # Taking a weight out of the total loses nothing where it is at most half of it, and only the
@@ -190,9 +190,9 @@ def update_partition(
     if not 0 < forgetting <= 1:
         raise ValueError(f"forgetting is {forgetting}: it must lie in (0, 1]; 1 forgets nothing")
 
-    xp = _checks.namespace(log_z=state.log_z, log_score=log_score, log_proposal=log_proposal)
+    xp = checks.namespace(log_z=state.log_z, log_score=log_score, log_proposal=log_proposal)
     batch = float(log_score.shape[-1])
-    past = state.weight * _checks.plain_number(forgetting)
+    past = state.weight * checks.plain_number(forgetting)
     total = past + batch
 
     new = importance_log_partition(log_score, log_proposal)
@@ -201,7 +201,7 @@ def update_partition(
 
 
 def _log_weights(log_score: Array, log_proposal: Array) -> Array:
-    _checks.namespace(log_score=log_score, log_proposal=log_proposal)
-    _checks.require_same_shape(log_score=log_score, log_proposal=log_proposal)
-    _checks.require_sample_axis("log_score", log_score)
+    checks.namespace(log_score=log_score, log_proposal=log_proposal)
+    checks.require_same_shape(log_score=log_score, log_proposal=log_proposal)
+    checks.require_sample_axis("log_score", log_score)
     return log_score - log_proposal

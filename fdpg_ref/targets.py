@@ -12,9 +12,9 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from fdpg_ref import _checks
-from fdpg_ref._newton import DualPoint, Separated, minimise_dual
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.newton import DualPoint, Separated, minimise_dual
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.numerics import log_softmax, logsumexp
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def reward_tilted(
     >>> reward_tilted(np.array([-1.0, -2.0]), np.array([0.0, 1.0]), beta=0.5)
     array([-1.,  0.])
     """
-    _checks.namespace(log_base=log_base, reward=reward)
-    _checks.require_same_shape(log_base=log_base, reward=reward)
+    checks.namespace(log_base=log_base, reward=reward)
+    checks.require_same_shape(log_base=log_base, reward=reward)
     if not beta > 0:
         raise ValueError(
             f"beta is {beta}: it must be positive (a reward r tilts the base by r/beta)"
         )
-    return log_base + reward / _checks.plain_number(beta)
+    return log_base + reward / checks.plain_number(beta)
 
 
 def constrained(log_base: Float[Array, "*batch n"], satisfied: Bool[Array, "*batch n"]) -> Array:
@@ -129,11 +129,11 @@ def constrained(log_base: Float[Array, "*batch n"], satisfied: Bool[Array, "*bat
     >>> np.exp(log_score).round(4)  # Z is their sum, 0.7
     array([0.5, 0. , 0.2])
     """
-    xp = _checks.namespace(log_base=log_base)
+    xp = checks.namespace(log_base=log_base)
     if not hasattr(satisfied, "dtype") or satisfied.dtype != xp.bool:
         found = getattr(satisfied, "dtype", type(satisfied).__name__)
         raise TypeError(f"satisfied has dtype {found}: it must be a boolean array of that library")
-    _checks.require_same_shape(log_base=log_base, satisfied=satisfied)
+    checks.require_same_shape(log_base=log_base, satisfied=satisfied)
     return xp.where(satisfied, log_base, xp.full_like(log_base, -inf))
 
 
@@ -174,8 +174,8 @@ def exponential_family(
     >>> exponential_family(np.array([-1.0, -2.0]), features, np.array([0.5, 3.0]))
     array([-0.5,  1.5])
     """
-    xp = _checks.namespace(log_base=log_base, features=features, multipliers=multipliers)
-    _checks.require_feature_shapes(log_base, features, multipliers)
+    xp = checks.namespace(log_base=log_base, features=features, multipliers=multipliers)
+    checks.require_feature_shapes(log_base, features, multipliers)
     return log_base + xp.sum(features * multipliers, axis=-1)
 
 
@@ -231,8 +231,8 @@ def fit_multipliers(
     >>> float(np.exp(fit.log_z).round(4))  # 0.75 + 3 * 0.25
     1.5
     """
-    xp = _checks.namespace(log_base=log_base, features=features, moments=moments)
-    _checks.require_feature_shapes(log_base, features, moments)
+    xp = checks.namespace(log_base=log_base, features=features, moments=moments)
+    checks.require_feature_shapes(log_base, features, moments)
     _require_finite_problem(xp, log_base, features, moments)
 
     # Centre the features on the moments, in float64.
@@ -289,7 +289,7 @@ def _require_inside_ranges(xp: Any, features: Array, moments: Array, support: Ar
         low, high, moment = float(lowest[k]), float(highest[k]), float(moments[k])
         if low < moment < high or low == moment == high:
             continue
-        raise _checks.UnattainableMoments(
+        raise checks.UnattainableMoments(
             f"moment {k} is {moment:g}, but feature {k} ranges over [{low:g}, {high:g}] on the "
             "support of the base: finite multipliers reach only moments strictly inside; for a "
             "constraint that must always hold use constrained()"
@@ -342,7 +342,7 @@ def _raise_unattainable(direction: Array) -> NoReturn:
     combination = " ".join(
         f"{w / largest:+.3g}*feature[{k}]" for k, w in enumerate(weights) if abs(w) > 1e-6 * largest
     )
-    raise _checks.UnattainableMoments(
+    raise checks.UnattainableMoments(
         f"no finite multipliers reach these moments together: they ask for a mean of {combination} "
         "that no outcome of the base's support exceeds; ask for less extreme moments, or use "
         "constrained() for a condition that must always hold"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.numerics import log_mean_exp
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def truncated_log_weights(log_weights: Float[Array, "*batch n"], *, ceiling: flo
     ValueError, TypeError
         If the ceiling is not positive; for a wrong dtype.
     """
-    xp = _checks.namespace(log_weights=log_weights)
+    xp = checks.namespace(log_weights=log_weights)
     if not ceiling > 0:
         raise ValueError(f"ceiling is {ceiling}: the largest weight must be positive")
     return xp.where(
@@ -61,8 +61,8 @@ def self_normalised_log_weights(log_weights: Float[Array, "*batch n"]) -> Array:
     (..., n) array, nats
         Normalised log-weights; NaN if all weights are zero.
     """
-    _checks.namespace(log_weights=log_weights)
-    _checks.require_sample_axis("log_weights", log_weights)
+    checks.namespace(log_weights=log_weights)
+    checks.require_sample_axis("log_weights", log_weights)
     return log_weights - log_mean_exp(log_weights, keepdims=True)
 
 
@@ -87,10 +87,8 @@ def forward_kl_gain(
     (...) array, nats
         The gain; NaN if the target excludes every sample.
     """
-    xp = _checks.namespace(log_policy=log_policy, log_proposal=log_proposal, log_score=log_score)
-    _checks.require_same_shape(
-        log_policy=log_policy, log_proposal=log_proposal, log_score=log_score
-    )
+    xp = checks.namespace(log_policy=log_policy, log_proposal=log_proposal, log_score=log_score)
+    checks.require_same_shape(log_policy=log_policy, log_proposal=log_proposal, log_score=log_score)
     shares = xp.exp(self_normalised_log_weights(log_score - log_proposal))
     gain = log_policy - log_proposal
     # 0 * inf: what the target excludes says nothing, wherever the policy puts it.

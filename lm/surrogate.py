@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["surrogate_loss"]
-
 
 def surrogate_loss(log_policy: Tensor, coefficients: Tensor) -> Tensor:
     """Return the scalar whose gradient is the estimate (1/n) sum_i c_i grad log pi(x_i).

@@ -4,21 +4,6 @@ from __future__ import annotations
 
 from fdpg_ref.display import title_of, unit_of
 
-__all__ = [
-    "ALPHAS",
-    "COMMON",
-    "FIVE",
-    "MEASURES",
-    "RARE",
-    "REINFORCEMENT",
-    "SOFT",
-    "TUNED",
-    "label_of",
-    "measure_label",
-    "size_order",
-]
-
-
 FIVE = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon", "alpha_0.5")
 MEASURES = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
 # Also widely used: reported, but not ranked with the five.

@@ -13,17 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = [
-    "Interval",
-    "concordance",
-    "kendalls_w",
-    "mean",
-    "mean_interval",
-    "mean_over_cells",
-    "paired_difference",
-    "spearman",
-]
-
 DRAWS = 10_000
 SEED = 20230216
 LEVEL = 0.95

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from fdpg_ref.display import NONE, ROUNDING, number
 
-__all__ = ["interval"]
-
 
 def interval(value: float, low: float, high: float, digits: int = 3) -> str:
     """Return a value and its interval, with the decimals that the width of the interval allows."""

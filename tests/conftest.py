@@ -19,7 +19,7 @@ from support.libraries import LIBRARIES, Library
 settings.register_profile("dev", max_examples=20, derandomize=True, deadline=None, database=None)
 settings.register_profile("ci", max_examples=60, derandomize=True, deadline=None, database=None)
 settings.register_profile("nightly", max_examples=1000, deadline=None, print_blob=True)
-# A mutant's first failure is enough: nobody reads its smallest example.
+# A mutant's first failure is enough: its smallest example is not read.
 settings.register_profile(
     "mutants", parent=settings.get_profile("dev"), phases=[Phase.explicit, Phase.generate]
 )

@@ -44,7 +44,7 @@ PRELOADED = (
 _DEATHS = re.compile(
     r"(assert\b|AssertionError|Failed:|hypothesis\.errors\.|"
     r"torch\.autograd\.gradcheck\.GradcheckError|"
-    r"(fdpg_ref\._checks|lm\.errors|lm\.models\.vocabulary|lm\.models\.token_ids|lm\.policy\.causal\.saved)\.\w+)"
+    r"(fdpg_ref\._internal\.checks|lm\.errors|lm\.models\.vocabulary|lm\.models\.token_ids|lm\.policy\.causal\.saved)\.\w+)"
 )
 _LEFT_OUT = shutil.ignore_patterns(".*", "notebooks", "docs", "runs", "build", "dist", "*.egg-info")
 _OUTPUT = "pytest-output.txt"

@@ -1,4 +1,4 @@
-"""Write ``fdpg_ref/_coefficients.py``: the polynomials behind the stable kernels.
+"""Write ``fdpg_ref/_internal/coefficients.py``: the polynomials behind the stable kernels.
 
 Run ``python tools/generate_coefficients.py`` to write the file, with ``--check`` to compare only
 (the test suite does). LEGENDRE serves user-defined divergences. Each polynomial is the Chebyshev
@@ -18,7 +18,7 @@ from typing import Any
 
 import mpmath
 
-DESTINATION = Path(__file__).resolve().parent.parent / "fdpg_ref" / "_coefficients.py"
+DESTINATION = Path(__file__).resolve().parent.parent / "fdpg_ref" / "_internal" / "coefficients.py"
 
 HEADER = '''"""Coefficients of the kernels' polynomials, lowest power first.
 

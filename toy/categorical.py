@@ -15,8 +15,6 @@ from fdpg_ref import log_softmax
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["log_probs", "sample", "score_matrix"]
-
 
 def log_probs(logits: Float[np.ndarray, "*batch k"]) -> Float[np.ndarray, "*batch k"]:
     """Return the log-probabilities of a softmax policy.

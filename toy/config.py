@@ -10,8 +10,6 @@ from toy.checks import check_choice
 from toy.estimators.partition import PARTITION_POLICIES
 from toy.problems import PROBLEMS
 
-__all__ = ["TrainConfig"]
-
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
     Estimator = Callable[[np.ndarray], np.ndarray]
 
-__all__ = [
-    "Moments",
-    "batch_expectation",
-    "batch_moments",
-    "estimator_moments",
-    "exact_gradient",
-    "signal_to_noise",
-]
-
 # Batches that are held in memory at once by `batch_expectation`.
 _CHUNK = 4096
 

@@ -18,8 +18,6 @@ from toy import categorical
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Family", "GaussianFamily", "SoftmaxFamily", "TiltFamily"]
-
 
 class Family(Protocol):
     """The interface of a family of policies over k outcomes."""

@@ -27,8 +27,6 @@ from toy.sequences import TabularFamily
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["PROBLEMS", "Problem", "random_problem"]
-
 
 @dataclass(frozen=True, eq=False)
 class Problem:

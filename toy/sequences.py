@@ -21,8 +21,6 @@ from toy import categorical
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["Sequences", "TabularFamily", "enumerate_sequences"]
-
 
 class Sequences(NamedTuple):
     """All N sequences of a space, padded to T positions.

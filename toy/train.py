@@ -30,8 +30,6 @@ from toy.problems import PROBLEMS, Problem
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-__all__ = ["Trajectory", "sampled_gradient", "train"]
-
 # The divergences that every trajectory reports, whichever one it descends.
 REPORTED = ("forward_kl", "total_variation", "jensen_shannon", "reverse_kl")
 

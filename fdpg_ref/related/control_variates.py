@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.divergences import REVERSE_KL
 from fdpg_ref.estimators import exact_divergence
 from fdpg_ref.numerics import expm1, log_softmax
@@ -88,7 +88,7 @@ def optimal_control_weight(
     ValueError, TypeError
         For unequal shapes; for a wrong or mixed dtype or library.
     """
-    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
+    xp = checks.namespace(log_policy=log_policy, log_target=log_target)
     value, control = _value_and_control(log_policy, log_target, divergence)
     mass = xp.exp(log_softmax(xp.zeros_like(value) if log_mass is None else log_mass))
     centred = control - xp.sum(mass * control, axis=-1, keepdims=True)
@@ -126,8 +126,8 @@ def per_prefix_kl(
     ValueError, TypeError
         For shapes that do not fit; for a wrong or mixed dtype or library.
     """
-    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
-    _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
+    xp = checks.namespace(log_policy=log_policy, log_target=log_target)
+    checks.require_same_shape(log_policy=log_policy, log_target=log_target)
     if tuple(mask.shape) != tuple(log_policy.shape[:-1]):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}: for log_policy {tuple(log_policy.shape)} it must "
@@ -140,8 +140,8 @@ def per_prefix_kl(
 def _value_and_control(
     log_policy: Array, log_target: Array, divergence: FDivergence
 ) -> tuple[Array, Array]:
-    xp = _checks.namespace(log_policy=log_policy, log_target=log_target)
-    _checks.require_same_shape(log_policy=log_policy, log_target=log_target)
+    xp = checks.namespace(log_policy=log_policy, log_target=log_target)
+    checks.require_same_shape(log_policy=log_policy, log_target=log_target)
     minus_u = log_target - log_policy
     # g(t)/t is p g(pi/p) at pi = 1 and p = 1/t; a target of zero mass is priced at its edge there.
     return divergence.density(xp.zeros_like(minus_u), minus_u), -expm1(minus_u)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.diagnostics import Estimate
 from fdpg_ref.estimators import estimate_divergence
 from fdpg_ref.numerics import log_mean_exp
@@ -71,9 +71,9 @@ def quasi_rejection(
     ValueError, TypeError
         For unequal shapes, a single sample; for a wrong or mixed dtype or library.
     """
-    xp = _checks.namespace(log_score=log_score, log_proposal=log_proposal)
-    _checks.require_same_shape(log_score=log_score, log_proposal=log_proposal)
-    _checks.require_sample_axis("log_score", log_score, at_least=2)
+    xp = checks.namespace(log_score=log_score, log_proposal=log_proposal)
+    checks.require_same_shape(log_score=log_score, log_proposal=log_proposal)
+    checks.require_sample_axis("log_score", log_score, at_least=2)
 
     # Cap the weights P/q at beta: samples above it are always accepted.
     log_weights = log_score - log_proposal

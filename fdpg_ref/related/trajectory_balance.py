@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from array_api_compat import array_namespace
 
-from fdpg_ref import _checks
-from fdpg_ref._quadrature import integral
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.quadrature import integral
+from fdpg_ref._internal.typing import Array
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -48,7 +48,7 @@ def log_ratio_penalty(log_ratio: Float[Array, "..."], *, divergence: FDivergence
         The penalty, >= 0, by Gauss-Legendre quadrature (320 evaluations of the signal); its
         autograd derivative is the signal to the same accuracy, about 1e-12 for abs(u) <= 300.
     """
-    _checks.namespace(log_ratio=log_ratio)
+    checks.namespace(log_ratio=log_ratio)
     return integral(divergence.signal, log_ratio, log_ratio * 0)
 
 
@@ -73,8 +73,8 @@ def vargrad_loss(log_ratio: Float[Array, "*batch n"]) -> Array:
     ValueError, TypeError
         For a single sample; for a wrong dtype.
     """
-    _checks.namespace(log_ratio=log_ratio)
-    n = _checks.require_sample_axis("log_ratio", log_ratio, at_least=2)
+    checks.namespace(log_ratio=log_ratio)
+    n = checks.require_sample_axis("log_ratio", log_ratio, at_least=2)
     xp = array_namespace(log_ratio)
     centred = log_ratio - xp.mean(log_ratio, axis=-1, keepdims=True)
     return xp.sum(centred**2, axis=-1) / (2 * (n - 1))

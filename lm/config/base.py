@@ -11,8 +11,6 @@ from pathlib import Path
 from lm.config.typed import check_types
 from lm.features.census import DATA_FILE
 
-__all__ = ["DEFAULT_CACHE", "BaseConfig"]
-
 DEFAULT_CACHE = Path(".cache/fdpg-ref")
 # Raise it when training changes, so that no stale model is taken from a cache.
 RECIPE_VERSION = 1

@@ -21,8 +21,6 @@ from lm.config.recipes import read_yaml
 from lm.config.typed import checked, hints_of
 from lm.errors import UsageError
 
-__all__ = ["build_config"]
-
 Config = TypeVar("Config")
 OWN_OPTIONS = ("config", "help", "print_config")
 # Options of earlier versions. A folder of that time records them, and means the same without them

@@ -27,8 +27,6 @@ from lm.config.target import TargetConfig
 from lm.config.typed import check_types
 from lm.config.validation import at_least, require
 
-__all__ = ["RunConfig", "resolve"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

@@ -235,5 +235,5 @@ def main_process_first(accelerator: Accelerator) -> Iterator[None]:
 
 
 def leave_group() -> None:
-    """Leave the group of processes, at the end of a program: NCCL complains where nobody does."""
+    """Leave the group of processes, at the end of a program: without this, NCCL complains."""
     PartialState().destroy_process_group()

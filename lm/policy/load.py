@@ -15,8 +15,6 @@ from lm.models.tokenizer import load_vocabulary
 from lm.policy.causal import CausalPolicy
 from lm.policy.transforms import IDENTITY
 
-__all__ = ["load_policy"]
-
 
 def load_policy(
     name_or_folder: str | os.PathLike[str],

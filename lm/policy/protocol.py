@@ -23,8 +23,6 @@ from lm.models.vocabulary import Vocabulary
 from lm.policy.prompts import Prompts
 from lm.policy.samples import Samples
 
-__all__ = ["Policy", "SamplerMismatch"]
-
 
 class SamplerMismatch(ValueError):
     """Samples of one transform scored under another without saying so."""

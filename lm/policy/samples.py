@@ -11,8 +11,6 @@ from lm.config.sampling import SamplingConfig
 from lm.policy.prompts import Prompts
 from lm.policy.transforms import IDENTITY
 
-__all__ = ["Samples", "concatenate"]
-
 
 class Samples(NamedTuple):
     """Sampled sequences and what the sampler says about their probability.

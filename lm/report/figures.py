@@ -30,8 +30,6 @@ from fdpg_ref.display import (
 from lm.features.registry import short_name
 from lm.run.records import FOUR, best
 
-__all__ = ["Curve", "alignment_figure", "divergence_figure"]
-
 BAND = 2.0
 PANELS_IN_A_ROW = 3
 

@@ -48,8 +48,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["best", "read_records"]
-
 # Between prompt and completion in sample files; and what stands for a line break there.
 PROMPT_MARK = " ▸ "
 LINE_BREAK = "⏎"

@@ -23,8 +23,6 @@ from lm.policy.samples import Samples
 from lm.selfcheck.rungs import BAND, GradientError, Ladder, Rung
 from lm.surrogate import surrogate_loss
 
-__all__ = ["measure_ladder"]
-
 PRECISIONS = tuple(AUTOCAST)
 GRADIENTS = ("forward_kl", "reverse_kl", "jensen_shannon")
 # The two shapes that are compared: one sequence alone, and eight together.

@@ -19,8 +19,6 @@ from lm.run.files import write_atomic
 from lm.selfcheck.ladder import GRADIENTS
 from lm.selfcheck.rungs import BAND, Ladder, Rung
 
-__all__ = ["ladder_figure"]
-
 PRECISION_COLORS: dict[str, str] = dict(
     zip(("float64", "float32", "bfloat16", "float16"), SERIES, strict=True)
 )

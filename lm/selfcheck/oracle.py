@@ -19,18 +19,6 @@ from lm.models.folder import build_gpt2
 from lm.policy.causal import CausalPolicy
 from lm.surrogate import surrogate_loss
 
-__all__ = [
-    "EOS",
-    "LIMIT",
-    "VOCABULARY",
-    "enumerable_policy",
-    "estimator_gradient",
-    "every_sequence",
-    "exact_gradient",
-    "oracle_problem",
-    "relative_error",
-]
-
 VOCABULARY, LIMIT = 4, 4
 # Padding is the end token: the case in which masks made from `!= pad` lose the end.
 BOS, EOS = 0, 1

@@ -30,8 +30,6 @@ from lm.surrogate import surrogate_loss
 from lm.target.listed import ListedSupport
 from lm.training.base import train_base
 
-__all__ = ["agreements", "make_batch"]
-
 BETA = 0.1
 SAMPLES = 256
 # Noise that takes the policy away from the base, in standard deviations of each weight matrix.

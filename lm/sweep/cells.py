@@ -21,8 +21,6 @@ from lm.errors import UsageError
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
 from lm.sweep.inputs import input_digests
 
-__all__ = ["expand"]
-
 # Where a run is written and what it is called change no number of it.
 NOT_THE_RUN = ("name", "output", "overwrite", "resume")
 

@@ -37,8 +37,6 @@ from lm.sweep.summary import NOTE, check_table, terminal_tables
 from lm.sweep.table import require_pyarrow, table_rows, write_table
 from lm.sweep.workers import Job, Workers
 
-__all__ = ["run_sweep"]
-
 VERSIONS = ("torch", "transformers", "numpy")
 # Without a terminal: seconds between two lines on how far the sweep is.
 QUIET_SECONDS = 60.0

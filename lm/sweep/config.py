@@ -9,8 +9,6 @@ from lm.config.target import TargetConfig
 from lm.config.typed import check_types
 from lm.config.validation import at_least, positive, require
 
-__all__ = ["SweepConfig"]
-
 DEFAULT = "default"
 Descends = Literal["target", "penalised_reward", "reward"]
 

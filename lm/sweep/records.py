@@ -18,8 +18,6 @@ from lm.run.owned import BEGUN_RUN, RUN, remove_owned
 from lm.run.start import partial_folder
 from lm.sweep.workers import Stopped, train_base_job, train_job
 
-__all__ = ["record_path"]
-
 # Of a training step, what the table keeps.
 STEP_KEYS = ("step", "gradient_norm", "clipped", "gradient_signal_to_noise")
 NEVER = 10**9

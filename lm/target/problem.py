@@ -51,7 +51,7 @@ class Problem:
         Shape (contexts,), float64: log Z that normalises the target in measurements, in nats:
         exact, or the offline estimate; NaN for contexts that no part of the run needs it for.
     offline
-        The offline estimate from base samples; None if Z is exact and nobody asked for one.
+        The offline estimate from base samples; None if Z is exact and none was asked for.
     """
 
     base: Policy

@@ -21,8 +21,6 @@ from lm.policy.checks import check_vocabulary
 from lm.policy.load import load_policy
 from lm.target.listed import ListedSupport
 
-__all__ = ["read_facts", "train_base"]
-
 FACTS_FILE = "base.json"
 WARM_UP_STEPS = 50
 PROGRESS_EVERY = 10

@@ -22,8 +22,6 @@ from fdpg_ref.display import OTHER_COLOR, OTHER_MARKER, STYLE, TARGET_COLOR
 from study.names import label_of, method_order
 from study.report.blocks import Picture
 
-__all__ = ["color_of", "dot", "log_axis", "marker_of"]
-
 # What is compared with the divergences and is none has colours and markers here.
 COLORS = display.COLORS | {"rl_kl": "#8C564B", "reward": "#7A7A7A"}
 MARKERS = display.MARKERS | {"rl_kl": "P", "reward": "X"}

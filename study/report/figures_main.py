@@ -30,8 +30,6 @@ from study.tables.cubes import Runs, chosen, target_of, usual_size
 from study.tables.selections import with_alignment
 from study.tables.stored import Frame
 
-__all__ = ["alignment_figure", "teacher_figure"]
-
 SHOWN = (*FIVE, *REINFORCEMENT)
 
 
@@ -84,7 +82,7 @@ def measures_figure(runs: Runs) -> Figure | None:
         if number % 4:
             axes.set_yticklabels([])
         else:
-            axes.set_title(title_of(runs.tasks, task))
+            axes.set_title(task_title(runs.tasks, task))
 
     legend_of(figure, (), [Line2D([], [], color="black", ls=":", label="base a")])
     return figure
@@ -113,7 +111,7 @@ def teacher_figure(runs: Runs) -> Figure | None:
         axes.axhline(part["entropy_target"].mean(), color=TARGET_COLOR, lw=2, ls="--")
         axes.set_xlabel("training samples drawn")
         axes.set_ylabel("entropy of π (nats per text)")
-        axes.set_title(title_of(runs.tasks, task))
+        axes.set_title(task_title(runs.tasks, task))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
@@ -128,7 +126,7 @@ def usual_steps(runs: Runs) -> Frame:
     return rows[rows["method"].isin(SHOWN)]
 
 
-def title_of(tasks: Mapping[str, Mapping[str, Any]], task: str) -> str:
+def task_title(tasks: Mapping[str, Mapping[str, Any]], task: str) -> str:
     """Return a task's title."""
     return str(tasks.get(task, {}).get("title", task))
 
@@ -159,7 +157,7 @@ def _alignment_panel(
 
     axes.set_xlabel(f"alignment: E$_π$[{feature}]")
     axes.set_ylabel("entropy of π (nats per text)")
-    axes.set_title(title_of(tasks, task))
+    axes.set_title(task_title(tasks, task))
     axes.margins(0.1)
 
 

@@ -27,13 +27,11 @@ from study.report.drawing import (
     picture,
     rows_axis,
 )
-from study.report.figures_main import title_of
+from study.report.figures_main import task_title
 from study.report.summaries import ablation_table, frontier_table, scale_table
 from study.tables.cubes import OWN, Runs, target_of
 from study.tables.selections import COVERED, PASS
 from study.tables.stored import Frame
-
-__all__ = ["ablation_figure", "frontier_figure", "regret_figure", "scale_figure"]
 
 
 @picture(
@@ -89,7 +87,7 @@ def scale_figure(runs: Runs) -> Figure | None:
         axes.set_ylabel(measure_label(measure))
         log_axis(axes, "y")
         if number % 4 == 0:
-            axes.set_title(title_of(runs.tasks, task))
+            axes.set_title(task_title(runs.tasks, task))
 
     legend_of(figure, table["method"])
     return figure
@@ -129,7 +127,7 @@ def frontier_figure(runs: Runs) -> Figure:
         if np.isfinite(wanted):
             axes.axhline(wanted, color=TARGET_COLOR, ls="--", label="target p")
             axes.legend(loc="lower left")
-        axes.set_title(title_of(runs.tasks, task))
+        axes.set_title(task_title(runs.tasks, task))
         axes.margins(0.15)
     return figure
 
@@ -162,7 +160,7 @@ def ablation_figure(runs: Runs) -> Figure | None:
         axes.axvline(0.0, color="black", lw=1.2, ls=":")
 
         axes.set_xlabel("log[own measure of the variant / of the default]\nbetter ← → worse")
-        axes.set_title(title_of(runs.tasks, task))
+        axes.set_title(task_title(runs.tasks, task))
     return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from fdpg_ref.display import NONE, number, plus_minus
 from study.names import COMMON, FIVE, MEASURES, TUNED, VARIANT_LABELS, label_of, measure_label
 from study.report.blocks import Grid, Picture, Section
-from study.report.figures_main import title_of
+from study.report.figures_main import task_title
 from study.report.summaries import PROCESS, QUALITY
 from study.rules.verdicts import STATEMENTS, Verdict
 from study.tables.cubes import Runs, target_of
@@ -64,7 +64,7 @@ def hypothesis_sections(
 def task_sections(runs: Runs, main: Frame, base: Frame) -> list[Section]:
     """Return one section per task: ends at both rates, and how the runs got there."""
     return [
-        Section(title_of(runs.tasks, task), _task_grids(runs, main, base, task))
+        Section(task_title(runs.tasks, task), _task_grids(runs, main, base, task))
         for task in main["task"].unique()
     ]
 

@@ -28,8 +28,6 @@ from study.tables.cubes import (
 from study.tables.selections import alpha_cube, main_cube, with_alignment
 from study.tables.stored import Frame, Tables
 
-__all__ = ["ablation_table"]
-
 TO_HALF = "samples_to_half"
 RECORDS = ("gradient_norm", "gradient_norm_above_1", "gradient_signal_to_noise")
 # In the order of the report's table.

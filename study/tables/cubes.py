@@ -12,22 +12,6 @@ from study.names import DEFAULT, FIVE, MEASURES, TUNED, size_order
 from study.statistics import mean
 from study.tables.stored import Frame, Table
 
-__all__ = [
-    "OWN",
-    "Cube",
-    "best_values",
-    "chosen",
-    "completed",
-    "cube_of",
-    "log_measures",
-    "mean_regrets",
-    "regrets",
-    "runs_of",
-    "toy_cube",
-    "usual_size",
-    "wide",
-]
-
 ESTIMATORS = ("exact", "list_and_remainder", "rao_blackwell", "sampled", "record")
 RUN_KEYS = ["task", "group", "method", "divergence", "size", "rate", "variant", "seed"]
 # Sums over outcomes in float64 say nothing below this; its logarithm stands for zero.

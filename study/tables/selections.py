@@ -23,8 +23,6 @@ from study.tables.cubes import (
 )
 from study.tables.stored import Frame, NotJudgedError, Tables
 
-__all__ = ["alpha_cube", "main_cube", "noise_and_regret", "own_measures", "with_alignment"]
-
 # One sample passes with the probability that the task's feature holds.
 PASS, COVERED = "alignment", "coverage/256"
 

@@ -11,8 +11,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["load_tables"]
-
 # Each program keeps what it says of a table under its own key.
 METADATA_KEYS = (b"fdpg_ref", b"toy_study")
 LM_SWEEPS = ("pilot", "main", "scale", "ablations")

@@ -399,6 +399,7 @@ def test_a_demo_that_fails_says_that_it_is_unfinished(tmp_path, monkeypatch):
     sweep = demo_sweep(replace(MINIATURE, full=False, workers=1))
     # Who is listed and ends in i is listed: no distribution has these two moments.
     rare = sweep.tasks["rare"]
+    assert rare.target is not None
     target = replace(rare.target, moments={"ends_in_i": 0.95, "listed": 0.5})
     tasks = {"rare": replace(rare, target=target)}
     monkeypatch.setattr(command, "demo_sweep", lambda _: replace(sweep, tasks=tasks))

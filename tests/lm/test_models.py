@@ -1,4 +1,4 @@
-"""Models from folders and from the hub: ids, safety, gradients that nobody loses, what is saved."""
+"""Models from folders and from the hub: ids, safety, gradients that are not lost, what is saved."""
 
 from __future__ import annotations
 

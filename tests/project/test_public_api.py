@@ -128,6 +128,18 @@ def imported_by_users() -> dict[str, set[str]]:
     return found
 
 
+def defined_by(module):
+    """Return what a module defines itself and does not call private."""
+    names = set()
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
 USED = imported_by_users()
 OURS = ("fdpg_ref", "toy", "lm", "study")
 
@@ -135,6 +147,6 @@ OURS = ("fdpg_ref", "toy", "lm", "study")
 @pytest.mark.parametrize("name", [name for name in USED if name.partition(".")[0] in OURS])
 def test_what_users_import_is_declared_public(name):
     module = importlib.import_module(name)
-    declared = set(getattr(module, "__all__", ()))
+    declared = set(getattr(module, "__all__", None) or defined_by(module))
     modules = {info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []))}
     assert USED[name] - declared - modules == set()

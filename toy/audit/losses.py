@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from toy.audit.call import Loss
 
-__all__ = ["F7", "PENALTIES", "Entry", "absolute", "find_loss", "k1", "k2", "k3", "k3_reversed"]
-
 
 def k1(log_policy: Tensor, log_reference: Tensor) -> Tensor:
     """Return u, an unbiased estimate of KL(pi‖ref)."""

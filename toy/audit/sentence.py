@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from toy.audit.compare import Comparison
     from toy.audit.findings import AuditReport
 
-__all__ = ["batch_sentence", "sentence", "short_verdict"]
-
 _KL = {"forward_kl": "KL(reference‖policy)", "reverse_kl": "KL(policy‖reference)"}
 # Where the signal is recovered: `toy.audit.problems.grid_problems`.
 _GRID = "for log-ratios from -3 to 3"

@@ -26,8 +26,6 @@ from toy.estimators.estimates import (
 from toy.exact import Moments, batch_moments
 from toy.problems import Problem
 
-__all__ = ["Composition", "world_of"]
-
 PROPOSALS = ("policy", "base")
 
 

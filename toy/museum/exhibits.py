@@ -6,8 +6,6 @@ from __future__ import annotations
 from toy.museum import batches, gradients, plumbing, precision, sequences, values  # noqa: F401
 from toy.museum.records import Record, look_at, registered
 
-__all__ = ["EXHIBITS", "run_museum"]
-
 EXHIBITS = registered()
 
 

@@ -16,8 +16,6 @@ from rich.text import Text
 from toy.museum.records import Exhibit, Measurement, Record
 from toy.printing import titled_table
 
-__all__ = ["as_json", "as_markdown", "print_exhibit", "print_museum"]
-
 _INTRODUCTION = """\
 # The museum of real mistakes
 

@@ -24,8 +24,6 @@ from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
 from lm.policy.transforms import IDENTITY
 
-__all__ = ["CausalPolicy"]
-
 
 class CausalPolicy(Policy):
     """The policy of a causal language model: samples token by token, scores in one pass.

@@ -21,8 +21,6 @@ from lm.policy.prompts import Prompts
 from lm.policy.samples import Samples
 from lm.policy.transforms import IDENTITY, transformed_log_probs
 
-__all__ = ["Samples"]
-
 
 @torch.no_grad()
 def sample_sequences(

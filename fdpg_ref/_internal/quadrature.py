@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fdpg_ref._coefficients import LEGENDRE
+from fdpg_ref._internal.coefficients import LEGENDRE
 
 # Each panel spans at most 88 nats of |u| <= 700, where 40 points still resolve e^s.
 _PANELS = 8

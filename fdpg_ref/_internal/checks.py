@@ -10,7 +10,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from fdpg_ref._typing import Array
+from fdpg_ref._internal.typing import Array
 
 
 class InfiniteDivergence(ValueError):

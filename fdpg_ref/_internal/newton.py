@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from array_api_compat import array_namespace
 
-from fdpg_ref import _checks
-from fdpg_ref._typing import Array
+from fdpg_ref._internal import checks
+from fdpg_ref._internal.typing import Array
 from fdpg_ref.numerics import log_softmax, logsumexp
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def minimise_dual(
 
     if errors[-1] <= tolerance:
         return point, tuple(values), tuple(errors)
-    raise _checks.MultipliersNotConverged(
+    raise checks.MultipliersNotConverged(
         f"after {max_iterations} Newton steps the largest moment error is still "
         f"{_largest(xp, point.gradient):.3g} spreads of the features (tolerance {tolerance:.3g}): "
         "the moments may lie on the edge of what the features can reach; ask for less extreme ones"

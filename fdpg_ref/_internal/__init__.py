@@ -1,0 +1,1 @@
+"""What the modules of the core share; not part of its interface."""
