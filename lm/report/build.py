@@ -69,7 +69,7 @@ def finish_run(folder: Path) -> Path:
         The HTML report.
     """
     run = _read(folder)
-    _write_json(folder / "summary.json", summarise(run["evaluations"], run["config"]["divergence"]))
+    _write_json(folder / "summary.json", summarise(run["evaluations"], run["config"]))
     pictures = _draw(folder, run)
     rows = headline_rows(run["evaluations"])
     sentences = limitations(run)
@@ -80,15 +80,17 @@ def finish_run(folder: Path) -> Path:
     return report
 
 
-def summarise(evaluations: Sequence[Mapping[str, Any]], divergence: str) -> dict[str, Any]:
+def summarise(
+    evaluations: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return first, last and halving point of a run.
 
     Parameters
     ----------
     evaluations
         Records of kind evaluation, in order.
-    divergence
-        The one that was descended.
+    config
+        Of the run, as its folder has it.
 
     Returns
     -------
@@ -98,7 +100,8 @@ def summarise(evaluations: Sequence[Mapping[str, Any]], divergence: str) -> dict
         descended divergence (null if it was never halved) and all ``warnings``.
     """
     first, last = evaluations[0], evaluations[-1]
-    outcome = outcome_of(evaluations, divergence)
+    divergence = config["divergence"]
+    outcome = outcome_of(evaluations, divergence, measured=config.get("measure") is not None)
     return {
         "divergence": divergence,
         "outcome": outcome.verdict,

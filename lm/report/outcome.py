@@ -13,8 +13,11 @@ from lm.run.records import best
 __all__ = ["CLOSER", "FARTHER", "UNDECIDED", "Outcome", "outcome_of"]
 
 CLOSER, FARTHER, UNDECIDED = "closer", "farther", "undecided"
-# Standard errors of the difference between first and last that make it more than noise.
+# Standard errors of a difference that make it more than noise.
 BEYOND = 3.0
+# Beside the values an exact difference is more than rounding: log-probabilities of float32 models
+# are good to some 1e-6 of themselves.
+ROUNDING = 1e-5
 
 
 class Outcome(NamedTuple):
@@ -27,7 +30,7 @@ class Outcome(NamedTuple):
     sentence
         The same in words, with the numbers.
     best_step
-        Step of the evaluation with the least value.
+        Step of the evaluation with the least value; of the last one where no value is known.
     """
 
     verdict: str
@@ -36,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 def outcome_of(
-    evaluations: Sequence[Mapping[str, Any]], divergence: str, *, measured: bool = False
+    evaluations: Sequence[Mapping[str, Any]], divergence: str, *, measured: bool
 ) -> Outcome:
     """Compare the last value of the descended divergence with the first one.
 
@@ -52,7 +55,8 @@ def outcome_of(
     Returns
     -------
     Outcome
-        Undecided if the difference lies within `BEYOND` standard errors, or none is known.
+        Undecided if the difference lies within `BEYOND` standard errors or within rounding, or if
+        a value or its error is not known.
     """
     name = title_of(divergence)
     if any(divergence not in record["estimates"] for record in evaluations):
@@ -60,13 +64,11 @@ def outcome_of(
         return Outcome(UNDECIDED, sentence, int(evaluations[-1]["step"]))
     pairs = [best(record, divergence) for record in evaluations]
     (first, first_error), (last, last_error) = pairs[0], pairs[-1]
-    least = min(range(len(pairs)), key=lambda place: pairs[place][0])
+    known = [place for place, (value, _) in enumerate(pairs) if not math.isnan(value)]
+    least = min(known, key=lambda place: pairs[place][0], default=len(pairs) - 1)
     best_step = int(evaluations[least]["step"])
-
-    # A difference that is NaN, as of two infinities, is beyond no error.
-    error = BEYOND * math.hypot(first_error, last_error)
-    fall = first - last
-    verdict = CLOSER if fall > error else FARTHER if -fall > error else UNDECIDED
+    fell, rose = _is_less(pairs[-1], pairs[0]), _is_less(pairs[0], pairs[-1])
+    verdict = CLOSER if fell else FARTHER if rose else UNDECIDED
 
     whose = "the target that it is measured against" if measured else "its target"
     values = f"from {plus_minus(first, first_error)} to {plus_minus(last, last_error)}"
@@ -80,6 +82,22 @@ def outcome_of(
         "the base is cannot be told.",
     }
     sentence = words[verdict]
-    if least != len(pairs) - 1 and verdict != UNDECIDED:
+    if _is_less(pairs[least], pairs[-1]) and verdict != UNDECIDED:
         sentence += f" It was lowest at step {best_step}: {plus_minus(*pairs[least])}{unit}."
     return Outcome(verdict, sentence, best_step)
+
+
+def _is_less(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Return whether a value is below another by more than their errors and rounding.
+
+    The errors are added: all evaluations of a run look at the same samples of the base, so they
+    are not independent, and whatever their correlation, a difference has no larger error.
+    """
+    (low, low_error), (high, high_error) = one, other
+    if not math.isfinite(low):
+        return False
+    error = BEYOND * (low_error + high_error)
+    # A difference or an error that is NaN is beyond nothing.
+    return high - low > error and (
+        math.isinf(high) or high - low > ROUNDING * max(abs(low), abs(high))
+    )

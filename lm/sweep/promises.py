@@ -9,7 +9,7 @@ from typing import NamedTuple
 from fdpg_ref.display import title_of
 from lm.features.registry import short_name
 from lm.run.records import FOUR, best
-from lm.sweep.results import CLEAR, Line, Measured, Outcome, Record
+from lm.sweep.results import Line, Measured, Outcome, Record, clear_from
 
 LARGEST_SHARE_LEFT = 0.5
 
@@ -75,7 +75,9 @@ def findings(outcomes: Sequence[Outcome]) -> Iterator[Finding]:
                 ("Which divergence ends lowest on each measure?", _lowest(lines)),
                 ("Does Jensen–Shannon beat forward KL on forward KL?", _own_measure(lines)),
             ):
-                yield Finding(f"{outcome.short_title}: {question}", answer)
+                single = all(len(line.runs) == 1 for line in outcome.lines)
+                whose = " One seed each: this is said of these runs alone." if single else ""
+                yield Finding(f"{outcome.short_title}: {question}", f"{answer}{whose}")
 
 
 def _halved(outcome: Outcome, line: Line, errors: float) -> Check:
@@ -111,10 +113,11 @@ def _moment(outcome: Outcome, line: Line, feature: str, width: float) -> Check:
 
 def _diversity(outcome: Outcome, lines: Mapping[str, Line]) -> str:
     reverse, forward = (lines[name].end("entropy") for name in ("reverse_kl", "forward_kl"))
-    gap = forward.minus(reverse)
-    verb = "ends with less" if gap.in_errors > CLEAR else "does NOT end with less"
+    gap, clear = forward.minus(reverse), clear_from(lines["reverse_kl"], lines["forward_kl"])
+    verb = "ends with less" if gap.in_errors > clear else "does NOT end with less"
+    verb = "cannot be told to end with less" if math.isnan(gap.in_errors) else verb
     return (
-        f"Reverse KL {verb} entropy than forward KL beyond {CLEAR:g} standard errors: "
+        f"Reverse KL {verb} entropy than forward KL beyond {clear:g} standard errors: "
         f"{reverse.value:.2f} against {forward.value:.2f} nats, a gap of {gap.value:.2f} ± "
         f"{gap.error:.2f}; the target's own entropy is {outcome.target_entropy.value:.2f}."
     )
@@ -124,8 +127,13 @@ def _lowest(lines: Mapping[str, Line]) -> str:
     parts = []
     for measure in FOUR:
         ends = {name: line.end(measure) for name, line in lines.items()}
+        unknown = [title_of(name) for name, end in ends.items() if math.isnan(end.value)]
+        if unknown:
+            parts.append(f"{title_of(measure)} cannot be told, as {unknown[0]}'s value is NaN")
+            continue
         winner, second, *_ = sorted(ends, key=lambda name: ends[name].value)
-        clear = ends[second].minus(ends[winner]).in_errors > CLEAR
+        gap = ends[second].minus(ends[winner]).in_errors
+        clear = gap > clear_from(lines[second], lines[winner])
         remark = "itself" if winner == measure else f"descending {title_of(winner)}"
         doubt = "" if clear else f" (not clearly before {title_of(second)})"
         parts.append(f"{title_of(measure)} by {remark}{doubt}")
@@ -135,8 +143,11 @@ def _lowest(lines: Mapping[str, Line]) -> str:
 def _own_measure(lines: Mapping[str, Line]) -> str:
     ours, theirs = (lines[name].end("forward_kl") for name in ("jensen_shannon", "forward_kl"))
     gap = theirs.minus(ours).in_errors
-    verdict = f"Neither, within {CLEAR:g} standard errors"
-    if abs(gap) > CLEAR:
+    clear = clear_from(lines["jensen_shannon"], lines["forward_kl"])
+    verdict = f"Neither, within {clear:g} standard errors"
+    if math.isnan(gap):
+        verdict = "This cannot be told, as a value or its error is not known"
+    elif abs(gap) > clear:
         found = "Yes, as the f-DPG paper found"
         verdict = found if gap > 0 else "No, other than the f-DPG paper found on its tasks"
     return (

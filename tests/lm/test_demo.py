@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from copy import deepcopy
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import norm, t
 
 from fdpg_ref import InfiniteDivergence
 from fdpg_ref.display import title_of
@@ -24,7 +27,7 @@ from lm.run.records import FOUR
 from lm.sweep import page, promises, summary
 from lm.sweep.cells import expand
 from lm.sweep.command import _tell
-from lm.sweep.results import Line, Measured, Outcome, mean_of, mean_record
+from lm.sweep.results import CLEAR, Line, Measured, Outcome, clear_from, mean_of, mean_record
 
 FULL = demo_sweep(DemoConfig(full=True))
 STEPS = (0, 5, 10)
@@ -190,6 +193,71 @@ def test_the_lowest_divergence_is_named_for_each_measure():
     assert answer.count("by descending Jensen–Shannon") == len(FOUR) - 1
     assert "Jensen–Shannon by itself" in answer
     assert "not clearly" not in answer
+
+
+def _without(outcome: Outcome, quantity: str, key: str) -> Outcome:
+    """Replace what the last run that descends reverse KL says of a quantity at its end by NaN."""
+    (line,) = [line for line in outcome.lines if line.divergence == "reverse_kl"]
+    runs = [deepcopy(dict(run)) for run in line.runs]
+    for entry in runs[-1]["evaluations"][-1]["estimates"][quantity].values():
+        entry[key] = math.nan
+    bad = make_line("reverse_kl", runs)
+    return replace(outcome, lines=[bad if one is line else one for one in outcome.lines])
+
+
+@pytest.mark.parametrize("key", ["value", "standard_error"])
+def test_what_is_not_known_keeps_no_promise(key):
+    (check,) = failed([_without(make_outcome("rare"), "reverse_kl", key)])
+    assert "reverse KL halved" in check.statement
+    assert "by how many s.e. is not known" in check.detail
+
+
+def test_a_moment_that_is_not_known_keeps_no_promise():
+    (check,) = failed([_without(make_outcome("balance"), "feature/female", "value")])
+    assert "reverse KL, E[" in check.statement
+    assert "nan" in check.detail
+
+
+@pytest.mark.parametrize("key", ["value", "standard_error"])
+def test_what_is_not_known_is_compared_with_nothing(key):
+    outcome = make_outcome("rare", reverse_kl={"entropy": 3.0})
+    answer = finding(_without(outcome, "entropy", key), "diversity")
+    assert answer.startswith("Reverse KL cannot be told to end with less")
+    lowest = finding(_without(outcome, "reverse_kl", key), "lowest").split("; ")[1]
+    told = {"value": "reverse KL cannot be told, as reverse KL's value is NaN"}
+    assert told[key] in lowest if key in told else "not clearly" in lowest
+
+
+@pytest.mark.parametrize("pair", [(math.nan, 1.0), (1.0, math.nan), (math.nan, 0.0)])
+def test_what_is_not_known_is_of_no_number_of_errors(pair):
+    assert math.isnan(Measured(*pair).in_errors)
+    assert math.isnan(mean_of([Measured(*pair), Measured(1.0, 0.1)]).in_errors)
+
+
+def test_few_seeds_need_a_larger_gap_to_be_clear():
+    """Student's t, as likely to be exceeded as 3 errors of a normal law; rounded up."""
+    quantiles = t.ppf(norm.cdf(3.0), np.arange(1, len(CLEAR)))
+    assert CLEAR[0] == 3.0
+    assert all(
+        0 <= ours - theirs < 0.011 for ours, theirs in zip(CLEAR[1:], quantiles, strict=True)
+    )
+
+    # Two seeds for each of two lines: 2 degrees of freedom. One of each: none.
+    two = [make_line(name, [make_run(name)] * 2) for name in FOUR[:2]]
+    assert clear_from(*two) == 19.21
+    assert clear_from(*(make_line(name, [make_run(name)]) for name in FOUR[:2])) == 3.0
+    assert clear_from(*(make_line(name, [make_run(name)] * 9) for name in FOUR[:2])) == 3.96
+
+
+def test_the_errors_of_runs_that_share_samples_add():
+    assert Measured(3.0, 0.3).minus(Measured(1.0, 0.4)) == pytest.approx((2.0, 0.7))
+
+
+def test_findings_of_one_seed_say_so():
+    outcome = make_outcome("rare")
+    assert "One seed" not in finding(outcome, "diversity")
+    single = [make_line(name, [make_run(name)]) for name in FOUR]
+    assert "One seed each" in finding(replace(outcome, lines=single), "diversity")
 
 
 def test_findings_carry_the_number_of_their_target(outcomes):
