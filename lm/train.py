@@ -21,6 +21,7 @@ from lm.device.processes import (
     main_process_first,
 )
 from lm.evaluation.evaluate import Evaluator
+from lm.phases import phase
 from lm.policy.checks import check_device
 from lm.policy.protocol import Policy
 from lm.report.build import finish_run
@@ -54,7 +55,6 @@ def train(
     *,
     base: Policy | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
-    on_base: Callable[[int, int, float], None] | None = None,
 ) -> Path:
     """Train a policy toward its target and write the run folder.
 
@@ -66,8 +66,6 @@ def train(
         A base of your own, copied and then left alone; by default what the configuration names.
     on_step
         Called before the first step and after every step, in the main process.
-    on_base
-        Called while the base model is trained, if it is not cached: step, steps, loss.
 
     Returns
     -------
@@ -101,7 +99,7 @@ def train(
         # Load or train the base; the policy starts as its copy.
         if base is None:
             with main_process_first(accelerator):
-                base = load_base(config, device=device, on_base=on_base)
+                base = load_base(config, device=device)
         else:
             base = adopt_base(config, base, device=device)
         policy, base = build_policy(config, base)
@@ -118,7 +116,11 @@ def train(
 
         # Train.
         kind, events = config.tracker if main else "none", run.partial / "tensorboard"
-        with open_tracker(kind, events) as tracker, interruptible() as interrupt:
+        with (
+            open_tracker(kind, events) as tracker,
+            interruptible() as interrupt,
+            phase("training", config.steps) as progress,
+        ):
             session = Session(
                 config=config,
                 accelerator=accelerator,
@@ -132,6 +134,7 @@ def train(
                 tracker=tracker,
                 interrupt=interrupt,
                 on_step=on_step,
+                progress=progress,
             )
             train_steps(session)
 

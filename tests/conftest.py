@@ -63,3 +63,9 @@ def _usual_signals() -> None:
     for number, handler in usual.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             _ = signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_word_of_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no progress of a slow machine stand among the lines that a test reads."""
+    monkeypatch.setattr("lm.phases.SILENCE", 3600.0)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from lm.cli.commands import model_folder
-from lm.cli.progress import base_progress
 from lm.config.base import BaseConfig
 from lm.policy import load_policy
 from lm.policy.checks import check_device
@@ -27,7 +23,6 @@ from lm.selfcheck.run import Check, run_checks, selfcheck_record
 from lm.selfcheck.trials import Device
 from lm.selfcheck.unification import agreements
 from lm.sweep.records import code_commit
-from lm.training.base import train_base
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,7 @@ def run_precision(options: PrecisionOptions) -> None:
     folder = model_folder(options.model)
     policy = load_policy(folder, max_new_tokens=options.max_new_tokens, device=options.device)
     name = options.model or "the default base"
-    with _waiting() as say:
-        ladder = measure_ladder(
-            policy, n=options.n, seed=options.seed, on_rung=lambda rung: say(f"measuring {rung}")
-        )
+    ladder = measure_ladder(policy, n=options.n, seed=options.seed)
 
     # Print it.
     sizes = f"{ladder.sequences} sequences of {ladder.tokens} tokens from the model itself"
@@ -87,8 +79,7 @@ def run_precision(options: PrecisionOptions) -> None:
 
 def run_selfcheck(options: SelfcheckOptions) -> int:
     """Run all checks, print figures with their bounds, and return 0 if every bound holds."""
-    with _waiting() as say:
-        checks = run_checks(options.device, on_start=say)
+    checks = run_checks(options.device)
     record = selfcheck_record(options.device, checks)
     print_table(_check_table(checks))
     for check in checks:
@@ -109,8 +100,6 @@ def run_selfcheck(options: SelfcheckOptions) -> int:
 
 def run_unification(seed: int, path: Path | None, command: str) -> int:
     """Compare every pair of updates, print the table, and return 0 if all bounds hold."""
-    with base_progress() as on_base:
-        train_base(BaseConfig(), progress=on_base)
     found = agreements(BaseConfig(), seed=seed)
     table = new_table("norm of the difference of two gradients on the same samples, over the norm")
     for heading in ("known as", "f-DPG", "precision", "difference", "at most", ""):
@@ -143,14 +132,3 @@ def _check_table(checks: Sequence[Check]) -> Table:
             table.add_row(f"  {escape(bound.name)}", *figures, "", style=style)
         table.add_section()
     return table
-
-
-@contextmanager
-def _waiting() -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is being done; say nothing elsewhere."""
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with console.status("") as status:
-        yield lambda words: status.update(escape(words))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from rich.markup import escape
 
-from lm.cli.progress import base_progress, run_progress
 from lm.config import RunConfig, SamplingConfig
 from lm.config.base import BaseConfig
 from lm.device.amp import Amp
@@ -23,6 +22,7 @@ from lm.models.folder import ModelFolderError
 from lm.models.vocabulary import VocabularyError
 from lm.policy import load_policy
 from lm.policy.checks import check_device, check_longest
+from lm.policy.drawing import draw
 from lm.policy.prompts import PromptError, Prompts
 from lm.report.build import Z_MARK, finish_run, headline_rows
 from lm.report.outcome import FARTHER, outcome_of
@@ -68,8 +68,7 @@ class SampleOptions:
 
 def run_train(config: RunConfig) -> None:
     """Train, then print the headline table and where the report is."""
-    with run_progress(config) as (on_base, on_step):
-        folder = train(config, on_step=on_step, on_base=on_base)
+    folder = train(config)
     leave_group()
     if is_main():
         evaluations = read_records(folder, "evaluation")
@@ -83,8 +82,7 @@ def run_train(config: RunConfig) -> None:
 
 def run_base(config: BaseConfig) -> None:
     """Train a base model, or find it in the cache, and print its exact figures."""
-    with base_progress() as on_base:
-        folder = train_base(config, progress=on_base)
+    folder = train_base(config)
     facts = read_facts(folder)
     source = facts.source_nats_per_character
     print(f"{facts.nats_per_character:.4f} nats per character (entropy of the source {source:.4f})")
@@ -128,7 +126,7 @@ def run_sample(options: SampleOptions) -> None:
     if options.prompts:
         prompts = Prompts.from_ids(policy.vocabulary.encode_prompts(options.prompts))
     generator = torch.Generator().manual_seed(options.seed)
-    samples = policy.sample(options.n, generator=generator, prompts=prompts)
+    samples = draw(policy, options.n, generator=generator, prompts=prompts)
     texts = policy.decode(samples)
     check_longest(policy, samples, texts)
     for text, log_prob in zip(texts, samples.log_prob.tolist(), strict=True):
@@ -166,8 +164,7 @@ def model_folder(model: str | None) -> str:
         A folder or a hub name.
     """
     if model is None:
-        with base_progress() as on_base:
-            return str(train_base(BaseConfig(), progress=on_base))
+        return str(train_base(BaseConfig()))
     require_complete(Path(model))
     inside = Path(model) / "policy"
     return str(inside) if inside.is_dir() else model

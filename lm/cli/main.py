@@ -21,6 +21,7 @@ from lm.config.options import parse_config, shipped_recipes, to_plain
 from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
 from lm.errors import RunError, RunInterrupted, UsageError, reason_of
+from lm.phases import phase, speaking
 from lm.run.start import how_to_start, resume_command
 from lm.sweep.config import SweepConfig
 
@@ -74,7 +75,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if name != "train":
             require_alone(name)
-        return _command(name).run(rest) or 0
+        # A sweep has bars of its own.
+        with speaking(sys.stderr if is_main() and name not in {"sweep", "demo"} else None):
+            return _command(name).run(rest) or 0
     except (KeyboardInterrupt, Exception) as error:
         if debug:
             traceback.print_exception(error)
@@ -232,7 +235,7 @@ def precision_command(words: Sequence[str]) -> None:
         help="for ladder.json and ladder.png (runs/precision-NAME-DEVICE)",
     )
     options = parser.parse_args(words)
-    commands = importlib.import_module("lm.cli.check_commands")
+    commands = _commands("lm.cli.check_commands")
     commands.run_precision(commands.PrecisionOptions(**vars(options)))
 
 
@@ -243,7 +246,7 @@ def selfcheck_command(words: Sequence[str]) -> int:
     _add_json(parser, "write verdicts and all figures to this file, for a report")
     parser.epilog = "The exit status is 0 if every figure keeps its bound, and 1 otherwise."
     options = parser.parse_args(words)
-    commands = importlib.import_module("lm.cli.check_commands")
+    commands = _commands("lm.cli.check_commands")
     return commands.run_selfcheck(commands.SelfcheckOptions(**vars(options)))
 
 
@@ -254,7 +257,7 @@ def unification_command(words: Sequence[str]) -> int:
     _add_json(parser, "also write the differences to this file")
     parser.epilog = "The exit status is 0 if every difference keeps its bound, and 1 otherwise."
     options = parser.parse_args(words)
-    commands = importlib.import_module("lm.cli.check_commands")
+    commands = _commands("lm.cli.check_commands")
     command = " ".join(["python -m lm unification", *words])
     return commands.run_unification(options.seed, options.json, command)
 
@@ -321,9 +324,10 @@ def _command(name: str) -> Command:
     return COMMANDS[name]
 
 
-def _commands() -> Any:
+def _commands(module: str = "lm.cli.commands") -> Any:
     """Import what needs torch, only now: usage errors and help need no model library."""
-    return importlib.import_module("lm.cli.commands")
+    with phase("loading torch and transformers"):
+        return importlib.import_module(module)
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

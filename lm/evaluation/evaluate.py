@@ -24,6 +24,7 @@ from lm.evaluation.estimates import (
 )
 from lm.evaluation.evidence import Evidence, Points, prefix_sums
 from lm.features.registry import feature_values
+from lm.phases import each, phase
 from lm.policy.checks import check_log_prob, check_longest
 from lm.policy.drawing import draw, rows_in_memory
 from lm.policy.protocol import Policy
@@ -69,9 +70,11 @@ class Evaluator:
         self.contexts = problem.evaluated
         self.per_context = config.samples // len(self.contexts)
         self._prompts = None if problem.prompts is None else problem.prompts.rows(self.contexts)
-        self._base_samples = self._draw(problem.base, random_stream(seed, EVALUATION_BASE))
-        self._base_reading = problem.read(self._base_samples)
+        with phase("drawing base samples for the evaluations"):
+            self._base_samples = self._draw(problem.base, random_stream(seed, EVALUATION_BASE))
+            self._base_reading = problem.read(self._base_samples)
 
+    @phase("measuring the policy")
     @torch.no_grad()
     def measure(self, policy: Policy, *, step: int, samples: int) -> Evaluation:
         """Evaluate a policy.
@@ -194,4 +197,5 @@ class Evaluator:
 def _score(policy: Policy, samples: Samples) -> Tensor:
     length = 1 if samples.prompts is None else samples.prompts.tokens.shape[1]
     blocks = torch.arange(len(samples.tokens)).split(rows_in_memory(policy, length))
-    return torch.cat([policy.score(samples.rows(block)) for block in blocks])
+    parts = each("scoring base samples", blocks)
+    return torch.cat([policy.score(samples.rows(block)) for block in parts])

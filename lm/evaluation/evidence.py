@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lm.evaluation.statistics import SplitSum, exact_error, split_sum, two_strata
+from lm.phases import each
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
 
@@ -136,7 +137,8 @@ def prefix_sums(policy: Policy, base: Policy, samples: Samples) -> tuple[Tensor,
     lengths = samples.mask.sum(-1)
     order = torch.argsort(lengths, stable=True)
     parts = []
-    for rows in order.split(_rows_of_laws(policy, samples)):
+    blocks = order.split(_rows_of_laws(policy, samples))
+    for rows in each("comparing policy and base, token by token", blocks):
         longest = int(lengths[rows].max())
         some = samples.rows(rows)
         some = some._replace(tokens=some.tokens[:, :longest], mask=some.mask[:, :longest])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from lm.phases import each
 from lm.policy.prompts import Prompts
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples, concatenate
@@ -15,7 +16,12 @@ BUDGET = 2**28
 
 
 def draw(
-    policy: Policy, n: int, *, generator: torch.Generator, prompts: Prompts | None = None
+    policy: Policy,
+    n: int,
+    *,
+    generator: torch.Generator,
+    prompts: Prompts | None = None,
+    what: str = "drawing samples",
 ) -> Samples:
     """Draw n samples of each context, as `Policy.sample` does, block by block.
 
@@ -29,6 +35,8 @@ def draw(
         Source of the uniforms.
     prompts
         c contexts; None for the start token alone.
+    what
+        Name of the phase, for those who wait.
 
     Returns
     -------
@@ -38,10 +46,12 @@ def draw(
     rows = rows_in_memory(policy, 1 if prompts is None else prompts.tokens.shape[1])
     if prompts is None:
         counts = [min(rows, n - start) for start in range(0, n, rows)]
-        return concatenate([policy.sample(count, generator=generator) for count in counts])
+        return concatenate(
+            [policy.sample(count, generator=generator) for count in each(what, counts)]
+        )
     blocks = [
         policy.sample(count, generator=generator, prompts=prompts.rows(block))
-        for block, count in _blocks(len(prompts.tokens), n, rows)
+        for block, count in each(what, [*_blocks(len(prompts.tokens), n, rows)])
     ]
     return concatenate(blocks, prompts.repeat(n).to(policy.device))
 

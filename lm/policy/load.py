@@ -12,6 +12,7 @@ from lm.models.folder import load_model
 from lm.models.hub import find_model
 from lm.models.token_ids import ModelFolderError, load_ids
 from lm.models.tokenizer import load_vocabulary
+from lm.phases import phase
 from lm.policy.causal import CausalPolicy
 from lm.policy.transforms import IDENTITY
 
@@ -55,9 +56,14 @@ def load_policy(
         length limit.
     """
     path = find_model(name_or_folder)
-    with border(
-        f"loading the model {name_or_folder}",
-        "Its files are damaged, or this architecture cannot be used here: --debug true shows where",
+    loading = f"loading the model {name_or_folder}"
+    with (
+        phase(loading),
+        border(
+            loading,
+            "Its files are damaged, or this architecture cannot be used here: --debug true shows "
+            "where",
+        ),
     ):
         # The weights, the ids and the limit.
         model = load_model(path, dtype=dtype)
@@ -80,6 +86,8 @@ def load_policy(
             vocabulary=load_vocabulary(path, ids, model.config.get_text_config().vocab_size),
         )
         policy.scorer.to(device)
-        if fault := policy.fault():
+        with phase("checking that sampler and scorer of the model have one law"):
+            fault = policy.fault()
+        if fault:
             raise ModelFolderError(f"{path} ({type(model).__name__}) cannot be used: {fault}")
     return policy

@@ -12,6 +12,7 @@ from typing import Any
 
 from fdpg_ref.display import NONE, plus_minus, title_of
 from lm.features.registry import short_name
+from lm.phases import phase
 from lm.report import figures
 from lm.report.outcome import outcome_of
 from lm.report.page import html_page, model_card
@@ -55,6 +56,7 @@ OF_PROMPTS = (
 )
 
 
+@phase("drawing the report")
 def finish_run(folder: Path) -> Path:
     """Write summary, figures, model card and report of a run whose records are complete.
 

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lm.errors import RunError
+from lm.phases import phase
 from lm.run.files import flush_to_disk, os_error
 from lm.run.state import TrainingState
 
@@ -187,7 +188,8 @@ def load_checkpoint(folder: Path) -> TrainingState:
         if set(manifest["files"]) != {TENSORS, NUMBERS}:
             raise CorruptCheckpoint(f"{MANIFEST} does not name {TENSORS} and {NUMBERS}")
         for name, recorded in manifest["files"].items():
-            _require_same_file(folder / name, recorded)
+            with phase(f"verifying {name} of {folder.name}"):
+                _require_same_file(folder / name, recorded)
 
         # Every byte is what was written: now see that it says what a checkpoint says.
         content = json.loads((folder / NUMBERS).read_text("utf-8"))

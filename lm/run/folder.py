@@ -33,6 +33,7 @@ from lm.config import RunConfig
 from lm.config.options import from_plain, to_plain
 from lm.errors import RunError, RunInterrupted, reason_of
 from lm.features.registry import admit_names
+from lm.phases import each
 from lm.policy.protocol import Policy
 from lm.run.checkpoint import checkpoint_steps, clear_unfinished, prune_checkpoints
 from lm.run.environment import environment
@@ -309,7 +310,8 @@ def _complete(run: RunFolder) -> None:
     steps = checkpoint_steps(run.checkpoints)
     if steps:
         prune_checkpoints(run.checkpoints, steps[0], keep=1)
-    for path in [*run.partial.rglob("*"), run.partial]:
+    files = [*run.partial.rglob("*"), run.partial]
+    for path in each("bringing the run to the disk", files):
         flush_to_disk(path)
 
     # Something else may have got the name while the run trained.

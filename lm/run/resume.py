@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lm.errors import RunError
+from lm.phases import phase
 from lm.run.checkpoint import METRICS, checkpoint_steps, load_newest, log_digest, save_checkpoint
 from lm.run.environment import environment, environment_changes
 from lm.run.folder import RunFolder
@@ -32,11 +33,12 @@ def save_state(run: RunFolder, moving: Moving, step: int, *, keep: int) -> None:
     OSError
         It cannot be written; earlier ones are untouched.
     """
-    state = capture(moving, step, run.log_lengths(), main=run.main)
-    if run.main:
-        run.flush_logs()
-        digests = {METRICS: log_digest(run.partial / METRICS, state.offsets[METRICS])}
-        save_checkpoint(run.checkpoints, state._replace(digests=digests), keep=keep)
+    with phase(f"saving the checkpoint of step {step}"):
+        state = capture(moving, step, run.log_lengths(), main=run.main)
+        if run.main:
+            run.flush_logs()
+            digests = {METRICS: log_digest(run.partial / METRICS, state.offsets[METRICS])}
+            save_checkpoint(run.checkpoints, state._replace(digests=digests), keep=keep)
 
 
 def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> int:
@@ -64,9 +66,10 @@ def resume_state(run: RunFolder, moving: Moving, say: Callable[[str], None]) -> 
     found = checkpoint_steps(run.checkpoints)
     if not found and not any(run.log_lengths().values()):
         return 0
-    state, notes = load_newest(
-        run.checkpoints, logs=run.partial, take=lambda state: restore(moving, state)
-    )
+    with phase("loading the newest checkpoint"):
+        state, notes = load_newest(
+            run.checkpoints, logs=run.partial, take=lambda state: restore(moving, state)
+        )
     if state is None and found:
         # Starting over would delete them, and with them what may still be saved.
         raise RunError(

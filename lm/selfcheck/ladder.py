@@ -8,7 +8,6 @@ of training, on a CPU as on a GPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from fdpg_ref import DIVERGENCES, leave_one_out, score_coefficients, score_signal
 from lm.device.amp import AUTOCAST, Amp
 from lm.errors import RunError
+from lm.phases import each
 from lm.policy.causal import CausalPolicy
 from lm.policy.samples import Samples
 from lm.selfcheck.rungs import BAND, GradientError, Ladder, Rung
@@ -50,7 +50,6 @@ def measure_ladder(
     *,
     n: int = 64,
     seed: int = 0,
-    on_rung: Callable[[str], None] | None = None,
 ) -> Ladder:
     """Climb down from float64 to float16 with one model and one batch of its own samples.
 
@@ -65,8 +64,6 @@ def measure_ladder(
         Sequences in the batch, at least 2.
     seed
         Of the samples and of their rewards.
-    on_rung
-        Called with each precision before it is measured.
 
     Returns
     -------
@@ -87,10 +84,7 @@ def measure_ladder(
     rungs: list[Rung] = []
     errors: dict[str, Tensor] = {}
 
-    for precision in PRECISIONS:
-        if on_rung is not None:
-            on_rung(precision)
-
+    for precision in each("measuring the precisions", PRECISIONS):
         # A copy of the model in this precision's weights.
         amp = Amp(precision, policy.device)
         rung_policy = wide

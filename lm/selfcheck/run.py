@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm.errors import RunInterrupted
+from lm.phases import each, phase
 from lm.policy.checks import check_device
 from lm.run.environment import environment
 from lm.selfcheck.rungs import json_ready
@@ -61,15 +62,13 @@ class Check(NamedTuple):
         }
 
 
-def run_checks(device: Device, *, on_start: Callable[[str], None] | None = None) -> list[Check]:
+def run_checks(device: Device) -> list[Check]:
     """Run all checks on a device; one that fails does not keep the others from running.
 
     Parameters
     ----------
     device
         cpu or cuda.
-    on_start
-        Called with the name of each before it begins.
 
     Returns
     -------
@@ -85,9 +84,7 @@ def run_checks(device: Device, *, on_start: Callable[[str], None] | None = None)
     checks = []
     with tempfile.TemporaryDirectory(prefix="fdpg-ref-selfcheck-") as scratch:
         place = Path(scratch)
-        for name, measure in TRIALS.items():
-            if on_start is not None:
-                on_start(name)
+        for name, measure in each("checking this machine", [*TRIALS.items()]):
             checks.append(_run(name, measure, device, place))
     return checks
 
@@ -109,7 +106,8 @@ def _run(
     started = time.perf_counter()
     bounds, details, error = [], {}, None
     try:
-        bounds, details = measure(device, scratch)
+        with phase(name):
+            bounds, details = measure(device, scratch)
     except RunInterrupted as interrupt:
         raise KeyboardInterrupt from interrupt
     except Exception:

@@ -25,6 +25,7 @@ from fdpg_ref import (
 )
 from lm.config.base import BaseConfig
 from lm.features.registry import feature_values
+from lm.phases import each
 from lm.policy import CausalPolicy, load_policy
 from lm.surrogate import surrogate_loss
 from lm.target.listed import ListedSupport
@@ -172,7 +173,7 @@ def agreements(base: BaseConfig, *, seed: int = 0) -> list[Agreement]:
         A pair and a precision each.
     """
     folder, found = train_base(base), []
-    for precision, bound in BOUNDS.items():
+    for precision, bound in each("comparing the updates", [*BOUNDS.items()]):
         policy, batch = make_batch(load_policy(folder, dtype=getattr(torch, precision)), seed=seed)
         weights = [p for p in policy.model.parameters() if p.requires_grad]
         for pair in PAIRS:

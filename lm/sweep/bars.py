@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from lm.phases import duration
 from lm.sweep.workers import Progress as Message
 
 # What must be done in a stage before its speed is one, in seconds of work.
@@ -138,10 +139,3 @@ def progress_bars(
         *columns, console=console, transient=True, expand=True, disable=not console.is_terminal
     ) as progress:
         yield Bars(progress, console, stages, workers=workers, every=every)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as people say them: 40 s, 12 min, 3.2 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -19,8 +19,9 @@ from rich.text import Text
 
 from lm.config.base import BaseConfig
 from lm.errors import RunError, UsageError
+from lm.phases import duration
 from lm.run.files import write_atomic
-from lm.sweep.bars import duration, progress_bars
+from lm.sweep.bars import progress_bars
 from lm.sweep.cells import Cell, expand, short_names
 from lm.sweep.config import SweepConfig
 from lm.sweep.page import Story, markdown, write_page

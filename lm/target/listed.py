@@ -11,6 +11,7 @@ from torch import Tensor
 from lm.features.census import census_names
 from lm.features.registry import feature_values, get_feature
 from lm.models.vocabulary import CharVocabulary, VocabularyError
+from lm.phases import each
 from lm.policy.protocol import Policy
 from lm.target.decoded import Reading
 
@@ -106,9 +107,8 @@ class ListedSupport:
                 f"{self.vocabulary.letters!r}; use a base trained by `python -m lm base`"
             )
         by_length = torch.argsort(self.mask.sum(-1), stable=True)
-        chunks = [
-            policy.log_prob(self.tokens[c], self.mask[c]) for c in by_length.split(CHUNK_ROWS)
-        ]
+        parts = each("scoring the listed names", by_length.split(CHUNK_ROWS))
+        chunks = [policy.log_prob(self.tokens[c], self.mask[c]) for c in parts]
         return torch.cat(chunks)[torch.argsort(by_length)].double().cpu()
 
     def exact_moments(self, log_prob: Tensor) -> Tensor:

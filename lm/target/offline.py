@@ -128,7 +128,8 @@ def draw_base(
 
     generator = random_stream(config.seed, OFFLINE)
     chosen = None if prompts is None else prompts.rows(contexts)
-    samples = draw(base, n, generator=generator, prompts=chosen)
+    what = "drawing base samples for Z"
+    samples = draw(base, n, generator=generator, prompts=chosen, what=what)
     return BaseSamples(contexts, samples.log_prob.reshape(len(contexts), n), reader.read(samples))
 
 

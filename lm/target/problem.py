@@ -14,6 +14,7 @@ from torch import Tensor
 from lm.config import RunConfig, resolve
 from lm.device.streams import EVALUATED_CONTEXTS, random_stream
 from lm.errors import RunError, border
+from lm.phases import phase
 from lm.policy.checks import check_score
 from lm.policy.prompts import PromptError, Prompts
 from lm.policy.protocol import Policy
@@ -108,6 +109,7 @@ class Problem:
         return [] if self.offline is None else self.offline.warnings(self.prompt_texts)
 
 
+@phase("building the target from the base")
 @border(
     "building the target from the base",
     "If the model cannot be run like this, try another --precision or model; --debug true shows "

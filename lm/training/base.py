@@ -16,6 +16,7 @@ from lm.errors import RunError
 from lm.features.census import source_probabilities
 from lm.models.folder import atomic_folder, build_gpt2
 from lm.models.vocabulary import CharVocabulary
+from lm.phases import each, phase
 from lm.policy.causal import CausalPolicy
 from lm.policy.checks import check_vocabulary
 from lm.policy.load import load_policy
@@ -76,7 +77,8 @@ def train_base(
     policy = _start(config)
     source = torch.from_numpy(source_probabilities(config.female_share))
     _fit(policy, source, config, progress)
-    facts = base_facts(policy.frozen_copy(), config.female_share)
+    with phase("computing the exact figures of the base"):
+        facts = base_facts(policy.frozen_copy(), config.female_share)
     with atomic_folder(folder) as partial:
         policy.save(partial)
         content = {"config": asdict(config), "facts": asdict(facts)}
@@ -189,7 +191,7 @@ def _fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate_factor(step, config.steps)
     )
-    for step in range(1, config.steps + 1):
+    for step in each("training the base model", range(1, config.steps + 1)):
         draws = torch.multinomial(source, config.batch_size, replacement=True, generator=generator)
         loss = batch_loss(policy, tokens, mask, draws)
         loss.backward()

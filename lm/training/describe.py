@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fdpg_ref import effective_sample_size, largest_share
+from lm.config import RunConfig
 from lm.device.amp import Amp
 from lm.errors import RunError
+from lm.features.registry import short_name
+from lm.run.records import best
 from lm.surrogate import surrogate_loss
 from lm.target.partition import estimate_partition
+
+
+def metric_words(evaluation: Mapping[str, Any], config: RunConfig) -> str:
+    """Return what the progress of a run shows: divergence, first feature and entropy.
+
+    A target without features shows KL(policy, base) in place of a feature.
+    """
+    key, name = "kl_policy_base", "KL to base"
+    if config.target.features:
+        first = config.target.features[0]
+        key, name = f"feature/{first}", f"E[{short_name(first)}]"
+    divergence, aligned, entropy = (
+        best(evaluation, each)[0] for each in (config.divergence, key, "entropy")
+    )
+    return f"D {divergence:.4f}, {name} {aligned:.3f}, entropy {entropy:.2f}"
 
 
 def describe_features(names: tuple[str, ...], features: Tensor) -> dict[str, float]:

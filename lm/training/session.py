@@ -18,6 +18,7 @@ from lm.device.interrupt import Interrupt
 from lm.device.processes import agree, fail_together, gather, require_same
 from lm.errors import RunInterrupted
 from lm.evaluation.evaluate import Evaluator
+from lm.phases import Phase
 from lm.policy.checks import (
     EDGE_OF_THE_CUT,
     LIKELY_CAUSE,
@@ -35,7 +36,7 @@ from lm.run.trackers import Tracker
 from lm.target.decoded import Reading
 from lm.target.problem import Problem
 from lm.training.average import WeightAverage
-from lm.training.describe import describe_features
+from lm.training.describe import describe_features, metric_words
 from lm.training.sharding import WholeWeights
 
 
@@ -84,6 +85,8 @@ class Session:
         Says when to stop.
     on_step
         As in `lm.train.train`.
+    progress
+        Of the steps.
     """
 
     config: RunConfig
@@ -98,6 +101,7 @@ class Session:
     tracker: Tracker
     interrupt: Interrupt
     on_step: Callable[[StepRecord], None] | None
+    progress: Phase
 
     def begin(self, moving: Moving) -> int:
         """Take up where an interrupted run stopped, or measure the policy before its first step.
@@ -114,6 +118,7 @@ class Session:
         """
         done = resume_state(self.run, moving, self._say)
         require_same(self.accelerator, "step", done)
+        self.progress.update(done)
         if done == 0:
             self._report(0, None)
         elif self.run.main:
@@ -232,6 +237,8 @@ class Session:
             with self.weights.of(self.policy) as policy, self.average.applied():
                 if self.run.main:
                     evaluation = self._measure(policy, step)
+        words = None if evaluation is None else metric_words(evaluation, config)
+        self.progress.update(step, words=words)
         if self.run.main and self.on_step is not None:
             self.on_step(StepRecord(step, config.steps, record, evaluation))
 

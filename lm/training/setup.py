@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from lm.config import RunConfig, resolve
@@ -42,12 +41,7 @@ def resolve_with(config: RunConfig, base: Policy | None) -> RunConfig:
     return resolve(replace(config, model=PASSED))
 
 
-def load_base(
-    config: RunConfig,
-    *,
-    device: str = "cpu",
-    on_base: Callable[[int, int, float], None] | None = None,
-) -> Policy:
+def load_base(config: RunConfig, *, device: str = "cpu") -> Policy:
     """Load the model that a run starts from, training the project's own base if need be.
 
     Parameters
@@ -56,8 +50,6 @@ def load_base(
         Names a model, or describes the base.
     device
         Where the weights go.
-    on_base
-        Progress of the base's training.
 
     Returns
     -------
@@ -74,7 +66,7 @@ def load_base(
             "the base of this run was passed as train(base=...): it is in no folder, so only the "
             "program that made it can measure or continue the run"
         )
-    model = config.model or train_base(config.base, progress=on_base)
+    model = config.model or train_base(config.base)
     return load_policy(
         model,
         max_new_tokens=config.max_new_tokens,

@@ -64,7 +64,6 @@ def test_pairs_are_not_interchangeable():
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lm.cli.check_commands.BaseConfig", lambda: BASE)
-    monkeypatch.setattr("lm.cli.check_commands.train_base", lambda *_, **__: tiny_model())
     path = tmp_path / "unification.json"
     assert main(["unification", "--json", str(path)]) == 0
     record = json.loads(path.read_text())

@@ -150,8 +150,8 @@ MUTANTS = [
     ),
     Mutant(
         "lm/policy/load.py",
-        "    if fault := policy.fault():\n",
-        '    if fault := "":\n',
+        "            fault = policy.fault()\n",
+        '            fault = ""\n',
         "policy: a folder whose model reads later tokens is loaded",
         ("lm/test_law.py::test_such_a_folder_is_not_loaded_and_such_a_base_not_trained",),
     ),

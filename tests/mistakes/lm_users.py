@@ -28,11 +28,13 @@ MUTANTS = [
     ),
     Mutant(
         "lm/run/folder.py",
-        """    for path in [*run.partial.rglob("*"), run.partial]:
+        """    files = [*run.partial.rglob("*"), run.partial]
+    for path in each("bringing the run to the disk", files):
         flush_to_disk(path)
 """,
         """    (run.partial / LOCK).unlink()
-    for path in [*run.partial.rglob("*"), run.partial]:
+    files = [*run.partial.rglob("*"), run.partial]
+    for path in each("bringing the run to the disk", files):
         flush_to_disk(path)
     (run.partial / LOCK).touch()
 """,
@@ -190,5 +192,19 @@ MUTANTS = [
         "if least != len(pairs) - 1 and",
         "the least of noisy values called the lowest",
         ("lm/test_outcome.py::test_lowest_is_said_of_what_lies_below_the_last_beyond_its_error",),
+    ),
+    Mutant(
+        "lm/phases.py",
+        "self._stopped.wait(self._silence * LOOK)",
+        "self._stopped.wait(60.0)",
+        "a phase that is told of only once it is over",
+        ("lm/test_phases.py::test_a_phase_speaks_while_its_work_is_under_way",),
+    ),
+    Mutant(
+        "lm/phases.py",
+        "pace * (self.total - self.done)",
+        "pace * self.total",
+        "a time left that is that of the whole work",
+        ("lm/test_phases.py::test_time_left_is_that_of_the_parts_still_to_do",),
     ),
 ]

@@ -72,7 +72,7 @@ IMPORTS = {package: imports_of(package) for package in (*PACKAGES, "study")}
 # What a reader may rely on: a package or module knows those that are named before it.
 ORDER = {
     "lm": (
-        *("errors", "features", "device", "config", "models", "policy", "target", "run"),
+        *("errors", "phases", "features", "device", "config", "models", "policy", "target", "run"),
         *("report", "evaluation", "surrogate", "training", "train", "sweep", "demo"),
         *("selfcheck", "cli", "__main__"),
     ),

@@ -15,6 +15,7 @@ from lm.models.folder import disable_dropout, save_model
 from lm.models.positions import Positions, usable_positions
 from lm.models.token_ids import TokenIds
 from lm.models.vocabulary import CharVocabulary, IdVocabulary, Vocabulary
+from lm.phases import phase
 from lm.policy.causal.law import law_fault
 from lm.policy.causal.sampling import sample_sequences
 from lm.policy.causal.saved import check_saved
@@ -210,14 +211,16 @@ class CausalPolicy(Policy):
         WrongSave
             The folder, loaded again, is another policy than this one (a RunError).
         """
-        save_model(
-            self.model,
-            self.ids,
-            Path(folder),
-            vocabulary=self.vocabulary,
-            transform=self.transform,
-        )
-        check_saved(self, Path(folder))
+        with phase("saving the policy"):
+            save_model(
+                self.model,
+                self.ids,
+                Path(folder),
+                vocabulary=self.vocabulary,
+                transform=self.transform,
+            )
+        with phase("loading the policy again, to check what was saved"):
+            check_saved(self, Path(folder))
 
     @property
     def _bare_scorer(self) -> TokenScorer:
