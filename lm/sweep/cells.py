@@ -18,8 +18,8 @@ from lm.config.base import BaseConfig
 from lm.config.options import build_config, to_plain
 from lm.config.target import TargetConfig
 from lm.errors import UsageError
+from lm.run.inputs import input_digests
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
-from lm.sweep.inputs import input_digests
 
 # Where a run is written and what it is called change no number of it.
 NOT_THE_RUN = ("name", "output", "overwrite", "resume")
