@@ -17,6 +17,10 @@ class RunError(ValueError):
     """A run cannot start or continue."""
 
 
+class RunBusy(RunError):
+    """Another process is at work in the same folder; later it can be tried again."""
+
+
 class RunInterrupted(Exception):
     """A run was asked to stop by a signal; everything is saved.
 

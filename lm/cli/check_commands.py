@@ -16,7 +16,7 @@ from lm.policy import load_policy
 from lm.policy.checks import check_device
 from lm.report.tables import new_table, print_table
 from lm.run.environment import environment
-from lm.run.files import write_atomic
+from lm.run.files import write_output
 from lm.selfcheck.ladder import measure_ladder
 from lm.selfcheck.ladder_report import ladder_notes, ladder_rows, write_ladder
 from lm.selfcheck.run import Check, run_checks, selfcheck_record
@@ -87,7 +87,7 @@ def run_selfcheck(options: SelfcheckOptions) -> int:
             print(f"{check.name}: {check.error.splitlines()[-1]}")
     if options.json is not None:
         text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-        write_atomic(options.json, text.encode("utf-8"))
+        write_output(options.json, text.encode("utf-8"))
     versions = record["environment"]
     machine = versions["gpu"] if options.device == "cuda" else f"{versions['cpu_count']} CPUs"
     print(f"torch {versions['torch']} on {options.device} ({machine}), {record['seconds']:.0f} s")
@@ -114,7 +114,7 @@ def run_unification(seed: int, path: Path | None, command: str) -> int:
             own = [row for row in found if row.precision == precision]
             record[precision] = {row.key: row.difference for row in own}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(record, indent=2) + "\n").encode("utf-8"))
+        write_output(path, (json.dumps(record, indent=2) + "\n").encode("utf-8"))
     return int(not all(row.holds for row in found))
 
 

@@ -29,7 +29,7 @@ from lm.report.outcome import FARTHER, outcome_of
 from lm.report.page import named
 from lm.report.tables import new_table, print_table
 from lm.run.environment import environment
-from lm.run.files import write_atomic
+from lm.run.files import write_output
 from lm.run.folder import read_config, require_complete
 from lm.run.foreign import require_own_code
 from lm.run.records import printable, read_records
@@ -111,7 +111,7 @@ def run_evaluate(options: EvaluateOptions) -> None:
         after = evaluator.measure(policy, step=config.steps, samples=drawn).record
     print_rows([before, after])
     if options.json is not None:
-        write_atomic(options.json, (json.dumps(after, indent=2) + "\n").encode("utf-8"))
+        write_output(options.json, (json.dumps(after, indent=2) + "\n").encode("utf-8"))
 
 
 def run_sample(options: SampleOptions) -> None:

@@ -22,6 +22,7 @@ from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
 from lm.errors import RunError, RunInterrupted, UsageError, reason_of
 from lm.phases import phase, speaking
+from lm.run.owned import holds_keys, require_replaceable_file
 from lm.run.start import how_to_start, resume_command
 from lm.sweep.config import SweepConfig
 
@@ -169,7 +170,7 @@ def evaluate_command(words: Sequence[str]) -> None:
         help="of policy and base (%(default)s)",
     )
     _add_seed(parser, 1, "of the new samples")
-    _add_json(parser, "also write the record to this file")
+    _add_json(parser, "also write the record to this file", "kind", "step", "estimates")
     parser.add_argument(
         *_spellings("trust_code"),
         dest="trust_code",
@@ -243,7 +244,8 @@ def selfcheck_command(words: Sequence[str]) -> int:
     """Check this machine: ``[--device cpu|cuda] [--json FILE]``."""
     parser = _parser("selfcheck")
     _add_device(parser)
-    _add_json(parser, "write verdicts and all figures to this file, for a report")
+    words_of_it = "write verdicts and all figures to this file, for a report"
+    _add_json(parser, words_of_it, "passed", "device", "environment", "checks")
     parser.epilog = "The exit status is 0 if every figure keeps its bound, and 1 otherwise."
     options = parser.parse_args(words)
     commands = _commands("lm.cli.check_commands")
@@ -254,7 +256,7 @@ def unification_command(words: Sequence[str]) -> int:
     """Compare the updates of RLHF and DPG with those of f-DPG: ``[--seed S] [--json FILE]``."""
     parser = _parser("unification")
     _add_seed(parser, 0, "of samples and policy")
-    _add_json(parser, "also write the differences to this file")
+    _add_json(parser, "also write the differences to this file", "command", "commit", "float64")
     parser.epilog = "The exit status is 0 if every difference keeps its bound, and 1 otherwise."
     options = parser.parse_args(words)
     commands = _commands("lm.cli.check_commands")
@@ -377,8 +379,20 @@ def _add_seed(parser: _Parser, default: int, words: str) -> None:
     )
 
 
-def _add_json(parser: _Parser, words: str) -> None:
-    parser.add_argument("--json", metavar="FILE", type=_new_file, help=words)
+def _add_json(parser: _Parser, words: str, *keys: str) -> None:
+    """Add the file that a record goes to; one that is there is replaced if it holds `keys`."""
+
+    def new_file(word: str) -> Path:
+        path = Path(word)
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise argparse.ArgumentTypeError(f"{word} cannot be written: name a file in a folder")
+        try:
+            require_replaceable_file(path, "a record of this command", holds_keys(*keys))
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return path
+
+    _ = parser.add_argument("--json", metavar="FILE", type=new_file, help=words)
 
 
 def _add_length(parser: _Parser) -> None:
@@ -402,13 +416,6 @@ def _boolean(word: str) -> bool:
     if word.lower() not in {"true", "false"}:
         raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
     return word.lower() == "true"
-
-
-def _new_file(word: str) -> Path:
-    path = Path(word)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{word} cannot be written: name a file in a folder")
-    return path
 
 
 def _folder(word: str) -> Path:

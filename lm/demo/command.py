@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,28 @@ from rich.console import Console
 from lm.config.options import build_config
 from lm.config.typed import check_types
 from lm.errors import RunError, UsageError
-from lm.run.files import require_new_folder
-from lm.run.owned import UNFINISHED as MARKER
-from lm.run.owned import is_demonstration
+from lm.run.files import FOLDER_LOCK, held, require_new_folder
+from lm.run.owned import Kind, remove_owned, require_owned
 from lm.sweep.cells import expand, merged
 from lm.sweep.config import SweepConfig
 
-MARKER_TEXT = (
-    "This demonstration has not come to its end: it is running, or it was stopped. Its runs may be "
-    "of different times. Run the same command again; it starts over.\n"
+# A sweep writes all other files of a demonstration as well, and they are not started over.
+MARKER = "DEMONSTRATION.txt"
+MARK = "This folder is a demonstration, which `python -m lm demo` starts over.\n"
+UNFINISHED = (
+    f"{MARK}It has not come to its end: it is running, or it was stopped. Its runs may be of "
+    "different times. Run the same command again; it starts over.\n"
 )
+FINISHED = f"{MARK}It has come to its end.\n"
+# What is deleted when one starts over: the code may have changed since.
+RESULTS = {
+    "cells": Kind("a folder of results", Path.is_dir, ("[0-9a-f]" * 16 + ".json",)),
+    "figures": Kind(
+        "a folder of figures",
+        Path.is_dir,
+        tuple(f"{name}-*.png" for name in ("trajectory", "divergences", "multipliers")),
+    ),
+}
 # Without a terminal: seconds between two lines. A first command should never seem dead.
 SAY_EVERY = 2.0
 
@@ -124,35 +135,58 @@ def run_demo(
     UsageError, RunError
         An option means nothing, the folder cannot be used, or every run failed.
     """
-    from lm.sweep.command import run_sweep  # noqa: PLC0415  # matplotlib is slow to import
+    from lm.sweep.command import (  # noqa: PLC0415  # matplotlib is slow to import
+        require_outputs,
+        run_held_sweep,
+    )
 
     # What means nothing is refused before the folder is touched.
     try:
         sweep = demo_sweep(config)
-        expand(sweep)
+        _ = expand(sweep)
     except ValueError as error:
         raise UsageError(str(error)) from error
     folder = Path(sweep.output)
-    _start_over(folder)
-    code = run_sweep(sweep, command=command, console=console, every=SAY_EVERY)
-    (folder / MARKER).unlink()
+    _require_startable(folder)
+    require_outputs(sweep)
+    with held(folder):
+        _start_over(folder)
+        code = run_held_sweep(sweep, command=command, console=console, every=SAY_EVERY)
+        _ = (folder / MARKER).write_text(FINISHED, encoding="utf-8")
     return code
+
+
+def is_demonstration(folder: Path) -> bool:
+    """Return whether a folder is that of a demonstration, finished or not."""
+    marker = folder / MARKER
+    return marker.is_file() and marker.read_bytes().startswith(MARK.encode())
 
 
 def _given(value: Any, default: Any) -> Any:
     return default if value is None else value
 
 
+def _require_startable(folder: Path) -> None:
+    """Raise a RunError unless a folder is new, empty, or an earlier demonstration's."""
+    require_new_folder(folder, overwrite=True)
+    others = [] if not folder.is_dir() else [p for p in folder.iterdir() if p.name != FOLDER_LOCK]
+    if others and not is_demonstration(folder):
+        raise RunError(
+            f"the folder {folder} exists and is not empty, and no demonstration made it: choose "
+            "another --output, or move it away yourself"
+        )
+    for name, kind in RESULTS.items():
+        require_owned(folder / name, kind)
+
+
 def _start_over(folder: Path) -> None:
     """Take the folder: empty, or an earlier demonstration's, whose conclusions are removed."""
-    require_new_folder(folder, overwrite=is_demonstration(folder))
+    _require_startable(folder)  # another process may have used it since
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARKER).write_text(MARKER_TEXT, encoding="utf-8")
+        _ = (folder / MARKER).write_text(UNFINISHED, encoding="utf-8")
         for name in ("index.html", "summary.json"):
             (folder / name).unlink(missing_ok=True)
-        # The code may have changed since: a demonstration shows what it does today.
-        for name in ("figures", "cells"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for name, kind in RESULTS.items():
+            remove_owned(folder / name, kind)
     except OSError as error:
         raise RunError(f"the folder {folder} cannot be written to ({error.strerror})") from error

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lm.errors import RunError
+from lm.errors import RunBusy, RunError
+
+FOLDER_LOCK = ".lock"
 
 _NUMBER = re.compile(r"\(os error (\d+)\)")
 
@@ -67,6 +72,52 @@ def write_atomic(path: Path, content: bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file that a user named: where a link leads, and what is no regular file directly.
+
+    `lm.run.owned.require_replaceable_file` has looked at it before anything was computed.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb", buffering=0) as device:
+            _ = device.write(content)
+    else:
+        write_atomic(path.resolve(), content)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is created if need be, for this process alone.
+
+    The file that is locked stays: whoever removed it could remove that of another process.
+
+    Parameters
+    ----------
+    folder
+        Of a sweep or a demonstration.
+
+    Raises
+    ------
+    RunBusy
+        Another process holds it.
+    RunError
+        It cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / FOLDER_LOCK).open("a")
+    except OSError as error:
+        raise RunError(f"the folder {folder} cannot be written to ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunBusy(
+                f"another process is at work in {folder}: wait until it is done, stop it, or "
+                "choose another --output"
+            ) from error
+        yield
 
 
 def append_line(path: Path, line: str) -> None:

@@ -31,7 +31,7 @@ import yaml
 
 from lm.config import RunConfig
 from lm.config.options import from_plain, to_plain
-from lm.errors import RunError, RunInterrupted, reason_of
+from lm.errors import RunBusy, RunError, RunInterrupted, reason_of
 from lm.features.registry import admit_names
 from lm.phases import each
 from lm.policy.protocol import Policy
@@ -267,7 +267,7 @@ def _lock(run: RunFolder) -> TextIO | None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
-        raise RunError(
+        raise RunBusy(
             f"another process is writing {run.partial}: wait until it is done, or stop it"
         ) from error
     if _is_same_file(lock.fileno(), run.partial / LOCK):

@@ -1,8 +1,8 @@
 """What this program may delete: folders that it can prove to be its own, and nothing else.
 
 ``--overwrite`` replaces a run by a run and an exported model by an exported model. A folder that
-this program did not write, or that holds a file of another origin, is refused, and the message
-names the file.
+this program did not write, or that holds a file of another origin at any depth, is refused, and the
+message names the file. A single file, as after ``--json``, is replaced by one of its kind only.
 Needs no torch.
 """
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lm.errors import RunError
+from lm.errors import RunError, UsageError
 
 LOCK = "run.lock"
-UNFINISHED = "UNFINISHED.txt"
 
 
 class Kind(NamedTuple):
@@ -30,14 +30,13 @@ class Kind(NamedTuple):
         With its article, for messages.
     proves
         Whether a folder holds the file that only this program writes.
-    files, folders
-        Patterns of the names that it writes there.
+    files
+        Patterns of what it writes there, folder by folder: ``figures/*.png``.
     """
 
     name: str
     proves: Callable[[Path], bool]
     files: tuple[str, ...]
-    folders: tuple[str, ...]
 
 
 def require_owned(folder: Path, kind: Kind) -> None:
@@ -59,7 +58,7 @@ def require_owned(folder: Path, kind: Kind) -> None:
             f"{folder} is not {kind.name} that this program wrote, so it is not replaced: choose "
             "another folder, or move this one away yourself"
         )
-    foreign = sorted(path.name for path in folder.iterdir() if not _is_known(path, kind))
+    foreign = sorted(_foreign(folder, (), kind))
     if foreign:
         named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if foreign[3:] else "")
         raise RunError(
@@ -83,21 +82,89 @@ def remove_owned(folder: Path, kind: Kind) -> None:
         shutil.rmtree(folder)
 
 
-def is_demonstration(folder: Path) -> bool:
-    """Return whether a folder is that of a demonstration, finished or not."""
-    begun = folder / UNFINISHED
-    if begun.is_file() and begun.read_bytes().startswith(b"This demonstration has not come"):
-        return True
-    written = {"settings", "tables", "checks", "findings"}
-    return _json_object(folder / "summary.json").keys() == written
+def require_replaceable_file(path: Path, what: str, proves: Callable[[Path], bool]) -> None:
+    """Raise a UsageError unless a file may be written, before anything is computed.
+
+    Parameters
+    ----------
+    path
+        What is no regular file, such as ``/dev/null``, is written to and never replaced.
+    what
+        What is written, with its article, for the message.
+    proves
+        Whether an existing file is such a one. An empty file always may be replaced.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file")
+    final = path.resolve()
+    for folder in final.parents:
+        words = final.relative_to(folder).parts
+        if _matches(words, RUN.files) and (_proves_run(folder) or (folder / LOCK).is_file()):
+            raise UsageError(f"{path} is a file of the run {folder}: choose another name")
+    if path.is_file() and path.stat().st_size and not proves(path):
+        raise UsageError(
+            f"{path} exists and is not {what} that this program wrote, so it is not replaced: "
+            "choose another name, or move it away yourself"
+        )
 
 
-def _is_known(path: Path, kind: Kind) -> bool:
-    patterns = kind.folders if path.is_dir() and not path.is_symlink() else kind.files
-    return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
+def holds_keys(*keys: str) -> Callable[[Path], bool]:
+    """Return what says whether a file is a JSON object with these keys.
+
+    Parameters
+    ----------
+    *keys
+        That together only this program writes.
+    """
+    return lambda path: set(keys) <= json_object(path).keys()
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def holds_text(*texts: str) -> Callable[[Path], bool]:
+    """Return what says whether a file is text that holds all of these.
+
+    Parameters
+    ----------
+    *texts
+        That together only this program writes.
+    """
+
+    def proves(path: Path) -> bool:
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return False
+        return all(text in content for text in texts)
+
+    return proves
+
+
+def _foreign(folder: Path, above: tuple[str, ...], kind: Kind) -> Iterator[str]:
+    """Yield what this program did not write, at any depth; a link is looked at as a file."""
+    for path in folder.iterdir():
+        words = (*above, path.name)
+        if path.is_dir() and not path.is_symlink():
+            depth = len(words)
+            begun = ("/".join(p.split("/")[:depth]) for p in kind.files if p.count("/") >= depth)
+            if _matches(words, tuple(begun)):
+                yield from _foreign(path, words, kind)
+            else:
+                yield "/".join(words)
+        elif not _matches(words, kind.files):
+            # A file of ours may have been left half-written under its temporary name.
+            whole = re.fullmatch(r"\.(.+)\.partial", path.name)
+            if whole is None or not _matches((*above, whole[1]), kind.files):
+                yield "/".join(words)
+
+
+def _matches(words: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    parts = (pattern.split("/") for pattern in patterns)
+    return any(
+        len(own) == len(words) and all(map(fnmatch.fnmatchcase, words, own)) for own in parts
+    )
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, empty if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -106,7 +173,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _proves_run(folder: Path) -> bool:
-    return {"target", "divergence", "steps", "seed"} <= _json_object(folder / "config.json").keys()
+    return {"target", "divergence", "steps", "seed"} <= json_object(folder / "config.json").keys()
 
 
 def _proves_begun_run(folder: Path) -> bool:
@@ -116,25 +183,25 @@ def _proves_begun_run(folder: Path) -> bool:
 def _proves_model(folder: Path) -> bool:
     # These five keys, and no others: an id file that was written by hand has fewer.
     written = {"bos_id", "eos_ids", "pad_id", "max_new_tokens", "letters"}
-    return _json_object(folder / "fdpg_ref.json").keys() == written
+    return json_object(folder / "fdpg_ref.json").keys() == written
 
 
+_MODEL_FILES = (
+    *("config.json", "generation_config.json", "fdpg_ref.json", "model*.safetensors"),
+    *("model.safetensors.index.json", "tokenizer*", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*"),
+)
+_CHECKPOINT_FILES = ("state.safetensors", "state.json", "manifest.json")
 _RUN_FILES = (
     *("config.yaml", "config.json", "environment.json", "status.json", "target.json"),
     *("metrics.jsonl", "timings.jsonl", "resumed.jsonl", "samples_before.txt", "samples_after.txt"),
-    *("summary.json", "report.html", "README.md", LOCK, ".*.partial"),
+    *("summary.json", "report.html", "README.md", LOCK),
+    *("figures/*.png", "tensorboard/events.out.tfevents.*"),
+    *(f"{folder}/{name}" for folder in ("policy", ".policy.partial") for name in _MODEL_FILES),
+    *(f"checkpoints/step-*/{name}" for name in _CHECKPOINT_FILES),
+    *(f"checkpoints/.step-*.partial/{name}" for name in _CHECKPOINT_FILES),
 )
-_RUN_FOLDERS = ("policy", "checkpoints", "figures", "tensorboard", ".policy.partial")
-RUN = Kind("a run", _proves_run, _RUN_FILES, _RUN_FOLDERS)
-BEGUN_RUN = Kind("a run in progress", _proves_begun_run, _RUN_FILES, _RUN_FOLDERS)
+RUN = Kind("a run", _proves_run, _RUN_FILES)
+BEGUN_RUN = Kind("a run in progress", _proves_begun_run, _RUN_FILES)
 # Not base.json: a base in the cache is the start of other runs.
-MODEL = Kind(
-    "a model",
-    _proves_model,
-    (
-        *("config.json", "generation_config.json", "fdpg_ref.json", "model*.safetensors"),
-        *("model.safetensors.index.json", "tokenizer*", "special_tokens_map.json"),
-        *("added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*"),
-    ),
-    (),
-)
+MODEL = Kind("a model", _proves_model, _MODEL_FILES)

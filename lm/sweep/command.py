@@ -18,13 +18,14 @@ from rich.rule import Rule
 from rich.text import Text
 
 from lm.config.base import BaseConfig
-from lm.errors import RunError, UsageError
+from lm.errors import RunError
 from lm.phases import duration
-from lm.run.files import write_atomic
+from lm.run.files import held, write_output
+from lm.run.owned import holds_keys, holds_text, require_replaceable_file
 from lm.sweep.bars import progress_bars
 from lm.sweep.cells import Cell, expand, short_names
 from lm.sweep.config import SweepConfig
-from lm.sweep.page import Story, markdown, write_page
+from lm.sweep.page import MARK, SUMMARY_KEYS, Story, markdown, write_page
 from lm.sweep.promises import checks, findings
 from lm.sweep.records import (
     base_job,
@@ -35,7 +36,7 @@ from lm.sweep.records import (
 )
 from lm.sweep.results import read_outcomes
 from lm.sweep.summary import NOTE, check_table, terminal_tables
-from lm.sweep.table import require_pyarrow, table_rows, write_table
+from lm.sweep.table import is_table, require_pyarrow, table_rows, write_table
 from lm.sweep.workers import Job, Workers
 
 VERSIONS = ("torch", "transformers", "numpy")
@@ -78,12 +79,49 @@ def run_sweep(
         A worker was killed, a folder cannot be written, or no run succeeded. What is finished
         stays finished.
     """
-    console = Console() if console is None else console
+    require_outputs(sweep)
+    with held(Path(sweep.output)):
+        return run_held_sweep(sweep, command=command, console=console, every=every)
+
+
+def require_outputs(sweep: SweepConfig) -> None:
+    """Raise a UsageError unless a sweep means something and its files may be written.
+
+    Parameters
+    ----------
+    sweep
+        Nothing of it is run.
+    """
     if sweep.table is not None:
         require_pyarrow()
+        require_replaceable_file(Path(sweep.table), "a sweep's table", is_table)
+    if sweep.store is not None:
+        proves = holds_text("\n- command: ", "\n- machine: ", "\n- processor time: ")
+        require_replaceable_file(Path(sweep.store), "a sweep's Markdown file", proves)
+    if sweep.page is not None:
+        page, summary = Path(sweep.page), Path(sweep.page).with_name("summary.json")
+        require_replaceable_file(page, "a sweep's page", holds_text(MARK))
+        require_replaceable_file(summary, "a sweep's summary", holds_keys(*SUMMARY_KEYS))
+    _ = expand(sweep)
+
+
+def run_held_sweep(
+    sweep: SweepConfig, *, command: str, console: Console | None, every: float
+) -> int:
+    """Do what `run_sweep` does in a folder that this process holds already.
+
+    Parameters
+    ----------
+    sweep, command, console, every
+        As for `run_sweep`, after `require_outputs`.
+
+    Returns
+    -------
+    int
+        As `run_sweep`.
+    """
+    console = Console() if console is None else console
     for path in filter(None, (sweep.store, sweep.table, sweep.page)):
-        if Path(path).is_dir():
-            raise UsageError(f"{path} is a folder: name a file")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     cells, folder, commit = expand(sweep), Path(sweep.output), code_commit()
     begun = time.perf_counter()
@@ -235,7 +273,7 @@ def _tell(sweep: SweepConfig, story: Story, console: Console) -> None:
         console.print(check_table(story.checks))
 
     if sweep.store is not None:
-        write_atomic(Path(sweep.store), markdown(story).encode("utf-8"))
+        write_output(Path(sweep.store), markdown(story).encode("utf-8"))
     if sweep.page is not None:
         with console.status("drawing the pictures"):
             write_page(story, Path(sweep.page))

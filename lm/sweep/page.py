@@ -15,7 +15,7 @@ from lm.features.registry import feature_values
 from lm.report import figures
 from lm.report.page import STYLE as REPORT_STYLE
 from lm.report.page import figure_part, header, section, table_part
-from lm.run.files import write_atomic
+from lm.run.files import write_output
 from lm.run.records import best
 from lm.sweep.promises import Check, Finding
 from lm.sweep.results import Line, Outcome
@@ -48,6 +48,9 @@ DISTANCES = (
     "Each divergence to the target against the training samples drawn: mean over the seeds with a "
     "band of two standard errors. The thick line descends the panel's own measure."
 )
+# By these a page and its summary are known again, and no other file is replaced by them.
+MARK = "<!-- a page of python -m lm sweep -->"
+SUMMARY_KEYS = ("settings", "tables", "checks", "findings")
 MULTIPLIERS = "How the target was fitted: damped Newton on the convex dual, exact sums."
 
 
@@ -91,6 +94,7 @@ def write_page(story: Story, page: Path) -> None:
         f"<dt>{escape(item.question)}</dt><dd>{escape(item.answer)}</dd>" for item in story.findings
     )
     body = [
+        MARK,
         header(story.title, about + _verdict(story.checks)),
         f"<div class=pair>{''.join(paths)}</div>",
         section("What was found", f"<dl>{findings}</dl>") if findings else "",
@@ -99,18 +103,19 @@ def write_page(story: Story, page: Path) -> None:
         section("Settings", table_part((escape(k), escape(v)) for k, v in story.settings.items())),
     ]
     text = display.html_page(story.title, "".join(body), REPORT_STYLE + STYLE)
-    write_atomic(page, text.encode("utf-8"))
-    write_atomic(page.with_name("summary.json"), summary(story).encode("utf-8"))
+    write_output(page, text.encode("utf-8"))
+    write_output(page.with_name("summary.json"), summary(story).encode("utf-8"))
 
 
 def summary(story: Story) -> str:
     """Return the tables, checks and findings as JSON."""
-    content = {
-        "settings": story.settings,
-        "tables": {o.name: {"rows": row_labels(o), **groups(o)} for o in story.outcomes},
-        "checks": [check._asdict() for check in story.checks],
-        "findings": [finding._asdict() for finding in story.findings],
-    }
+    parts = (
+        story.settings,
+        {o.name: {"rows": row_labels(o), **groups(o)} for o in story.outcomes},
+        [check._asdict() for check in story.checks],
+        [finding._asdict() for finding in story.findings],
+    )
+    content = dict(zip(SUMMARY_KEYS, parts, strict=True))
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -7,6 +7,7 @@ training steps since the previous evaluation.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lm.errors import UsageError
+from lm.run.files import write_output
 from lm.sweep.cells import Cell, Labels
 
 METADATA_KEY = b"fdpg_ref"
@@ -109,9 +111,20 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping
         columns[name] = pa.array(numbers, from_pandas=True)  # NaN becomes null: there is none
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial, compression="zstd", compression_level=15)
-    partial.replace(path)
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd", compression_level=15)
+    write_output(path, file.getvalue())
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is a table that `write_table` wrote."""
+    import pyarrow as pa  # noqa: PLC0415 - only sweeps need it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        return METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _step_estimates(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

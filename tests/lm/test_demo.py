@@ -22,7 +22,8 @@ from lm.cli import main as cli
 from lm.config import RunConfig
 from lm.demo import command
 from lm.demo.command import DemoConfig, demo_sweep
-from lm.errors import RunError
+from lm.errors import RunBusy, RunError, UsageError
+from lm.run.files import FOLDER_LOCK, held
 from lm.run.records import FOUR
 from lm.sweep import page, promises, summary
 from lm.sweep.cells import expand
@@ -444,7 +445,7 @@ def test_a_miniature_runs_from_end_to_end_and_repeats_itself(tmp_path, monkeypat
     folder = tmp_path / "runs" / "demo"
     assert text.strip().splitlines()[-1] == "runs/demo/index.html"
     assert "FAIL: (i) Rare: forward KL halved" in (tmp_path / "demo.md").read_text()
-    assert not (folder / command.MARKER).exists()
+    assert (folder / command.MARKER).read_text() == command.FINISHED
     assert {p.name for p in (folder / "figures").glob("*.png")} == {
         f"{kind}-{task}{suffix}.png"
         for task in ("rare", "balance", "hard")
@@ -476,6 +477,72 @@ def test_a_demo_that_fails_says_that_it_is_unfinished(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "demo"
     assert "starts over" in (folder / command.MARKER).read_text()
     assert not (folder / "index.html").exists()
+
+
+def _leave_results(folder: Path) -> list[Path]:
+    """Leave what any sweep leaves whose page is in its folder, and return its files."""
+    _ = (folder / "index.html").write_text(page.MARK)
+    _ = (folder / "summary.json").write_text(page.summary(make_story([make_outcome("rare")])))
+    for place in (f"cells/{'a0' * 8}.json", "figures/trajectory-rare.png"):
+        (folder / place).parent.mkdir()
+        _ = (folder / place).write_text("hours of work")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_sweep_is_no_demonstration_and_is_not_started_over(tmp_path):
+    files = _leave_results(tmp_path)
+    with pytest.raises(RunError, match="not empty, and no demonstration made it"):
+        _ = command.run_demo(DemoConfig(output=str(tmp_path)))
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
+
+
+def _without_runs(monkeypatch) -> None:
+    def run(*_: object, **_words: object) -> int:
+        return 0
+
+    monkeypatch.setattr("lm.sweep.command.run_held_sweep", run)
+
+
+@pytest.mark.parametrize("text", [command.UNFINISHED, command.FINISHED])
+def test_a_demonstration_is_started_over(tmp_path, monkeypatch, text):
+    _without_runs(monkeypatch)
+    _ = _leave_results(tmp_path)
+    _ = (tmp_path / command.MARKER).write_text(text)
+    assert command.run_demo(DemoConfig(output=str(tmp_path))) == 0
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {command.MARKER, FOLDER_LOCK}
+    assert (tmp_path / command.MARKER).read_text() == command.FINISHED
+
+
+@pytest.mark.parametrize("place", ["cells/mine.json", "figures/mine.png", "figures/more/own.png"])
+def test_a_file_of_the_users_in_a_demonstration_is_never_deleted(tmp_path, monkeypatch, place):
+    _without_runs(monkeypatch)
+    _ = _leave_results(tmp_path)
+    _ = (tmp_path / command.MARKER).write_text(command.FINISHED)
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    _ = (tmp_path / place).write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match="which this program did not write, so it is not replaced"):
+        _ = command.run_demo(DemoConfig(output=str(tmp_path)))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_demonstration_whose_markdown_file_is_somebody_elses_deletes_nothing(tmp_path):
+    folder, notes = tmp_path / "demo", tmp_path / "notes.md"
+    folder.mkdir()
+    files = _leave_results(folder)
+    _ = (folder / command.MARKER).write_text(command.FINISHED)
+    _ = notes.write_text("mine")
+    with pytest.raises(UsageError, match=r"notes\.md exists and is not a sweep's Markdown file"):
+        _ = command.run_demo(DemoConfig(output=str(folder), store=str(notes)))
+    assert notes.read_text() == "mine"
+    assert all(path.exists() for path in files)
+
+
+def test_two_demonstrations_do_not_share_a_folder(tmp_path):
+    with held(tmp_path), pytest.raises(RunBusy, match="another process is at work in"):
+        _ = command.run_demo(DemoConfig(output=str(tmp_path)))
+    assert not (tmp_path / command.MARKER).exists()
 
 
 @pytest.mark.parametrize("content", ['{"my": "own"}', '{"steps": 4, "first": {}}', "[]"])

@@ -25,7 +25,8 @@ from support.lm_runs import scratch
 
 from lm.cli.main import main
 from lm.config.options import build_config, to_plain
-from lm.errors import RunError
+from lm.errors import RunBusy, RunError, UsageError
+from lm.run.files import FOLDER_LOCK, held
 from lm.run.records import read_records
 from lm.sweep.bars import Bars
 from lm.sweep.cells import NOT_THE_RUN, expand, merged
@@ -253,8 +254,47 @@ def test_a_finished_run_is_never_made_again(done, monkeypatch):
 
 
 def test_only_records_are_left_of_a_run(done):
-    assert {path.suffix for path in Path(done.output).rglob("*") if path.is_file()} == {".json"}
+    files = {path for path in Path(done.output).rglob("*") if path.is_file()}
+    assert {path.suffix for path in files if path.name != FOLDER_LOCK} == {".json"}
     assert len(list(Path(done.output).rglob("*.json"))) == 4
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path):
+    sweep = _sweep(tmp_path)
+    with held(Path(sweep.output)), pytest.raises(RunBusy, match="another process is at work in"):
+        _ = run_sweep(sweep, command="a test")
+    assert [path.name for path in Path(sweep.output).iterdir()] == [FOLDER_LOCK]
+
+
+@pytest.mark.parametrize("option", ["store", "table", "page"])
+def test_a_sweep_replaces_no_file_of_somebody_else(tmp_path, option):
+    mine = tmp_path / "mine"
+    _ = mine.write_text("# precious")
+    sweep = _sweep(tmp_path, **{option: str(mine)})
+    with pytest.raises(UsageError, match=r"mine exists and is not a sweep's .*choose another name"):
+        _ = run_sweep(sweep, command="a test")
+    assert mine.read_text() == "# precious"
+    assert not Path(sweep.output).exists()
+
+
+def test_the_summary_beside_a_page_is_not_that_of_a_run(tmp_path):
+    summary = tmp_path / "summary.json"
+    _ = summary.write_text('{"steps": 4}')
+    sweep = _sweep(tmp_path, page=str(tmp_path / "index.html"))
+    with pytest.raises(UsageError, match=r"summary\.json exists and is not a sweep's summary"):
+        _ = run_sweep(sweep, command="a test")
+    assert summary.read_text() == '{"steps": 4}'
+
+
+def test_a_sweep_replaces_its_own_files_and_writes_to_a_device(done, tmp_path):
+    page, store = tmp_path / "index.html", tmp_path / "tables.md"
+    sweep = replace(done, table="/dev/null", page=str(page), store=str(store))
+    for _ in range(2):
+        _ = run_sweep(sweep, command="a test")
+    assert Path("/dev/null").is_char_device()
+    _ = run_sweep(done, command="once more")
+    assert page.stat().st_size
+    assert store.stat().st_size
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):

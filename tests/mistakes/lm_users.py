@@ -20,6 +20,43 @@ MUTANTS = [
         ("lm/test_resume.py::test_overwrite_replaces_a_run_and_nothing_else[a note in a run]",),
     ),
     Mutant(
+        "lm/run/owned.py",
+        "                yield from _foreign(path, words, kind)\n",
+        "                pass\n",
+        "--overwrite that deletes a file which somebody put into a folder of a run",
+        ("lm/test_owned.py::test_a_file_of_the_users_is_found_at_any_depth_of_a_run",),
+    ),
+    Mutant(
+        "lm/run/owned.py",
+        "if path.is_file() and path.stat().st_size and not proves(path):",
+        "if False:",
+        "--json that replaces any file",
+        ("lm/test_owned.py::test_a_record_replaces_no_file_of_somebody_else",),
+    ),
+    Mutant(
+        "lm/run/files.py",
+        "    if path.exists() and not path.is_file():\n        with path.open",
+        "    if False:\n        with path.open",
+        "an output that takes the place of a device",
+        ("lm/test_owned.py::test_an_output_goes_where_a_link_leads_and_into_a_device",),
+    ),
+    Mutant(
+        "lm/demo/command.py",
+        "if others and not is_demonstration(folder):",
+        'if others and not (folder / "summary.json").exists():',
+        "a demonstration that deletes the cells of a sweep",
+        ("lm/test_demo.py::test_a_sweep_is_no_demonstration_and_is_not_started_over",),
+    ),
+    Mutant(
+        "lm/sweep/command.py",
+        """    with held(Path(sweep.output)):
+        return""",
+        """    if sweep.output:
+        return""",
+        "two sweeps in one folder at once",
+        ("lm/test_sweep.py::test_two_sweeps_do_not_share_a_folder",),
+    ),
+    Mutant(
         "lm/cli/export.py",
         "    require_owned(destination, MODEL)\n",
         "",
