@@ -3,18 +3,21 @@
 Which law it follows depends on the divergence, on the source of Z and on the baseline together
 (mathematics: finding F5, verified by enumerating all batches in the toy), and on the rest of the
 configuration.
+
+Every statement is about one step given the past: its weights, and what earlier batches or base
+samples left behind, such as a running baseline or the mean of past Zhat.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from fdpg_ref import find_divergence
+from fdpg_ref import TOTAL_VARIATION, find_divergence
 from lm.config import RunConfig
 
 
 class Status(NamedTuple):
-    """What is proven about the expected gradient of a run."""
+    """What is proven about the expected gradient of a step, given the past."""
 
     verdict: Literal["unbiased", "proportional", "biased"]
     factor: str | None
@@ -83,29 +86,44 @@ def proven_status(divergence: str, policy: str, baseline: str) -> Status:
     # None: an error of Z does more than scale the gradient.
     power = find_divergence(divergence).z_power
     if policy == "exact":
-        return Status("unbiased", None, "Z is exact and the baseline is independent of the sample")
+        past = ", given the past batches that it is the mean of" if baseline == "running" else ""
+        reason = f"Z is exact and the baseline is independent of the sample{past}"
+        return Status("unbiased", None, reason)
+
+    # The signal of total variation is a sign: smooth laws of a small error do not hold of it.
+    jumps = find_divergence(divergence) is TOTAL_VARIATION
     if policy in {"frozen", "past_only"}:
-        return _status_of_independent(power, policy)
+        return _status_of_independent(power, policy, jumps=jumps)
     if policy == "leave_one_out":
-        return _status_of_leave_one_out(power, baseline)
-    return _status_of_same_batch(power, baseline)
+        status = _status_of_leave_one_out(power, baseline)
+    else:
+        status = _status_of_same_batch(power, baseline)
+    if jumps:
+        reason = (
+            "where Zhat carries a ratio across 1, the signal of this divergence jumps; the bias "
+            "falls with the batch size n, but not as O(1/n)"
+        )
+        return status._replace(reason=reason)
+    return status
 
 
-def _status_of_independent(power: float | None, policy: str) -> Status:
+def _status_of_independent(power: float | None, policy: str, *, jumps: bool) -> Status:
     source = "the offline estimate" if policy == "frozen" else "the mean of past batches"
     if power == 0:
         return Status("unbiased", None, f"{source} of Z shifts the signal by a constant only")
     if power is not None:
         return Status(
             "proportional",
-            f"E[(Zhat/Z)^{power:g}]",
-            f"{source} of Z rescales every coefficient of this divergence alike",
+            f"(Zhat/Z)^{power:g}",
+            f"given the past, {source} of Z rescales every coefficient of this divergence alike",
         )
-    size = "not smaller with a larger batch" if policy == "frozen" else "O(1/n)"
+    effect = "tilts this divergence toward another one"
+    if jumps:
+        effect = "tilts the gradient where it carries a ratio across 1, and nowhere else"
     return Status(
         "biased",
         None,
-        f"the error of {source} of Z ({size}) tilts this divergence toward another one",
+        f"the error of {source} of Z, which a larger batch of this step does not lessen, {effect}",
     )
 
 

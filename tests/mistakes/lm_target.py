@@ -124,6 +124,20 @@ MUTANTS = [
     ),
     Mutant(
         "lm/target/proven_status.py",
+        '            f"(Zhat/Z)^{power:g}",',
+        '            f"E[(Zhat/Z)^{power:g}]",',
+        "a factor of one estimate stated as a mean over estimates",
+        ("lm/test_targets.py::test_the_status_of_a_run_is_what_all_batches_say",),
+    ),
+    Mutant(
+        "lm/target/proven_status.py",
+        "    if jumps:\n        reason",
+        "    if not jumps:\n        reason",
+        "a bias of O(1/n) where the signal jumps",
+        ("lm/test_targets.py::test_a_bias_of_one_over_n_falls_so",),
+    ),
+    Mutant(
+        "lm/target/proven_status.py",
         'status.factor in {None, "(n-1)/n"}',
         "True",
         "a gradient over prompts called proportional, though each prompt has its own factor",
