@@ -1,4 +1,4 @@
-"""The rules of docs/hypotheses.md as code: arrays of one study in, one verdict out.
+"""The rules of docs/hypotheses-first.md as code: arrays of one study in, one verdict out.
 
 Axes are those of `study.tables.cubes`: units (tasks, or problems of the toy), seeds, objectives,
 measures. `study.rules.judge` says which table each rule looks at.
@@ -28,7 +28,7 @@ from study.tables.cubes import Cube, log_measures, mean_regrets
 from study.tables.stored import NotJudgedError
 from study.text import share
 
-# The bounds of docs/hypotheses.md.
+# The bounds of docs/hypotheses-first.md.
 FLOAT64_BOUND, FLOAT32_BOUND = 1e-12, 1e-6
 BEST_SHARE = 0.9
 WIDE_MARGIN = float(np.log(0.8))

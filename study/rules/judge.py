@@ -49,7 +49,7 @@ def judge(tables: Tables, sweeps: Mapping[str, Runs] | None = None) -> list[Verd
     Returns
     -------
     list of Verdict
-        In the order of docs/hypotheses.md; where a table is missing the verdict says so.
+        In the order of docs/hypotheses-first.md; where a table is missing the verdict says so.
     """
     sweeps = study_tables(tables) if sweeps is None else sweeps
     main, scale, ablations = (sweeps.get(name) for name in ("main", "scale", "ablations"))

@@ -1,4 +1,4 @@
-"""Every rule of docs/hypotheses.md, with arrays in which it holds, holds partly and does not."""
+"""Every rule of docs/hypotheses-first.md: arrays in which it holds, holds partly and does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.rules.verdicts import DOES_NOT, HOLDS, PARTLY, STATEMENTS
 from study.tables.cubes import Cube, log_measures, mean_regrets, regrets
 from study.tables.stored import NotJudgedError
 
-RULES = Path(__file__).resolve().parents[2] / "docs" / "hypotheses.md"
+RULES = Path(__file__).resolve().parents[2] / "docs" / "hypotheses-first.md"
 FORWARD, REVERSE, TV, JS, ALPHA = range(5)
 
 
