@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 # Longest part of a library's message that is repeated; some list all architectures there are.
 MOST_CHARACTERS = 400
+# In torch's own words, where the machine's memory is full.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
 
 
 class UsageError(ValueError):
@@ -72,11 +74,20 @@ def border(doing: str, advice: str) -> Iterator[None]:
         yield
     except Exception as error:
         named = type(error).__module__.partition(".")[0] in {"lm", "fdpg_ref"}
-        if named or isinstance(error, OSError) or type(error).__name__ == "OutOfMemoryError":
+        if named or isinstance(error, OSError) or is_out_of_memory(error):
             raise
         words = f"while {doing}: {reason_of(error)}"
         # A check of ours says what to do by itself.
         raise RunError(words if _is_our_check(error) else f"{words}. {advice}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory was full, of a GPU or of the machine; imports no torch."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # torch has no class of its own for the machine's.
+    words = str(error)
+    return isinstance(error, RuntimeError) and any(name in words for name in OUT_OF_MEMORY)
 
 
 def _is_our_check(error: BaseException) -> bool:

@@ -77,7 +77,10 @@ def run_train(config: RunConfig) -> None:
         outcome = outcome_of(evaluations, config.divergence, measured=measured)
         warning = "warning: " if outcome.verdict == FARTHER else ""
         print(f"{warning}{outcome.sentence}")
-        print(f"report: {folder / 'report.html'}")
+        if config.report:
+            print(f"report: {folder / 'report.html'}")
+        else:
+            print(f"run: {folder} (python -m lm report {folder} draws its report)")
 
 
 def run_base(config: BaseConfig) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,7 +22,7 @@ from lm.config.base import BaseConfig
 from lm.config.options import parse_config, shipped_recipes, to_plain
 from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
-from lm.errors import RunError, RunInterrupted, UsageError, reason_of
+from lm.errors import RunError, RunInterrupted, UsageError, is_out_of_memory, reason_of
 from lm.phases import phase, speaking
 from lm.run.owned import holds_keys, require_replaceable_file
 from lm.run.start import how_to_start, resume_command
@@ -29,6 +31,8 @@ from lm.sweep.config import SweepConfig
 USAGE_ERROR = 2
 OUR_FAULT = 3
 INTERRUPTED = 130
+# What a shell reports of a program that a closed pipe ended.
+NOBODY_READS = 141
 USER_ERRORS = (
     UsageError,
     RunError,
@@ -68,17 +72,19 @@ def main(arguments: Sequence[str]) -> int:
         0; 1 if a run of a sweep fails or what one promises does not hold; 2 for what a user can put
         right and 3 for what only we can, with the message on the standard error stream.
     """
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(_overview())
-        return 0
     debug, words = _without_debug(arguments)
     name, *rest = words or ["help"]
     try:
+        if name in {"-h", "--help", "help"}:
+            print(_overview(), flush=True)
+            return 0
         if name != "train":
             require_alone(name)
         # A sweep has bars of its own.
         with speaking(sys.stderr if is_main() and name not in {"sweep", "demo"} else None):
-            return _command(name).run(rest) or 0
+            code = _command(name).run(rest) or 0
+        print(end="", flush=True)  # at the exit of the program it would fail without a word of ours
+        return code
     except (KeyboardInterrupt, Exception) as error:
         if debug:
             traceback.print_exception(error)
@@ -87,20 +93,45 @@ def main(arguments: Sequence[str]) -> int:
 
 def _explain(error: BaseException, command: str) -> int:
     """Print what went wrong in one line, and return the exit code."""
-    if isinstance(error, KeyboardInterrupt):
-        return _fail("interrupted", error, code=INTERRUPTED)
-    if isinstance(error, RunInterrupted):  # of a run inside another command
-        return _fail(str(error), error, code=INTERRUPTED)
+    fault = _output_fault()
+    if isinstance(fault or error, BrokenPipeError):  # as `head` leaves when it has seen enough
+        return NOBODY_READS
+    message, code = _words_on(error, command)
+    if fault is not None:
+        message, code = f"the standard output cannot be written: {fault.strerror}", USAGE_ERROR
+    return _fail(message, error, code=code)
+
+
+def _words_on(error: BaseException, command: str) -> tuple[str, int]:
+    """Return what went wrong, in one line, and the exit code."""
+    if isinstance(error, KeyboardInterrupt | RunInterrupted):  # of a run inside another command
+        return str(error) or "interrupted", INTERRUPTED
     if isinstance(error, ModuleNotFoundError) and error.name in HEAVY_LIBRARIES:
-        return _fail(f"{error.name} is not installed: python -m pip install 'fdpg-ref[lm]'", error)
+        return f"{error.name} is not installed: python -m pip install 'fdpg-ref[lm]'", USAGE_ERROR
+    if is_out_of_memory(error):
+        words = (
+            f"the memory is full ({reason_of(error)}): lower micro_batch_size, batch_size, "
+            "score_chunk, evaluation.samples or --n, or take a smaller model"
+        )
+        return words, USAGE_ERROR
     if isinstance(error, _user_errors()):
-        return _fail(str(error), error)
+        return str(error), USAGE_ERROR
     # Not one that we foresaw. Still one line: a traceback helps only whoever mends it.
-    message = (
+    words = (
         f"python -m lm {command} failed: {reason_of(error)}. This is a fault of the program or of "
         "a library: --debug true shows where, which is what a report of it should hold"
     )
-    return _fail(message, error, code=OUR_FAULT)
+    return words, OUR_FAULT
+
+
+def _output_fault() -> OSError | None:
+    """Return why the standard output cannot be written, and let nothing more be written there."""
+    try:
+        print(end="", flush=True)
+    except OSError as fault:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return fault
+    return None
 
 
 def _without_debug(words: Sequence[str]) -> tuple[bool, list[str]]:
@@ -352,13 +383,14 @@ def _say(message: str) -> None:
         print(message)
 
 
-def _fail(message: str, error: BaseException, *, code: int = USAGE_ERROR) -> int:
+def _fail(message: str, error: BaseException, *, code: int) -> int:
     if not is_main():
         # The launcher ends this process as soon as the main one has failed, which says the same.
         time.sleep(GRACE_SECONDS)
         message = f"process {process_index()}: {message}"
-    for line in (message, *getattr(error, "__notes__", ())):
-        print(f"lm: {line}", file=sys.stderr)
+    with suppress(OSError):  # the exit code is left
+        for line in (message, *getattr(error, "__notes__", ())):
+            print(f"lm: {line}", file=sys.stderr)
     return code
 
 

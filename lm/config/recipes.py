@@ -22,6 +22,12 @@ _INT, _FLOAT, _TIMESTAMP, _MERGE = (
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which refuses what it would otherwise guess."""
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        if node is not None and node.end_mark is None:  # it is not at its end yet
+            raise _error(node, "what stands here holds an alias of itself")
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:

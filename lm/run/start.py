@@ -85,7 +85,13 @@ def how_to_start(config: RunConfig) -> Start:
         require_replaceable(final, overwrite=bool(began.get("overwrite", False)))
         return "resumed"
     if config.resume and (final / "config.json").is_file():
-        _require_same(config, _read(final), final, "is complete")
+        recorded = _read(final)
+        if not RUN.proves(final):  # a model has a file of this name, too
+            raise RunError(
+                f"{final} is not a run that this program wrote, so there is nothing to resume: "
+                "choose another --output"
+            )
+        _require_same(config, recorded, final, "is complete")
         return "complete"
     if has_records(partial) and not config.overwrite:
         raise RunError(

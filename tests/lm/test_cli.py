@@ -16,6 +16,7 @@ from support.lm_runs import finished_run, tiny_model
 from transformers import AutoModelForCausalLM
 
 from lm.cli.main import COMMANDS, main
+from lm.errors import border
 from lm.policy import load_policy
 
 ROOT = Path(__file__).parents[2]
@@ -306,3 +307,65 @@ def test_env_names_the_versions(capsys):
     out = capsys.readouterr().out
     assert "torch" in out
     assert "transformers" in out
+
+
+# What a shell hands on from a program whose output nobody reads, or nobody can keep.
+CLOSED, FULL = 141, 2
+
+
+@pytest.mark.parametrize("words", [["help"], ["env"]])
+def test_an_output_that_is_closed_ends_the_program_without_a_word(words):
+    command = f"{sys.executable} -m lm {' '.join(words)} | true; exit ${{PIPESTATUS[0]}}"
+    # The pipe is closed before the first word.
+    slow = command.replace(f"{sys.executable} -m", f"(sleep 0.5; {sys.executable} -m", 1)
+    slow = slow.replace(" | true", ") | true")
+    done = subprocess.run(
+        ["bash", "-c", slow], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == CLOSED
+    assert [line for line in done.stderr.splitlines() if " ... (" not in line] == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+@pytest.mark.parametrize("words", [["help"], ["env"]])
+def test_an_output_that_cannot_be_written_is_said_in_one_line(words):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lm", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+    assert done.returncode == FULL
+    (line,) = [line for line in done.stderr.splitlines() if " ... (" not in line]
+    assert line == "lm: the standard output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 TiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+)
+def test_a_memory_that_is_full_says_what_to_lower(error, monkeypatch, capsys):
+    def too_large(*_: object) -> None:
+        with border("building the target", "Try another model"):
+            raise error
+
+    monkeypatch.setattr("lm.cli.commands.run_env", too_large)
+    message = _refused(capsys, "env")
+    assert message.startswith("lm: the memory is full (")
+    assert "lower micro_batch_size" in message
+
+
+def test_a_run_without_a_report_names_none(tmp_path, capsys):
+    words = ["--model", str(tiny_model()), "--output", str(tmp_path / "run"), "--steps", "1"]
+    words += ["--evaluation.samples", "128", "--evaluation.group", "32", "--report", "false"]
+    assert main(["train", str(RECIPES / "rare_pointwise.yaml"), *words]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "report.html" not in last
+    assert last.startswith(f"run: {tmp_path / 'run'} (python -m lm report ")

@@ -401,6 +401,12 @@ def test_overwrite_replaces_a_run_and_nothing_else(tmp_path, place):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_model_is_no_run_to_resume(tmp_path):
+    PLACES["a config.json of somebody else"](tmp_path / "run")
+    with pytest.raises(RunError, match="nothing to resume: choose another --output"):
+        _ = how_to_start(_config(tmp_path / "run", resume=True))
+
+
 @pytest.mark.parametrize("output", [".", "..", "/", "runs/..", "a\0b"])
 def test_an_output_without_a_name_of_its_own_is_refused(output):
     with pytest.raises(RunError, match="no name of its own"):

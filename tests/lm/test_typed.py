@@ -180,6 +180,8 @@ def test_every_dataclass_of_a_configuration_checks_its_types(kind):
         ("? [1, 2]\n: 3", "a key must be a word"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("[" * 600, "nested too deeply"),
+        ("steps: 3\ntarget: &x {reward: *x}", "line 2: what stands here holds an alias of itself"),
+        ("&x [1, *x]", "an alias of itself"),
     ],
 )
 def test_what_readers_read_differently_is_refused(text, reason):

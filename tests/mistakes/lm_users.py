@@ -6,6 +6,34 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/config/recipes.py",
+        "node is not None and node.end_mark is None",
+        "node is None",
+        "a recipe that holds itself, which no check comes to the end of",
+        ("lm/test_typed.py::test_what_readers_read_differently_is_refused",),
+    ),
+    Mutant(
+        "lm/run/start.py",
+        "if not RUN.proves(final):",
+        "if False:",
+        "a model folder taken for a finished run",
+        ("lm/test_resume.py::test_a_model_is_no_run_to_resume",),
+    ),
+    Mutant(
+        "lm/cli/commands.py",
+        "        if config.report:\n",
+        "        if True:\n",
+        "the path of a report that was not drawn",
+        ("lm/test_cli.py::test_a_run_without_a_report_names_none",),
+    ),
+    Mutant(
+        "lm/errors.py",
+        "isinstance(error, RuntimeError) and any(name in words for name in OUT_OF_MEMORY)",
+        "False",
+        "a full memory called a fault of the program",
+        ("lm/test_cli.py::test_a_memory_that_is_full_says_what_to_lower",),
+    ),
+    Mutant(
         "lm/run/owned.py",
         "if not folder.is_dir() or not kind.proves(folder):",
         "if not folder.is_dir():",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lm.errors import is_out_of_memory
 from lm.models.positions import usable_positions
 from lm.policy.causal.sampling import Lines
 from lm.policy.causal.scoring import TokenScorer
@@ -40,10 +41,10 @@ def law_fault(model: PreTrainedModel) -> str:
     """
     try:
         return _fault(model)
-    except torch.OutOfMemoryError:
-        raise
     # Whatever an architecture raises on a few tokens, it would raise on the first batch.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         dtype = next(model.parameters()).dtype
         return f"a forward pass over a few tokens fails in {dtype} ({reason}){_advice(dtype)}"
