@@ -23,7 +23,7 @@ from fdpg_ref import Estimate, mean_and_standard_error
 
 # Nats: a float32 log-probability of a text carries about this much.
 ROUNDING = 1e-6
-# Of third absolute moments to variance: 25 ones expected of a share.
+# Of central third absolute moments to variance: 25 ones, and 25 zeros, expected of a share.
 LARGEST_RATIO = 0.2
 
 
@@ -143,8 +143,8 @@ def exact_error(terms: Tensor, log_probs: Sequence[Tensor], n: int) -> float:
     Samples that miss what is rare also miss its variance, so that a z-score with their own error
     would be large just where there is least to see. On the list, the variance is a finite sum.
     Where few samples carry the estimate it is not normal, whatever its variance; there is no error
-    then. For a share of 0 or 1 the rule is that some 25 ones are expected (Lyapunov's ratio, which
-    bounds the distance from the normal law, is one over the root of that number).
+    then. For a share the rule is that some 25 ones are expected, and some 25 zeros (Lyapunov's
+    ratio, which bounds the distance from the normal law, is one over the root of that number).
 
     Parameters
     ----------
@@ -164,8 +164,11 @@ def exact_error(terms: Tensor, log_probs: Sequence[Tensor], n: int) -> float:
     variance = third = 0.0
     for log_prob in log_probs:
         probability = log_prob.exp()
-        variance += float(probability @ terms.square()) - float(probability @ terms) ** 2
-        third += float(probability @ terms.abs() ** 3)
+        mean = float(probability @ terms)
+        # Moments about the mean, which a text that is not listed misses by the whole of it.
+        rest, distance = max(0.0, 1.0 - float(probability.sum())), (terms - mean).abs()
+        variance += float(probability @ distance**2) + rest * mean**2
+        third += float(probability @ distance**3) + rest * abs(mean) ** 3
     if variance <= 0.0 or third > LARGEST_RATIO * math.sqrt(n) * variance**1.5:
         return math.nan
     return math.sqrt(variance / n) / len(log_probs)

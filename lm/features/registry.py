@@ -68,6 +68,10 @@ FEATURES: dict[str, Feature] = {
     "starts_with_v": Feature(
         "listed name that starts with v", text_features.starts_with_v, lives_on_list=True
     ),
+    "starts_with_y": Feature(
+        "listed name that starts with y", text_features.starts_with_y, lives_on_list=True
+    ),
+    "ends_in_u": Feature("listed name that ends in u", text_features.ends_in_u, lives_on_list=True),
     "listed_length": Feature(
         "letters of a listed name, 1 for the longest",
         text_features.listed_length,

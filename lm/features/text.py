@@ -47,6 +47,16 @@ def starts_with_v(texts: Sequence[str]) -> np.ndarray:
     return listed(texts) * np.array([float(text.startswith("v")) for text in texts])
 
 
+def starts_with_y(texts: Sequence[str]) -> np.ndarray:
+    """Return 1 for a listed name that starts with y."""
+    return listed(texts) * np.array([float(text.startswith("y")) for text in texts])
+
+
+def ends_in_u(texts: Sequence[str]) -> np.ndarray:
+    """Return 1 for a listed name that ends in u."""
+    return listed(texts) * np.array([float(text.endswith("u")) for text in texts])
+
+
 def listed_length(texts: Sequence[str]) -> np.ndarray:
     """Return a listed name's number of letters over that of the longest, and 0 for others."""
     longest = max(map(len, census_names().names))

@@ -25,8 +25,10 @@ def metric_words(evaluation: Mapping[str, Any], config: RunConfig) -> str:
     A target without features shows KL(policy, base) in place of a feature.
     """
     key, name = "kl_policy_base", "KL to base"
-    if config.target.features:
-        first = config.target.features[0]
+    # What is measured may be another target than the one that is descended.
+    measured = config.measure or config.target
+    if measured.features:
+        first = measured.features[0]
         key, name = f"feature/{first}", f"E[{short_name(first)}]"
     divergence, aligned, entropy = (
         best(evaluation, each)[0] for each in (config.divergence, key, "entropy")

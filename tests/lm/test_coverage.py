@@ -109,6 +109,23 @@ def test_a_share_has_an_error_once_25_ones_are_expected():
     assert math.isnan(exact_error(torch.zeros(1, dtype=torch.float64), [law], 2600))
 
 
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999])
+def test_a_share_and_what_it_leaves_are_judged_alike(share):
+    """A moment about zero would let through what has five zeros, and stop what has many."""
+    one = torch.ones(1, dtype=torch.float64)
+
+    def error(p: float, n: int) -> float:
+        return exact_error(one, [torch.tensor([p], dtype=torch.float64).log()], n)
+
+    # Lyapunov's ratio of a share, by hand: (p^2 + q^2) / sqrt(npq), at most 0.2.
+    rest = 1.0 - share
+    needed = 25.0 * (share**2 + rest**2) ** 2 / (share * rest)
+    for p in (share, rest):
+        assert math.isnan(error(p, int(0.98 * needed)))
+        n = int(1.02 * needed) + 1
+        assert error(p, n) == pytest.approx(math.sqrt(share * rest / n), rel=1e-9)
+
+
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_no_law_has_a_larger_error_of_coverage_than_the_bound(k):
     n = 5

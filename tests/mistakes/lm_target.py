@@ -159,6 +159,13 @@ MUTANTS = [
     ),
     Mutant(
         "lm/evaluation/statistics.py",
+        "third += float(probability @ distance**3) + rest * abs(mean) ** 3",
+        "third += float(probability @ terms.abs() ** 3)",
+        "a gate by the moment about zero, which knows a rare text and not a rare miss",
+        ("lm/test_coverage.py::test_a_share_and_what_it_leaves_are_judged_alike",),
+    ),
+    Mutant(
+        "lm/evaluation/statistics.py",
         "return math.sqrt(variance / n) / len(log_probs)",
         "return math.sqrt(variance / n)",
         "the exact error of a mean over two strata without its half",
