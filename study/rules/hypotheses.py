@@ -98,13 +98,7 @@ def balance(cube: Cube, study: str) -> Verdict:
     values = mean_regrets(cube)
     _need_cells(values)
     place = cube.objectives.index("jensen_shannon")
-    others = [number for number in range(len(cube.objectives)) if number != place]
-
-    def gap(cubes: np.ndarray) -> np.ndarray:
-        means = mean_over_cells(cubes)
-        return means[:, place] - np.nanmin(means[:, others], axis=1)
-
-    found = interval(gap, values)
+    found = _gap_to_the_least(values, cube.objectives, place)
     means = mean_over_cells(values[None])[0]
     rank = 1 + int(np.sum(means < means[place]))
     listed = ", ".join(
@@ -235,13 +229,7 @@ def baseline_helps(gains: np.ndarray, objectives: Sequence[str], study: str) -> 
     """
     _need_cells(gains)
     place = objectives.index("reverse_kl")
-    others = [k for k in range(len(objectives)) if k != place]
-
-    def gap(cubes: np.ndarray) -> np.ndarray:
-        means = mean_over_cells(cubes)
-        return means[:, place] - np.nanmin(means[:, others], axis=1)
-
-    found = interval(gap, gains)
+    found = _gap_to_the_least(gains, objectives, place)
     means = mean_over_cells(gains[None])[0]
     own = mean_interval(gains[..., place])
     listed = ", ".join(
@@ -384,6 +372,26 @@ def _need_objectives(cube: Cube) -> None:
     missing = [name for name in cube.missing if name in FIVE]
     if missing:
         raise NotJudgedError(f"no run of {', '.join(map(label_of, missing))}")
+
+
+def _gap_to_the_least(values: np.ndarray, objectives: Sequence[str], place: int) -> Interval:
+    """Return by how much one objective's mean exceeds the least of all others'.
+
+    The least of some of them is another effect: an objective that was never measured is an error,
+    and a draw in which one has no run is undefined.
+    """
+    means = mean_over_cells(values[None])[0]
+    if np.isnan(means).any():
+        missing = [label_of(objectives[k]) for k, one in enumerate(means) if np.isnan(one)]
+        raise NotJudgedError(f"no run of {', '.join(missing)}")
+
+    others = [k for k in range(len(objectives)) if k != place]
+
+    def gap(cubes: np.ndarray) -> np.ndarray:
+        means = mean_over_cells(cubes)
+        return means[:, place] - means[:, others].min(axis=1)
+
+    return interval(gap, values)
 
 
 def _need_cells(*arrays: np.ndarray) -> None:

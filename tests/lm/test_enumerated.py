@@ -91,7 +91,7 @@ def test_log_prob_is_the_chain_rule_written_out():
     )
 
 
-def _expect_frequencies(samples: Samples, tokens: Tensor, mask: Tensor, log_prob: Tensor) -> None:
+def _assert_frequencies(samples: Samples, tokens: Tensor, mask: Tensor, log_prob: Tensor) -> None:
     """Compare how often each enumerated sequence was drawn with its probability."""
     n, probability = len(samples.tokens), log_prob.exp().detach().double()
     index = {tuple(t[m].tolist()): i for i, (t, m) in enumerate(zip(tokens, mask, strict=True))}
@@ -114,7 +114,7 @@ def test_samples_occur_as_often_as_the_scorer_says(build, eos_ids, pad_id):
     policy = tiny_policy(build(), eos_ids=eos_ids, pad_id=pad_id)
     tokens, mask = enumerate_sequences(eos_ids=eos_ids, pad_id=pad_id, limit=LIMIT)
     samples = policy.sample(20_000, generator=torch.Generator().manual_seed(1))
-    _expect_frequencies(samples, tokens, mask, policy.log_prob(tokens, mask))
+    _assert_frequencies(samples, tokens, mask, policy.log_prob(tokens, mask))
 
 
 @pytest.mark.parametrize(("eos_ids", "pad_id"), ENDINGS)
@@ -222,7 +222,7 @@ def test_prompted_samples_follow_the_scorers_law(build, transform):
         mine = samples.rows(slice(index * n, (index + 1) * n))
         assert mine.prompts is not None
         context = prompts.rows(torch.full((len(tokens),), index))
-        _expect_frequencies(mine, tokens, mask, policy.log_prob(tokens, mask, prompts=context))
+        _assert_frequencies(mine, tokens, mask, policy.log_prob(tokens, mask, prompts=context))
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)

@@ -126,7 +126,7 @@ def _documents(run: dict[str, Any]) -> tuple[str, str]:
     return html_page(run, rows, pictures, sentences), model_card(run, rows, sentences)
 
 
-def _harmless(run: dict[str, Any]) -> None:
+def _assert_harmless(run: dict[str, Any]) -> None:
     page, card = _documents(run)
     for text in (page, card):
         assert "<script" not in text
@@ -144,7 +144,7 @@ def test_a_report_shows_hostile_words_as_words():
         record["warnings"] = [HOSTILE]
         entry = {"exact": {"value": 1.0}}
         record["estimates"] = {**record["estimates"], f"feature/{HOSTILE}": entry}
-    _harmless(run)
+    _assert_harmless(run)
 
 
 def test_a_report_takes_no_field_for_a_number_that_is_none():
@@ -160,7 +160,7 @@ def test_a_report_takes_no_field_for_a_number_that_is_none():
             )
             container[key] = HOSTILE
             try:
-                _harmless(changed)
+                _assert_harmless(changed)
                 shown += 1
             except (ValueError, TypeError, KeyError, AttributeError, StopIteration):
                 continue  # no report at all, which `lm report` says in one line

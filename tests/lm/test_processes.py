@@ -166,20 +166,20 @@ RUNS = [
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_two_processes_is_the_run_of_one(name, together, alone):
-    _same_run(alone / name, together / name)
+    _assert_same_run(alone / name, together / name)
 
 
 def test_a_run_that_two_processes_resume_is_the_run_of_one(together, alone):
     log = json.loads((together / "prompts, interrupted" / "resumed.jsonl").read_text())
     assert log["step"] == 3
-    _same_run(alone / "prompts", together / "prompts, interrupted")
+    _assert_same_run(alone / "prompts", together / "prompts, interrupted")
 
 
 def test_a_sharded_run_is_the_run_of_one_also_when_it_is_resumed(together, alone, seen):
     assert [found["more"]["was sharded"] for found in seen] == [[False, False, True, True]] * 2
     log = json.loads((together / "leave one out, sharded" / "resumed.jsonl").read_text())
     assert log["step"] == 3
-    _same_run(alone / "leave one out", together / "leave one out, sharded")
+    _assert_same_run(alone / "leave one out", together / "leave one out, sharded")
 
 
 def test_what_sharding_cannot_do_is_refused_before_anything_is_written(together, seen):
@@ -189,7 +189,7 @@ def test_what_sharding_cannot_do_is_refused_before_anything_is_written(together,
     assert not (together / ".refused.partial").exists()
 
 
-def _same_run(here: Path, there: Path) -> None:
+def _assert_same_run(here: Path, there: Path) -> None:
     """Compare every number, weight and file of two finished runs."""
     one, two = numbers(here), numbers(there)
     assert one.keys() == two.keys()

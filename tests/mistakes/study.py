@@ -35,6 +35,13 @@ MUTANTS = [
     ),
     Mutant(
         HYPOTHESES,
+        "means[:, place] - means[:, others].min(axis=1)",
+        "means[:, place] - np.nanmin(means[:, others], axis=1)",
+        "a draw without an objective's runs taken for one in which it is the worst",
+        ("study/test_hypotheses.py::test_a_draw_in_which_an_objective_has_no_run_is_undefined",),
+    ),
+    Mutant(
+        HYPOTHESES,
         "partly=rank <= 2",
         "partly=rank <= 3",
         "the third of five as a good balance",

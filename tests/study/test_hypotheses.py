@@ -281,6 +281,26 @@ def test_an_objective_without_a_run_is_not_judged(rng):
             _ = rule(cube_from(logs), "lm")
 
 
+def test_the_least_of_some_objectives_is_not_that_of_all():
+    """H10 compares with the largest gain of all others, of which one is unknown here."""
+    gains = np.full((1, 3, 5), -0.2)
+    gains[0, :, REVERSE] = -0.6
+    gains[0, :, ALPHA] = np.nan
+    with pytest.raises(NotJudgedError, match=r"no run of alpha 0\.5"):
+        _ = rules.baseline_helps(gains, FIVE, "ablations")
+
+
+def test_a_draw_in_which_an_objective_has_no_run_is_undefined():
+    gains = np.full((2, 1, 5), -0.2)
+    gains[:, :, REVERSE] = -0.6
+    gains[0, :, ALPHA] = -5.0
+    gains[1, :, ALPHA] = np.nan
+    # Wherever alpha's run is drawn its gain is the largest, so that the gap is never below 4.4.
+    found = rules.baseline_helps(gains, FIVE, "ablations")
+    assert found.effect == pytest.approx(4.4)
+    assert "4.40 [4.40, 4.40]" in found.sentence, found.sentence
+
+
 def test_one_run_is_not_enough():
     with pytest.raises(NotJudgedError, match="fewer than two"):
         _ = rules.batch_does_not_save(np.array([[0.5]]), "ablations")
