@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -17,7 +18,7 @@ from lm.config import RunConfig, resolve
 from lm.config.base import BaseConfig
 from lm.config.options import build_config, to_plain
 from lm.config.target import TargetConfig
-from lm.errors import UsageError
+from lm.errors import UsageError, reason_of
 from lm.run.inputs import input_digests
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
 
@@ -168,12 +169,20 @@ def _rate(rate: RateConfig, group: str, labels: Labels) -> float:
         if not isinstance(found, Mapping) or key not in found:
             raise ValueError(f"{rate.file} has no rate for {' / '.join(keys)}: choose it first")
         found = found[key]
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
+        raise ValueError(
+            f"{rate.file} has {found!r} for {' / '.join(keys)}: a rate is a number above 0 (YAML "
+            "reads 1e-3 as a word: write 1.0e-3)"
+        )
     return float(found)
 
 
 @cache
 def _chosen_rates(path: Path) -> Mapping[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a file of chosen rates: {reason_of(error)}") from error
 
 
 def short_names(cells: Sequence[Cell]) -> dict[str, str]:

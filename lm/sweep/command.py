@@ -42,6 +42,8 @@ from lm.sweep.workers import Job, Workers
 VERSIONS = ("torch", "transformers", "numpy")
 # Without a terminal: seconds between two lines on how far the sweep is.
 QUIET_SECONDS = 60.0
+# Lines of warnings on a terminal; the page and the Markdown file have all.
+MOST_WARNINGS = 20
 # What an evaluation has to do with the listed names costs as much as so many samples.
 COST_OF_LIST = 8000
 
@@ -129,12 +131,15 @@ def run_held_sweep(
     # Cells that agree in all but their place are one run, and a finished run is a file.
     runs = {cell.run: cell for cell in reversed(cells)}
     left = [cell for run, cell in runs.items() if not record_path(folder, run).exists()]
+    for run in runs.keys() - {cell.run for cell in left}:
+        _ = read_record(folder, run)  # a damaged one is told of before the others are made
     console.print(
         f"{len(cells)} cells, {len(runs)} different runs, {len(runs) - len(left)} of them done",
         highlight=False,
     )
     if left:
-        _run(left[::-1], sweep, commit, console, every)
+        names = short_names(list(runs.values()))
+        _run(left[::-1], names, sweep, commit, console=console, every=every)
 
     # What failed is named at the end, where it is seen.
     records = {run: read_record(folder, run) for run in runs}
@@ -192,14 +197,21 @@ def machine() -> str:
 
 
 def _run(
-    left: Sequence[Cell], sweep: SweepConfig, commit: str, console: Console, every: float
+    left: Sequence[Cell],
+    names: Mapping[str, str],
+    sweep: SweepConfig,
+    commit: str,
+    *,
+    console: Console,
+    every: float,
 ) -> None:
     # The longest first, so that no worker is left alone with one at the end.
     order = sorted(left, key=cost, reverse=True)
-    folder, names = Path(sweep.output), short_names(order)
-    jobs = []
+    folder, jobs = Path(sweep.output), []
     for cell in order:
-        place = folder / names[cell.run] if sweep.keep else folder / "scratch" / cell.run
+        # A name alone is not enough: it may be that of another run in a later or an earlier sweep.
+        kept = f"{names[cell.run]}-{cell.run[:8]}"
+        place = folder / kept if sweep.keep else folder / "scratch" / cell.run
         config = replace(cell.config, output=str(place))
         words = (config, record_path(folder, cell.run), commit, sweep.keep)
         jobs.append(Job(names[cell.run], cell_job, words))
@@ -218,7 +230,14 @@ def _run(
     ):
         for stage in costs[:2]:
             pool.run([Job(labels[b], base_job, (b,)) for b in needed if labels[b] in stage])
-        pool.run(jobs)
+        reasons = pool.run(jobs)
+    unmade = [(job.label, why) for job, why in zip(jobs, reasons, strict=True) if why is not None]
+    if unmade:
+        (name, why), number = unmade[0], len(unmade)
+        raise RunError(
+            f"{number} of {len(jobs)} runs could not be made now, the first one, {name}: {why}. "
+            "All others are kept: run the same command again"
+        )
 
 
 def _story(
@@ -255,7 +274,28 @@ def _story(
         checks=checks(outcomes),
         findings=list(findings(outcomes)),
         settings=settings,
+        warnings=warnings_of({cell.run: cell.name for cell in cells}, records),
     )
+
+
+def warnings_of(names: Mapping[str, str], records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return one line for each run that has warnings: the last of them, and how many there are.
+
+    Parameters
+    ----------
+    names
+        By run, for people.
+    records
+        By run, of those that succeeded.
+    """
+    lines = []
+    for run, record in records.items():
+        found = [(r["step"], text) for r in record["evaluations"] for text in r.get("warnings", ())]
+        if found:
+            step, text = found[-1]
+            more = f" (and {len(found) - 1} earlier)" if len(found) > 1 else ""
+            lines.append(f"{names[run]}, step {step}: {text}{more}")
+    return lines
 
 
 def _tell(sweep: SweepConfig, story: Story, console: Console) -> None:
@@ -271,6 +311,11 @@ def _tell(sweep: SweepConfig, story: Story, console: Console) -> None:
         console.print(Padding(Text(finding.answer), (0, 0, 0, 2)))
     if story.checks:
         console.print(check_table(story.checks))
+    for line in story.warnings[:MOST_WARNINGS]:
+        console.print(Text(f"warning: {line}"), soft_wrap=True)
+    if (more := len(story.warnings) - MOST_WARNINGS) > 0:
+        place = Path(sweep.output) / "cells"
+        console.print(Text(f"warnings of {more} more runs: see the records in {place}"))
 
     if sweep.store is not None:
         write_output(Path(sweep.store), markdown(story).encode("utf-8"))

@@ -66,6 +66,8 @@ class Story:
         What was measured, what must hold, what was found.
     settings
         Label and value of what was run.
+    warnings
+        What the runs warned of, a line each.
     """
 
     title: str
@@ -74,6 +76,7 @@ class Story:
     checks: Sequence[Check]
     findings: Sequence[Finding]
     settings: Mapping[str, str]
+    warnings: Sequence[str] = ()
 
 
 def write_page(story: Story, page: Path) -> None:
@@ -93,6 +96,7 @@ def write_page(story: Story, page: Path) -> None:
     findings = "".join(
         f"<dt>{escape(item.question)}</dt><dd>{escape(item.answer)}</dd>" for item in story.findings
     )
+    warnings = "".join(f"<li>{escape(line)}</li>" for line in story.warnings)
     body = [
         MARK,
         header(story.title, about + _verdict(story.checks)),
@@ -100,6 +104,7 @@ def write_page(story: Story, page: Path) -> None:
         section("What was found", f"<dl>{findings}</dl>") if findings else "",
         *(part for outcome, drawn in pairs for part in _outcome(outcome, drawn)),
         section("What must hold", _checks(story.checks)) if story.checks else "",
+        section("Warnings", f"<ul>{warnings}</ul>") if warnings else "",
         section("Settings", table_part((escape(k), escape(v)) for k, v in story.settings.items())),
     ]
     text = display.html_page(story.title, "".join(body), REPORT_STYLE + STYLE)
@@ -108,19 +113,19 @@ def write_page(story: Story, page: Path) -> None:
 
 
 def summary(story: Story) -> str:
-    """Return the tables, checks and findings as JSON."""
+    """Return the tables, checks, findings and warnings as JSON."""
     parts = (
         story.settings,
         {o.name: {"rows": row_labels(o), **groups(o)} for o in story.outcomes},
         [check._asdict() for check in story.checks],
         [finding._asdict() for finding in story.findings],
     )
-    content = dict(zip(SUMMARY_KEYS, parts, strict=True))
+    content = {**dict(zip(SUMMARY_KEYS, parts, strict=True)), "warnings": list(story.warnings)}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def markdown(story: Story) -> str:
-    """Return settings, tables, checks and findings as Markdown."""
+    """Return settings, tables, checks, findings and warnings as Markdown."""
     parts = [f"# {story.title}", *story.about]
     parts.append("\n".join(f"- {name}: {value}" for name, value in story.settings.items()))
     for outcome in story.outcomes:
@@ -128,6 +133,8 @@ def markdown(story: Story) -> str:
     parts += [NOTE, *(f"**{item.question}** {item.answer}" for item in story.findings)]
     held = [f"- {'pass' if c.passed else 'FAIL'}: {c.statement}: {c.detail}" for c in story.checks]
     parts += ["## What must hold", "\n".join(held)] if held else []
+    warnings = [f"- {line}" for line in story.warnings]
+    parts += ["## Warnings", "\n".join(warnings)] if warnings else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -8,13 +8,13 @@ import json
 import math
 import operator
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,14 +22,15 @@ import rich.progress
 import yaml
 from rich.console import Console
 from support.lm_runs import scratch
+from support.lm_sweeps import plain_sweep, tiny_block, tiny_sweep
 
 from lm.cli.main import main
-from lm.config.options import build_config, to_plain
+from lm.config.options import to_plain
 from lm.errors import RunBusy, RunError, UsageError
 from lm.run.files import FOLDER_LOCK, held
 from lm.run.records import read_records
 from lm.sweep.bars import Bars
-from lm.sweep.cells import NOT_THE_RUN, expand, merged
+from lm.sweep.cells import NOT_THE_RUN, expand
 from lm.sweep.command import cost, run_sweep
 from lm.sweep.config import SweepConfig
 from lm.sweep.records import cell_job, read_record, record_path
@@ -40,50 +41,6 @@ from lm.train import train
 ROOT = Path(__file__).parents[2]
 
 
-def _plain(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Return a sweep of two methods and two seeds on tiny models, which takes seconds."""
-    sweep = {
-        "name": "tiny",
-        "output": str(folder / "cells"),
-        "table": str(folder / "tiny.parquet"),
-        "workers": 1,
-        "run": {
-            "steps": 3, "batch_size": 16,
-            "evaluation": {"every": 2, "samples": 64, "group": 32, "texts": 4},
-        },
-        "sizes": {"1x16": {"layers": 1, "width": 16, "heads": 2, "steps": 30, "batch_size": 64}},
-        "tasks": {
-            "listed": {
-                "title": "listed names", "group": "soft",
-                "target": {"moments": {"listed": 0.2}}, "reward": {"listed": 1.0}, "beta": 0.5,
-            }
-        },
-        "methods": {
-            "forward_kl": {"divergence": "forward_kl"},
-            "jensen_shannon": {"divergence": "jensen_shannon"},
-            "rl_kl": {"divergence": "reverse_kl", "descends": "penalised_reward"},
-            "reward": {"divergence": "reverse_kl", "descends": "reward"},
-        },
-        "rates": {"fast": {"value": 1e-3}, "slow": {"value": 1e-4}},
-        "blocks": [
-            {
-                "tasks": ["listed"], "methods": ["forward_kl", "jensen_shannon"],
-                "sizes": ["1x16"], "rates": ["fast"], "seeds": [0, 1],
-            }
-        ],
-    }  # fmt: skip
-    return merged(sweep, changes)
-
-
-def _sweep(folder: Path, **changes: Any) -> SweepConfig:
-    return build_config(SweepConfig, _plain(folder, **changes))
-
-
-def _block(**changes: Any) -> dict[str, Any]:
-    block = {"tasks": ["listed"], "methods": ["forward_kl"], "sizes": ["1x16"], "rates": ["fast"]}
-    return {**block, "seeds": [0], **changes}
-
-
 @pytest.fixture(autouse=True)
 def _models(monkeypatch):
     """Keep the tiny models in a folder of the tests, where workers find them as well."""
@@ -91,8 +48,11 @@ def _models(monkeypatch):
 
 
 def test_a_sweep_is_every_combination_of_its_blocks_once(tmp_path):
-    blocks = [_block(methods=["forward_kl", "rl_kl"], seeds=[0, 1]), _block(rates=["fast", "slow"])]
-    cells = expand(_sweep(tmp_path, blocks=blocks))
+    blocks = [
+        tiny_block(methods=["forward_kl", "rl_kl"], seeds=[0, 1]),
+        tiny_block(rates=["fast", "slow"]),
+    ]
+    cells = expand(tiny_sweep(tmp_path, blocks=blocks))
     assert [(c.labels.method, c.labels.rate, c.labels.seed) for c in cells] == [
         ("forward_kl", "fast", 0),
         ("rl_kl", "fast", 0),
@@ -104,8 +64,11 @@ def test_a_sweep_is_every_combination_of_its_blocks_once(tmp_path):
 
 
 def test_cells_with_the_same_configuration_are_one_run(tmp_path):
-    blocks = [_block(rates=["fast", "same"], seeds=[0]), _block(variants=["default", "small"])]
-    sweep = _sweep(
+    blocks = [
+        tiny_block(rates=["fast", "same"], seeds=[0]),
+        tiny_block(variants=["default", "small"]),
+    ]
+    sweep = tiny_sweep(
         tmp_path,
         blocks=blocks,
         rates={"same": {"value": 1e-3}},
@@ -120,7 +83,7 @@ def test_cells_with_the_same_configuration_are_one_run(tmp_path):
 def test_methods_descend_the_target_the_penalised_reward_or_the_reward(tmp_path):
     methods = ["forward_kl", "rl_kl", "reward"]
     target, penalised, alone = (
-        c.config for c in expand(_sweep(tmp_path, blocks=[_block(methods=methods)]))
+        c.config for c in expand(tiny_sweep(tmp_path, blocks=[tiny_block(methods=methods)]))
     )
     assert target.measure is None
     assert target.target.moments == {"listed": 0.2}
@@ -133,7 +96,7 @@ def test_methods_descend_the_target_the_penalised_reward_or_the_reward(tmp_path)
 
 def test_a_teacher_is_fine_tuned_from_the_base_of_the_cells_size(tmp_path):
     task = {"title": "t", "group": "g", "teacher": {"female_share": 0.9, "steps": 5}}
-    sweep = _sweep(tmp_path, tasks={"taught": task}, blocks=[_block(tasks=["taught"])])
+    sweep = tiny_sweep(tmp_path, tasks={"taught": task}, blocks=[tiny_block(tasks=["taught"])])
     (cell,) = expand(sweep)
     base, teacher = cell.bases
     assert teacher.initial == str(base.folder())
@@ -150,29 +113,32 @@ def test_rates_are_numbers_or_those_chosen_for_group_method_and_size(tmp_path):
         "tuned": {"file": str(chosen)},
         "common": {"file": str(chosen), "method": "forward_kl"},
     }
-    block = _block(methods=["jensen_shannon"], rates=["tuned", "common", "slow"])
-    cells = expand(_sweep(tmp_path, rates=rates, blocks=[block]))
+    block = tiny_block(methods=["jensen_shannon"], rates=["tuned", "common", "slow"])
+    cells = expand(tiny_sweep(tmp_path, rates=rates, blocks=[block]))
     assert [cell.config.optimizer.lr for cell in cells] == [0.02, 0.01, 1e-4]
-    block = _block(methods=["rl_kl"], rates=["tuned"])
+    block = tiny_block(methods=["rl_kl"], rates=["tuned"])
     with pytest.raises(ValueError, match="has no rate for soft / rl_kl / 1x16: choose it first"):
-        _ = expand(_sweep(tmp_path, rates=rates, blocks=[block]))
+        _ = expand(tiny_sweep(tmp_path, rates=rates, blocks=[block]))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"blocks": [_block(tasks=["lost"])]}, "a block names 'lost', but tasks has only: listed"),
+        (
+            {"blocks": [tiny_block(tasks=["lost"])]},
+            "a block names 'lost', but tasks has only: listed",
+        ),
         ({"blocks": []}, "blocks is empty"),
         ({"run": {"step": 3}}, "unknown key 'step' among the options; did you mean 'steps'"),
         ({"run": {"steps": "many"}}, "steps"),
         ({"sizes": {"1x16": {"width": 15}}}, "heads must divide width"),
         ({"workers": 0}, "workers"),
         ({"store": "."}, ". is a folder: name a file"),
-        ({"blocks": [_block(seeds=[1, 1])]}, "none twice"),
+        ({"blocks": [tiny_block(seeds=[1, 1])]}, "none twice"),
         ({"rates": {"fast": {"file": "no/such/file.yaml", "value": None}}}, "no/such/file"),
         ({"tasks": {"listed": {"target": None}}}, "needs either a target or a teacher"),
         (
-            {"tasks": {"listed": {"reward": {}}}, "blocks": [_block(methods=["reward"])]},
+            {"tasks": {"listed": {"reward": {}}}, "blocks": [tiny_block(methods=["reward"])]},
             "the task has no reward",
         ),
     ],
@@ -180,7 +146,7 @@ def test_rates_are_numbers_or_those_chosen_for_group_method_and_size(tmp_path):
 def test_a_sweep_that_means_nothing_is_refused_before_anything_is_run(
     changes, message, tmp_path, capsys
 ):
-    plain = _plain(tmp_path, **{k: v for k, v in changes.items() if k != "tasks"})
+    plain = plain_sweep(tmp_path, **{k: v for k, v in changes.items() if k != "tasks"})
     for task, options in changes.get("tasks", {}).items():
         plain["tasks"][task] |= options
     path = tmp_path / "sweep.yaml"
@@ -198,7 +164,7 @@ def test_the_command_needs_a_file(capsys):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> SweepConfig:
     """A finished sweep of four runs."""
-    sweep = _sweep(tmp_path_factory.mktemp("sweep"))
+    sweep = tiny_sweep(tmp_path_factory.mktemp("sweep"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(scratch())
         _ = run_sweep(sweep, command="a test")
@@ -260,7 +226,7 @@ def test_only_records_are_left_of_a_run(done):
 
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path):
-    sweep = _sweep(tmp_path)
+    sweep = tiny_sweep(tmp_path)
     with held(Path(sweep.output)), pytest.raises(RunBusy, match="another process is at work in"):
         _ = run_sweep(sweep, command="a test")
     assert [path.name for path in Path(sweep.output).iterdir()] == [FOLDER_LOCK]
@@ -270,7 +236,7 @@ def test_two_sweeps_do_not_share_a_folder(tmp_path):
 def test_a_sweep_replaces_no_file_of_somebody_else(tmp_path, option):
     mine = tmp_path / "mine"
     _ = mine.write_text("# precious")
-    sweep = _sweep(tmp_path, **{option: str(mine)})
+    sweep = tiny_sweep(tmp_path, **{option: str(mine)})
     with pytest.raises(UsageError, match=r"mine exists and is not a sweep's .*choose another name"):
         _ = run_sweep(sweep, command="a test")
     assert mine.read_text() == "# precious"
@@ -280,7 +246,7 @@ def test_a_sweep_replaces_no_file_of_somebody_else(tmp_path, option):
 def test_the_summary_beside_a_page_is_not_that_of_a_run(tmp_path):
     summary = tmp_path / "summary.json"
     _ = summary.write_text('{"steps": 4}')
-    sweep = _sweep(tmp_path, page=str(tmp_path / "index.html"))
+    sweep = tiny_sweep(tmp_path, page=str(tmp_path / "index.html"))
     with pytest.raises(UsageError, match=r"summary\.json exists and is not a sweep's summary"):
         _ = run_sweep(sweep, command="a test")
     assert summary.read_text() == '{"steps": 4}'
@@ -298,8 +264,8 @@ def test_a_sweep_replaces_its_own_files_and_writes_to_a_device(done, tmp_path):
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
-    block = _block(methods=["forward_kl", "jensen_shannon"])
-    sweep = _sweep(tmp_path, blocks=[block])
+    block = tiny_block(methods=["forward_kl", "jensen_shannon"])
+    sweep = tiny_sweep(tmp_path, blocks=[block])
     first, second = expand(sweep)
 
     def fail(config):
@@ -308,7 +274,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch
     folder = Path(sweep.output)
     with monkeypatch.context() as patch:
         patch.setattr("lm.sweep.records.train_job", fail)
-        cell_job(first.config, record_path(folder, first.run), "commit")
+        _ = cell_job(first.config, record_path(folder, first.run), "commit")
     assert read_record(folder, first.run)["failed"] == "the gradient norm is nan"
     out = io.StringIO()
     assert run_sweep(sweep, command="a test", console=Console(file=out, width=200)) == 1
@@ -318,6 +284,48 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch
     cells = set(pq.read_table(sweep.table)["cell"].to_pylist())
     assert first.name not in cells
     assert second.name in cells
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("soft: [", "is not a file of chosen rates"),
+        ("just words", "has no rate for soft / forward_kl / 1x16"),
+        ("soft: {forward_kl: {1x16: 1e-3}}", "has '1e-3' for soft / forward_kl / 1x16"),
+        ("soft: {forward_kl: {1x16: [1]}}", r"has \[1\] for soft"),
+        ("soft: {forward_kl: {1x16: -0.1}}", "has -0.1 for soft"),
+        ("soft: {forward_kl: {1x16: .inf}}", "has inf for soft"),
+        ("soft: {forward_kl: {1x16: true}}", "has True for soft"),
+        ("\0", "is not a file of chosen rates"),
+    ],
+)
+def test_a_file_of_rates_that_means_nothing_is_a_usage_error(tmp_path, content, words):
+    chosen = tmp_path / "rates.yaml"
+    _ = chosen.write_text(content)
+    sweep = tiny_sweep(
+        tmp_path, rates={"t": {"file": str(chosen)}}, blocks=[tiny_block(rates=["t"])]
+    )
+    with pytest.raises(UsageError, match=words):
+        _ = expand(sweep)
+
+
+def test_the_warnings_of_the_runs_are_told(done, tmp_path):
+    first, *_ = expand(done)
+    output = shutil.copytree(done.output, tmp_path / "cells")
+    record = read_record(output, first.run)
+    record["evaluations"][0]["warnings"] = ["<few> samples count"]
+    record["evaluations"][1]["warnings"] = ["one sample is half of Zhat"]
+    _ = record_path(output, first.run).write_text(json.dumps(record))
+    out = io.StringIO()
+    page, store = tmp_path / "index.html", tmp_path / "tables.md"
+    sweep = replace(done, output=str(output), page=str(page), store=str(store))
+    _ = run_sweep(sweep, command="a test", console=Console(file=out, width=200))
+    step = record["evaluations"][1]["step"]
+    line = f"{first.name}, step {step}: one sample is half of Zhat (and 1 earlier)"
+    assert f"warning: {line}" in out.getvalue()
+    assert f"<li>{line}</li>" in page.read_text()
+    assert f"## Warnings\n\n- {line}" in store.read_text()
+    assert line in json.loads(page.with_name("summary.json").read_text())["warnings"]
 
 
 def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatch):
@@ -335,7 +343,7 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     task = {"title": "t", "group": "g", "target": target, "run": run}
 
     def key() -> str:
-        (cell,) = expand(_sweep(tmp_path, tasks={"t": task}, blocks=[_block(tasks=["t"])]))
+        (cell,) = expand(tiny_sweep(tmp_path, tasks={"t": task}, blocks=[tiny_block(tasks=["t"])]))
         return cell.run
 
     keys = {key()}
@@ -358,7 +366,7 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
 
 
 def test_a_run_that_reads_no_file_keeps_its_key(tmp_path):
-    (cell, *_) = expand(_sweep(tmp_path))
+    (cell, *_) = expand(tiny_sweep(tmp_path))
     assert cell.inputs == {}
     content = {k: v for k, v in to_plain(cell.config).items() if k not in NOT_THE_RUN}
     text = json.dumps(content, sort_keys=True).encode()
@@ -371,7 +379,7 @@ def test_no_failing_run_stops_a_sweep(tmp_path, monkeypatch, capsys):
     _ = Path("leaves.py").write_text("raise SystemExit(0)\n\n\ndef f(texts):\n    return texts\n")
     _ = Path("raises.py").write_text("def f(texts):\n    return {}['lost']\n")
     rewards = {name: f"{name}.py:f" for name in ("leaves", "raises")}
-    plain = _plain(tmp_path)
+    plain = plain_sweep(tmp_path)
     listed = {**plain["tasks"]["listed"], "reward": {}}
     plain["tasks"] |= {
         name: {**listed, "target": {"kind": "reward_tilted", "reward": {reward: 1.0}}}
@@ -379,7 +387,7 @@ def test_no_failing_run_stops_a_sweep(tmp_path, monkeypatch, capsys):
     }
     plain["tasks"]["far"] = {**listed, "target": {"moments": {"listed": 0.2, "female": 0.5}}}
     plain["tasks"]["gone"] = {**listed, "run": {"model": "no/such/model"}}
-    plain["blocks"] = [_block(tasks=list(plain["tasks"]))]
+    plain["blocks"] = [tiny_block(tasks=list(plain["tasks"]))]
     plain["sizes"]["1x16"]["steps"] = 1
     path = tmp_path / "sweep.yaml"
     _ = path.write_text(yaml.safe_dump(plain))
@@ -393,7 +401,7 @@ def test_no_failing_run_stops_a_sweep(tmp_path, monkeypatch, capsys):
 
 
 def test_a_sweep_that_is_killed_goes_on_and_ends_with_the_same_table(done, tmp_path, capsys):
-    plain = _plain(tmp_path)
+    plain = plain_sweep(tmp_path)
     path = tmp_path / "sweep.yaml"
     _ = path.write_text(yaml.safe_dump(plain))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -416,8 +424,8 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_with_the_same_table(done, tmp_p
 def test_the_cost_of_a_cell_grows_with_its_model_and_its_steps(tmp_path):
     sizes = {"2x16": {"layers": 2, "width": 16, "heads": 2}}
     variants = {"long": {"steps": 30}}
-    block = _block(sizes=["1x16", "2x16"], variants=["default", "long"])
-    sweep = _sweep(tmp_path, sizes=sizes, variants=variants, blocks=[block])
+    block = tiny_block(sizes=["1x16", "2x16"], variants=["default", "long"])
+    sweep = tiny_sweep(tmp_path, sizes=sizes, variants=variants, blocks=[block])
     costs = {(c.labels.size, c.labels.variant): cost(c) for c in expand(sweep)}
     assert costs["1x16", "default"] < costs["2x16", "default"] < costs["2x16", "long"]
     assert record_path(Path("a"), "b") == Path("a/cells/b.json")

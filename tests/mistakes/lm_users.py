@@ -77,6 +77,29 @@ MUTANTS = [
     ),
     Mutant(
         "lm/sweep/command.py",
+        'kept = f"{names[cell.run]}-{cell.run[:8]}"',
+        "kept = names[cell.run]",
+        "a kept run that is replaced by another one of a later sitting",
+        ("lm/test_sweep_records.py::test_the_folders_that_are_kept_are_never_those_of_other_runs",),
+    ),
+    Mutant(
+        "lm/sweep/records.py",
+        "        if is_of_the_moment(error):\n",
+        "        if False:\n",
+        "a full memory that is a run's failure for ever",
+        ("lm/test_sweep_records.py::test_what_only_this_moment_forbids_is_not_recorded",),
+    ),
+    Mutant(
+        "lm/sweep/records.py",
+        "    except (Stopped, RunInterrupted):\n",
+        "    except Stopped:\n",
+        "an interrupted run that counts as failed",
+        (
+            "lm/test_sweep_records.py::test_a_run_that_was_interrupted_ends_the_sweep_and_is_not_recorded",
+        ),
+    ),
+    Mutant(
+        "lm/sweep/command.py",
         """    with held(Path(sweep.output)):
         return""",
         """    if sweep.output:
