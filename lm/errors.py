@@ -23,6 +23,10 @@ class RunBusy(RunError):
     """Another process is at work in the same folder; later it can be tried again."""
 
 
+class NotFinite(RunError):
+    """A model's probabilities or gradients are NaN or infinite, as in too narrow a precision."""
+
+
 class RunInterrupted(Exception):
     """A run was asked to stop by a signal; everything is saved.
 

@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lm.errors import RunError
+from lm.errors import NotFinite
 
 # What autocast computes matrix products in; None leaves them in the dtype of the weights.
 AUTOCAST: Mapping[str, torch.dtype | None] = {
@@ -130,7 +130,7 @@ class Amp:
 
         Raises
         ------
-        RunError
+        NotFinite
             The gradient overflows at every scale.
         """
         if self._scaler is None:
@@ -141,7 +141,7 @@ class Amp:
         self._scaler.update()
         made = self.scale >= before
         if not made and self.scale < SMALLEST_SCALE:
-            raise RunError(
+            raise NotFinite(
                 f"the float16 gradient is not finite, even with the loss scaled by {before:.1e}: "
                 "choose --precision bfloat16 or float32, or look for a sample with an extreme "
                 "signal"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fdpg_ref import DIVERGENCES, leave_one_out, score_coefficients, score_signal
 from lm.device.amp import AUTOCAST, Amp
-from lm.errors import RunError
+from lm.errors import NotFinite
 from lm.phases import each
 from lm.policy.causal import CausalPolicy
 from lm.policy.samples import Samples
@@ -72,7 +72,7 @@ def measure_ladder(
 
     Raises
     ------
-    RunError
+    NotFinite
         The model is not finite even in float64.
     """
     # The batch and the reference are float64's.
@@ -95,7 +95,7 @@ def measure_ladder(
         # Measure it, or say why this device cannot.
         try:
             measured = _measure(rung_policy, batch, amp, accelerator)
-        except (ValueError, RuntimeError) as error:
+        except (NotFinite, RuntimeError) as error:
             if reference is None or not _is_of_the_precision(error):
                 raise
             rungs.append(Rung(precision, unavailable=str(error).splitlines()[0]))
@@ -153,7 +153,7 @@ def _measure(policy: CausalPolicy, batch: _Batch, amp: Amp, accelerator: Acceler
         token = token_log_probs(policy, samples, rows=TOGETHER).double()
         alone = token_log_probs(policy, samples, rows=ALONE).double()
     if not bool(torch.isfinite(sequence).all() & torch.isfinite(token).all()):
-        raise RunError(f"the model's log-probabilities are not finite in {amp.precision}")
+        raise NotFinite(f"the model's log-probabilities are not finite in {amp.precision}")
 
     # Sample anew, and score what was drawn.
     with amp.autocast():
@@ -201,7 +201,7 @@ def _gradient(
         # Again with a smaller scale, as long as the scaled gradient overflows.
         norm = amp.clip(accelerator, optimizer, parameters)
         if not amp.scales and not bool(torch.isfinite(norm)):
-            raise RunError(f"the gradient is not finite in {amp.precision}")
+            raise NotFinite(f"the gradient is not finite in {amp.precision}")
         if amp.step(optimizer):
             break
         overflows += 1
@@ -243,4 +243,4 @@ def _gradient_error(gradient: Tensor, reference: Tensor) -> GradientError:
 
 def _is_of_the_precision(error: Exception) -> bool:
     """Whether a rung failed because of its precision: not finite there, or no such kernel."""
-    return isinstance(error, ValueError) or "not implemented for" in str(error)
+    return isinstance(error, NotFinite) or "not implemented for" in str(error)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fdpg_ref import DIVERGENCES, leave_one_out, score_coefficients, score_signal
 from lm.device.amp import AUTOCAST, Amp
-from lm.errors import RunError
+from lm.errors import NotFinite, RunError
 from lm.models.folder import build_gpt2
 from lm.policy.causal import CausalPolicy
 from lm.policy.samples import Samples
@@ -276,20 +276,30 @@ def test_a_model_beyond_float16s_range_is_said_to_be(tmp_path):
     assert record["rungs"][3] == {"precision": "float16", "unavailable": half.unavailable}
 
 
-@pytest.mark.parametrize(("message", "known"), [("not implemented for 'Half'", True), ("o", False)])
-def test_a_missing_kernel_is_said_and_any_other_failure_is_raised(monkeypatch, message, known):
+@pytest.mark.parametrize(
+    ("kind", "message", "known"),
+    [
+        (RuntimeError, "not implemented for 'Half'", True),
+        (RuntimeError, "another", False),
+        (ValueError, "another", False),
+        (RunError, "another", False),
+    ],
+)
+def test_a_missing_kernel_is_said_and_any_other_failure_is_raised(
+    monkeypatch, kind, message, known
+):
     ours = Amp.autocast
 
     def autocast(self):
         if self.precision == "float16":
-            raise RuntimeError(message)
+            raise kind(message)
         return ours(self)
 
     monkeypatch.setattr(Amp, "autocast", autocast)
     if known:
         assert measure_ladder(_policy(), n=4).rungs[3].unavailable == message
     else:
-        with pytest.raises(RuntimeError, match="o"):
+        with pytest.raises(kind, match=message):
             _ = measure_ladder(_policy(), n=4)
 
 
@@ -297,7 +307,7 @@ def test_a_model_that_is_not_finite_at_all_stops_the_ladder():
     policy = _policy()
     with torch.no_grad():
         _ = policy.model.transformer.ln_f.weight.fill_(math.nan)
-    with pytest.raises((RunError, ValueError), match="not finite"):
+    with pytest.raises(NotFinite, match="not finite"):
         _ = measure_ladder(policy, n=4)
 
 

@@ -103,6 +103,13 @@ MUTANTS = [
     ),
     Mutant(
         "lm/selfcheck/ladder.py",
+        "if reference is None or not _is_of_the_precision(error):",
+        "if reference is None:",
+        "any error taken for one of the precision",
+        ("lm/test_ladder.py::test_a_missing_kernel_is_said_and_any_other_failure_is_raised",),
+    ),
+    Mutant(
+        "lm/selfcheck/ladder.py",
         "float(gap.square().sum() / 2)",
         "float(gap.square().sum())",
         "twice 1 - cosine",

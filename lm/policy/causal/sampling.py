@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lm.config.sampling import SamplingConfig
+from lm.errors import NotFinite
 from lm.models.completions import completion_mask
 from lm.policy.prompts import Prompts
 from lm.policy.samples import Samples
@@ -58,7 +59,7 @@ def sample_sequences(
 
     Raises
     ------
-    ValueError
+    NotFinite
         The model's probabilities are NaN.
     """
     # Every row is full of padding and empty of tokens.
@@ -95,7 +96,7 @@ def sample_sequences(
     # Put the steps together.
     log_prob = torch.stack(step_log_probs, dim=-1).sum(-1)
     if bool(log_prob.isnan().any()):
-        raise ValueError(
+        raise NotFinite(
             "the model's probabilities are NaN, so its weights or activations are not finite: in "
             "training, lower the learning rate; before it, try another precision"
         )
