@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Of the mass of the counts of a class.
 LEFT_OUT = 1e-18
+# Counts of all classes but two that are held in memory with those of the others at once.
+_BLOCK = 64
 # A reported error of zero beside the exact value is right: both carry the rounding of a sum of at
 # most a few terms near 1.
 _ROUNDING = 1e-12
@@ -139,7 +141,7 @@ def estimates(world: World, way: Way, n: int, *, divergence: FDivergence) -> Est
 
     blocks = []
     for counts, masses in _sample_sets(np.exp(log_proposal[drawn]), n):
-        log_z = np.zeros(len(counts))
+        log_z = np.zeros(1)
         if way.estimated_z:
             with np.errstate(divide="ignore"):  # nothing drawn of a class is log 0
                 log_z = logsumexp(np.log(counts / n) + log_weights)
@@ -165,31 +167,42 @@ def _sample_sets(
 ) -> Iterator[tuple[Int[np.ndarray, "sets k"], Float[np.ndarray, " sets"]]]:
     """Yield blocks of counts (sets, k) with their multinomial masses (sets,).
 
-    The rarest class varies slowest: it has the fewest counts that matter.
+    The rarest class comes first: it has the fewest counts that matter.
     """
     order = np.argsort(probs)
-    inverse = np.argsort(order)
-    for counts, masses in _ordered_sets(probs[order], n):
-        yield counts[:, inverse], masses
+    inverse, ordered = np.argsort(order), probs[order]
+    odds = ordered / np.cumsum(ordered[::-1])[::-1]  # of a class among those that are left
+
+    counts, masses = np.empty((1, 0), dtype=int), np.ones(1)
+    for prob in odds[:-2]:
+        counts, masses = _extended(counts, masses, n, prob)
+    for start in range(0, len(counts), _BLOCK):
+        block, given = counts[start : start + _BLOCK], masses[start : start + _BLOCK]
+        if odds.size > 1:
+            block, given = _extended(block, given, n, odds[-2])
+        last = n - np.sum(block, axis=-1, keepdims=True)
+        yield np.concatenate([block, last], axis=-1)[:, inverse], given
 
 
-def _ordered_sets(probs: np.ndarray, n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if probs.size == 1:
-        yield np.array([[n]]), np.ones(1)
-        return
-    first = probs[0] / np.sum(probs)
-    counts = _window(first, n)
-    masses = binom.pmf(counts, n, first)
-    if probs.size == 2:
-        yield np.stack([counts, n - counts], axis=-1), masses
-        return
-    for count, mass in zip(counts, masses, strict=True):
-        for others, given in _ordered_sets(probs[1:], n - int(count)):
-            yield np.insert(others, 0, count, axis=-1), mass * given
+def _extended(
+    counts: np.ndarray, masses: np.ndarray, n: int, prob: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return every row of counts with every count of the next class, and their masses."""
+    left = n - np.sum(counts, axis=-1)
+    low, high = _window(prob, left)
+
+    # One row for each count from low to high.
+    lengths = high - low + 1
+    rows = np.repeat(np.arange(len(counts)), lengths)
+    starts = np.cumsum(lengths) - lengths
+    new = low[rows] + np.arange(rows.size) - starts[rows]
+
+    given = masses[rows] * binom.pmf(new, left[rows], prob)
+    return np.concatenate([counts[rows], new[:, None]], axis=-1), given
 
 
-def _window(prob: float, n: int) -> Int[np.ndarray, " counts"]:
-    """Return the counts outside of which a binomial has at most `LEFT_OUT` of its mass.
+def _window(prob: float, n: Int[np.ndarray, " rows"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and largest counts between which binomials have all but `LEFT_OUT`.
 
     By Bernstein's inequality, P(abs(k - np) >= t) <= 2 exp(-t^2 / (2 np(1 - p) + 2t/3)).
     """
@@ -197,4 +210,4 @@ def _window(prob: float, n: int) -> Int[np.ndarray, " counts"]:
     variance = n * prob * (1 - prob)
     reach = log_share / 3 + np.sqrt((log_share / 3) ** 2 + 2 * log_share * variance)
     low, high = np.floor(n * prob - reach), np.ceil(n * prob + reach)
-    return np.arange(max(int(low), 0), min(int(high), n) + 1)
+    return np.maximum(low, 0).astype(int), np.minimum(high, n).astype(int)

@@ -6,6 +6,7 @@ no verdict is stored; `toy.verify.report.table` prints the records and writes th
 
 from __future__ import annotations
 
+from toy.verify import measurement
 from toy.verify.claims import (
     balance,
     compositions,
@@ -38,7 +39,7 @@ _MODULES = (
         values,
         control,
     ),
-    *(targets, families, sequences, tokens, balance, teacher),
+    *(measurement, targets, families, sequences, tokens, balance, teacher),
 )
 
 

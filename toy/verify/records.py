@@ -46,6 +46,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "F15": "truncated top-k “KLs” to a teacher",
         "targets": "RLHF, GDC and DPG are f-DPG with a certain target and divergence",
         "families": "alpha, skew Jensen-Shannon, user-defined f, conventions",
+        "measurement": "which samples show what a policy dropped",
         "sampling": "quasi-rejection and the better proposal",
         "sequences": "ends of sequences and truncated sampling",
     }
