@@ -112,7 +112,7 @@ def train(
             evaluator = Evaluator(
                 measured, config.evaluation, divergence=config.divergence, seed=config.seed
             )
-        run.write_problem(measured)
+        run.write_problem(measured, problem)
 
         # Train.
         kind, events = config.tracker if main else "none", run.partial / "tensorboard"

@@ -62,22 +62,27 @@ def mark_trainable(model: nn.Module) -> None:
 
 
 def merged_model(model: PreTrainedModel) -> PreTrainedModel:
-    """Return an independent plain model whose weights include the adapter: W + (alpha / r) B A.
+    """Return a plain model on the CPU whose weights include the adapter: W + (alpha / r) B A.
 
-    A weight that another layer shares, as a head often shares the embeddings', becomes two: the
-    adapter belongs to one of them.
+    Weights without an adapter are shared where they are on the CPU already, and a GPU holds nothing
+    twice. A weight that another layer shares, as a head often shares the embeddings', becomes two:
+    the adapter belongs to one of them.
 
     Parameters
     ----------
     model
         With an adapter or without one; stays as it is.
     """
-    plain = copy.deepcopy(model)
+    held = {id(buffer): buffer.cpu() for buffer in model.buffers()}
+    for weight in model.parameters():
+        # A parameter of its own: merging puts other numbers into it.
+        held[id(weight)] = nn.Parameter(weight.detach().cpu(), requires_grad=False)
+    plain = copy.deepcopy(model, memo=held)
     for name, layer in adapted_layers(plain).items():
         _untie(plain, layer.get_base_layer())
         layer.merge(safe_merge=True)
         plain.set_submodule(name, layer.get_base_layer())
-    return plain.requires_grad_(False)
+    return plain
 
 
 def _untie(model: PreTrainedModel, layer: nn.Module) -> None:

@@ -15,9 +15,13 @@ from lm.errors import RunError
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
 
-# Nats, for a sequence of one token. A float32 log-probability carries an error of some 1e-6 nats a
-# token, more where logits are large; bfloat16 logits carry 2^-9 of their size, which reaches 0.1.
+# Nats, for a sequence of one token whose logits are of the usual size. A log-probability is a logit
+# less another number of its size, so that rounding moves it by some roundoffs of that size. One of
+# 10 is 6e-7 in float32 (2^-24 x 10), of which the layers make 1e-6: 50 times that is allowed. It is
+# 0.02 in bfloat16 (2^-9 x 10) and 0.005 in float16 (2^-11 x 10), and layer after layer rounds to 16
+# bits: some 20 times that is allowed.
 # float64 is wider than its own rounding, for Llama's norms compute in float32 whatever the weights.
+USUAL_SIZE = 10.0
 SAME_LAW_TOLERANCE = {"float64": 5e-6, "float32": 5e-5, "bfloat16": 0.4, "float16": 0.08}
 # The largest log-probability that rounding can produce.
 ABOVE_ZERO = 1e-4

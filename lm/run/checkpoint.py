@@ -25,6 +25,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lm.errors import RunError
 from lm.phases import phase
@@ -213,13 +214,8 @@ def _folder_of(folder: Path, step: int) -> Path:
 
 
 def _write(folder: Path, state: TrainingState) -> None:
-    # Clones: safetensors refuses tensors that share memory, as the views of a flat buffer do.
-    tensors = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in state.tensors.items()
-    }
     try:
-        save_file(tensors, folder / TENSORS)
+        save_file(_apart(state.tensors), folder / TENSORS)
     except SafetensorError as error:
         raise os_error(error, folder / TENSORS) from error
 
@@ -238,6 +234,22 @@ def _write(folder: Path, state: TrainingState) -> None:
     for name in (TENSORS, NUMBERS, MANIFEST):
         flush_to_disk(folder / name)
     flush_to_disk(folder)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU that share no memory, as safetensors wants them; few are copied.
+
+    Views of a flat buffer share it, and so may two names.
+    """
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().cpu()
+        memory = here.untyped_storage()
+        whole = here.is_contiguous() and memory.nbytes() == here.nbytes
+        apart[name] = here if whole and memory.data_ptr() not in seen else here.clone().contiguous()
+        seen.add(memory.data_ptr())
+    return apart
 
 
 def _fingerprint(path: Path) -> dict[str, int | str]:

@@ -53,6 +53,8 @@ from lm.target.proven_status import status_of
 LOGS = ("metrics.jsonl", "timings.jsonl")
 # On one machine they are the same numbers; rounding on another one moves them by less than this.
 SAME_FACTS = 1e-3
+# What reading facts raises where somebody has edited them.
+_NO_FACTS = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class RunFolder:
@@ -106,32 +108,42 @@ class RunFolder:
                     # A log that was lost is not filled up with zero bytes.
                     file.truncate(min(file.tell(), lengths.get(name, 0)))
 
-    def write_problem(self, problem: Problem) -> None:
+    def write_problem(self, measured: Problem, trained: Problem) -> None:
         """Record what the run is about; of a run that continues, check that it still is that.
+
+        Parameters
+        ----------
+        measured, trained
+            What it is measured against and what it descends; mostly one and the same.
 
         Raises
         ------
         RunError
             The target is another one: the model, a feature or the prompts have changed.
         """
-        found, path = describe_problem(problem), self.partial / "target.json"
+        found, path = describe_problem(measured), self.partial / "target.json"
+        # A reward alone is no distribution: nothing is known of it under the base.
+        if trained is not measured and trained.anchor is not None:
+            found["trained"] = describe_problem(trained)
         if not path.exists():
             self.write_json(path.name, found)
             return
         try:
             then = _facts(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except _NO_FACTS as error:
             raise RunError(
                 f"{path} cannot be read, so that the target of the run is not known: put it back, "
                 "or start again with --overwrite and without --resume"
             ) from error
         now = _facts(found)
-        for name, value in now.items():
-            if not math.isclose(value, then[name], rel_tol=SAME_FACTS, abs_tol=SAME_FACTS):
+        for name in {**now, **then}:
+            # What is not there is no number, and no number is close to it.
+            value, before = now.get(name, math.nan), then.get(name, math.nan)
+            if not math.isclose(value, before, rel_tol=SAME_FACTS, abs_tol=SAME_FACTS):
                 raise RunError(
-                    f"{name} is {value:.6g} now, but was {then[name]:.6g} when the run began: the "
-                    "model's folder, a feature or the prompts have changed since. Put back what "
-                    "there was, or start again with --overwrite and without --resume"
+                    f"{name} is {value:.6g} now, but {path} says {before:.6g}: that file, the "
+                    "model's folder, a feature or the prompts have changed since the run began. "
+                    "Put back what there was, or start again with --overwrite and without --resume"
                 )
 
     def write_policy(self, policy: Policy) -> None:
@@ -285,8 +297,10 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 
 def _facts(target: Mapping[str, Any]) -> dict[str, float]:
     """Return what tells a base with its target from another one, of what target.json holds."""
-    moments = {f"E[{row['feature']}] of the base": row["base"] for row in target["features"]}
-    return {"log Z of the target": target["log_z"], **moments}
+    facts = {f"E[{row['feature']}] of the base": float(row["base"]) for row in target["features"]}
+    facts["log Z of the target"] = float(target["log_z"])
+    trained = _facts(target["trained"]) if "trained" in target else {}
+    return facts | {f"{name}, as it is trained,": value for name, value in trained.items()}
 
 
 def _begin(run: RunFolder, config: RunConfig) -> None:

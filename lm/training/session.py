@@ -248,6 +248,10 @@ class Session:
             evaluation, texts = self.evaluator.measure(
                 policy, step=step, samples=step * config.batch_size
             )
+        if step == 0 and self.problem is not self.evaluator.problem:
+            # Those of the measured target are there already.
+            own = [f"the target that is trained: {words}" for words in self.problem.warnings()]
+            evaluation["warnings"] += own
         self._log(evaluation)
         self._time(step, "evaluation_seconds", started)
         if step in {0, config.steps}:

@@ -156,12 +156,6 @@ class WholeWeights:
         finally:
             self._release()
 
-    @property
-    def numbers_held(self) -> int:
-        """How many weights the copy holds now: none but inside `of`."""
-        copy = self._copy
-        return 0 if copy is None else sum(part.numel() for part in copy.model.parameters())
-
     def _release(self) -> None:
         if self._copy is not None:
             for parameter in self._copy.model.parameters():

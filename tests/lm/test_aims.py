@@ -20,6 +20,7 @@ from fdpg_ref import (
     score_signal,
 )
 from lm.config import (
+    CheckpointConfig,
     PartitionConfig,
     PromptsConfig,
     ProposalConfig,
@@ -33,13 +34,14 @@ from lm.features.census import DATA_FILE
 from lm.models.folder import build_gpt2
 from lm.models.tokenizer import TokenizerVocabulary
 from lm.policy import CausalPolicy, load_policy
+from lm.run.start import partial_folder
 from lm.selfcheck.oracle import enumerable_policy, every_sequence
 from lm.surrogate import surrogate_loss
 from lm.target.decoded import Reading
 from lm.target.fit import reward_alone
 from lm.target.problem import build_problem, measured_problem
 from lm.target.teacher import check_teacher, teacher_log_prob
-from lm.train import train
+from lm.train import StepRecord, train
 from lm.training.base import train_base
 
 RARE = TargetConfig(moments={"ends_in_i": 0.5})
@@ -218,6 +220,37 @@ def test_a_run_on_reward_alone_descends_minus_the_reward(tmp_path, monkeypatch):
     final = lines(folder, "evaluation")[-1]["estimates"]
     assert "feature/ends_in_i" in final
     assert "feature/listed" not in final
+
+
+def test_the_trained_target_keeps_its_warnings_and_its_check_beside_a_measured_one(tmp_path):
+    penalised = TargetConfig(kind="reward_tilted", reward={"letters": 9.0}, beta=0.5)
+    config = tiny_config(
+        tmp_path / "run", target=penalised, measure=RARE, report=False, steps=2,
+        partition=PartitionConfig(policy="frozen", samples=64), divergence="reverse_kl",
+    )  # fmt: skip
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: StepRecord) -> None:
+        if step.step == 1:
+            raise Stop
+
+    # One long text outweighs all others in the offline Z: said once, at the start.
+    with pytest.raises(Stop):
+        _ = train(replace(config, checkpoint=CheckpointConfig(every=1)), on_step=stop)
+    partial = partial_folder(tmp_path / "run")
+    (first,) = lines(partial, "evaluation")
+    said = "the target that is trained: one sample of 64 base samples"
+    assert any(words.startswith(said) for words in first["warnings"])
+
+    # The same run with another trained target is another run.
+    path = partial / "target.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    about["trained"]["log_z"] += 1.0
+    _ = path.write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(RunError, match="log Z of the target, as it is trained, is"):
+        _ = train(replace(config, resume=True))
 
 
 def test_a_run_is_measured_against_the_other_target(tmp_path):

@@ -75,6 +75,22 @@ def test_tensors_that_share_memory_are_saved_apart(tmp_path):
     assert torch.equal(loaded["t"], flat.view(2, 3).T)
 
 
+def test_what_shares_no_memory_is_not_copied_to_be_saved(tmp_path, monkeypatch):
+    written: dict[str, int] = {}
+    original = lm.run.checkpoint.save_file
+
+    def spied(tensors, path):
+        written.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        original(tensors, path)
+
+    monkeypatch.setattr("lm.run.checkpoint.save_file", spied)
+    state = _state(3)
+    state.tensors["view"] = state.tensors["weights/a"][1:]
+    _ = save_checkpoint(tmp_path, state, keep=1)
+    own = {name: tensor.data_ptr() for name, tensor in state.tensors.items()}
+    assert {name for name in own if written[name] != own[name]} == {"view"}
+
+
 def test_the_newest_are_kept_and_an_abandoned_course_is_dropped(tmp_path):
     for step in (2, 4, 6, 8):
         _ = save_checkpoint(tmp_path, _state(step), keep=2)

@@ -348,6 +348,34 @@ def test_a_save_that_is_another_policy_is_an_error(tmp_path):
     assert issubclass(WrongSave, RunError)
 
 
+@pytest.mark.parametrize(("offset", "noise", "same"), [(40.0, 3e-7, True), (0.0, 1e-2, False)])
+def test_large_logits_round_more_and_are_still_the_same_policy(
+    offset, noise, same, tmp_path, monkeypatch
+):
+    """A constant on all logits changes no law, but it is what rounding is relative to."""
+    policy = load_policy(make_llama_folder(tmp_path / "base", tokenizer=False), max_new_tokens=4)
+    policy = policy.trainable_copy()
+    head = policy.model.get_output_embeddings()
+    with torch.no_grad():
+        # The norm before the head has weights of one sign then, and the head a large mean.
+        _ = head.weight.add_(offset)
+    (tmp_path / "saved").mkdir()
+
+    def rounded(folder, dtype):
+        model: Any = load_model(folder, dtype=dtype)
+        random = torch.Generator().manual_seed(0)
+        weight = model.get_output_embeddings().weight.data
+        _ = weight.mul_(1.0 + noise * torch.randn(weight.shape, generator=random))
+        return model
+
+    monkeypatch.setattr("lm.policy.causal.saved.load_model", rounded)
+    if same:
+        policy.save(tmp_path / "saved")
+    else:
+        with pytest.raises(WrongSave):
+            policy.save(tmp_path / "saved")
+
+
 def test_every_save_is_checked_with_a_handful_of_samples(tmp_path, monkeypatch):
     policy = load_policy(tiny_model(), transform=SamplingConfig(top_k=2))
 

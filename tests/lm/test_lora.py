@@ -130,6 +130,16 @@ def test_the_merged_model_scores_as_the_adapted_one(base):
         assert torch.equal(parameter, weights[name]), name
 
 
+def test_merging_copies_only_the_weights_under_an_adapter(base):
+    policy = _trained(base)
+    held = {p.data_ptr(): p for p in policy.model.parameters()}
+    merged = merged_model(policy.model)
+    new = [p for p in merged.parameters() if p.data_ptr() not in held]
+    adapted = sum("lora_A" in name for name, _ in policy.model.named_parameters())
+    assert len(new) == adapted
+    assert all(p.device.type == "cpu" and not p.requires_grad for p in merged.parameters())
+
+
 def test_a_saved_policy_needs_no_peft(base, tmp_path):
     policy = _trained(base)
     folder = tmp_path / "saved"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from support.launch import launch, quiet_environment
 from support.lm_models import make_gpt2_folder, make_llama_folder
 from support.lm_runs import lines, tiny_model
-from support.lm_tiny import tiny_gpt2, tiny_llama, tiny_policy
+from support.lm_tiny import numbers_held, tiny_gpt2, tiny_llama, tiny_policy
 from support.two_processes import run_all
 
 from lm.config import ProposalConfig, RunConfig, SamplingConfig, TargetConfig
@@ -240,16 +240,16 @@ def test_whole_weights_are_lent_with_the_transform_and_taken_back():
     policy = tiny_policy(tiny_gpt2())
     cold = policy.with_transform(SamplingConfig(temperature=0.5))
     weights = WholeWeights(policy, sharded=True)
-    assert weights.numbers_held == 0
+    assert numbers_held(weights) == 0
     with weights.of(cold) as lent:
-        assert weights.numbers_held == sum(p.numel() for p in policy.model.parameters())
+        assert numbers_held(weights) == sum(p.numel() for p in policy.model.parameters())
         here, there = (
             each.sample(16, generator=torch.Generator().manual_seed(1)) for each in (lent, cold)
         )
     assert here.transform == cold.transform
     assert torch.equal(here.tokens, there.tokens)
     torch.testing.assert_close(here.log_prob, there.log_prob, rtol=0, atol=1e-12)
-    assert weights.numbers_held == 0
+    assert numbers_held(weights) == 0
     with WholeWeights(policy, sharded=False).of(policy) as lent:
         assert lent is policy
 

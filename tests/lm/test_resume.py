@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import shutil
@@ -302,9 +303,21 @@ def test_a_changed_record_is_refused_and_nothing_is_deleted(quick, damage):
 def test_damaged_records_of_what_a_run_is_about(quick, capsys):
     config, partial = _broken_run(quick)
     target = (partial / "target.json").read_text()
-    for damaged in ("{", "[]", '{"features": [3]}'):
+    for damaged in (
+        "{",
+        "[]",
+        '{"features": [3]}',
+        target.replace('"log_z": ', '"log_z": null, "_": ', 1),
+    ):
         _ = (partial / "target.json").write_text(damaged)
         with pytest.raises(RunError, match=r"target\.json cannot be read"):
+            _ = train(replace(config, resume=True))
+    # Valid, and edited.
+    about = json.loads(target)
+    edits = ({"log_z": 1.5}, {"log_z": math.nan}, {"features": about["features"][1:]})
+    for edit in edits:
+        _ = (partial / "target.json").write_text(json.dumps(about | edit))
+        with pytest.raises(RunError, match=r"target\.json says .* have changed since"):
             _ = train(replace(config, resume=True))
     _ = (partial / "target.json").write_text(target)
     # What says on which machine the run began changes no number.

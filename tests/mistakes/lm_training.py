@@ -6,6 +6,45 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/policy/causal/saved.py",
+        "    allowed = allowed * (_logit_size(theirs, samples) / USUAL_SIZE).clamp(min=1.0)\n",
+        "",
+        "a right save of a model with large logits refused",
+        ("lm/test_law.py::test_large_logits_round_more_and_are_still_the_same_policy",),
+    ),
+    Mutant(
+        "lm/training/session.py",
+        "step == 0 and self.problem is not self.evaluator.problem",
+        "False",
+        "the trained target's warnings lost beside a measured one",
+        (
+            "lm/test_aims.py::test_the_trained_target_keeps_its_warnings_and_its_check_beside_a_measured_one",
+        ),
+    ),
+    Mutant(
+        "lm/run/folder.py",
+        "if trained is not measured and",
+        "if False and",
+        "a run that continues toward another target than it began with",
+        (
+            "lm/test_aims.py::test_the_trained_target_keeps_its_warnings_and_its_check_beside_a_measured_one",
+        ),
+    ),
+    Mutant(
+        "lm/models/adapter.py",
+        "weight.detach().cpu()",
+        "weight.detach().clone()",
+        "a second copy of the whole model to save an adapter",
+        ("lm/test_lora.py::test_merging_copies_only_the_weights_under_an_adapter",),
+    ),
+    Mutant(
+        "lm/run/checkpoint.py",
+        "here if whole and",
+        "here if False and",
+        "a second copy of everything that a checkpoint holds",
+        ("lm/test_checkpoint.py::test_what_shares_no_memory_is_not_copied_to_be_saved",),
+    ),
+    Mutant(
         "lm/surrogate.py",
         "return (coefficients.detach() * log_policy).mean()",
         "return (coefficients * log_policy).mean()",

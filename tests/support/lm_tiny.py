@@ -24,6 +24,7 @@ from lm.models.folder import build_gpt2
 from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
 from lm.policy.transforms import IDENTITY
+from lm.training.sharding import WholeWeights
 
 VOCABULARY = 4
 # Unequal lengths; the ids of start, end and padding occur inside, as in any real prompt.
@@ -157,3 +158,9 @@ def _sharpen(model: PreTrainedModel, scale: float) -> PreTrainedModel:
             if parameter.ndim > 1:
                 _ = parameter.mul_(scale)
     return model.eval()
+
+
+def numbers_held(weights: WholeWeights) -> int:
+    """Return how many weights the lender's copy holds now: none but inside `of`."""
+    copy = weights._copy
+    return 0 if copy is None else sum(part.numel() for part in copy.model.parameters())

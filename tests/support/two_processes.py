@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin
-from support.lm_tiny import tiny_gpt2, tiny_llama, tiny_policy
+from support.lm_tiny import numbers_held, tiny_gpt2, tiny_llama, tiny_policy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -300,7 +300,7 @@ def _sample_sharded(
         hook = sampler.model.register_forward_hook(lambda *_: calls.append(1))
         mine = sampler.sample(ROWS, generator=_generator(5), rows=slice(row, row + 1))
         hook.remove()
-    held, kept = weights.numbers_held, [isinstance(p, DTensor) for p in policy.scorer.parameters()]
+    held, kept = numbers_held(weights), [isinstance(p, DTensor) for p in policy.scorer.parameters()]
     scored = policy.score(mine)
     return {
         "decoding steps": len(calls),

@@ -17,14 +17,12 @@ from lm.errors import is_out_of_memory
 from lm.models.positions import usable_positions
 from lm.policy.causal.sampling import Lines
 from lm.policy.causal.scoring import TokenScorer
-from lm.policy.checks import SAME_LAW_TOLERANCE, computing_precision
+from lm.policy.checks import SAME_LAW_TOLERANCE, USUAL_SIZE, computing_precision
 from lm.policy.prompts import Prompts
 from lm.policy.transforms import wide_log_softmax
 
 # Tokens of the row that is looked at; its neighbour has one more.
 LENGTH = 8
-# Nats: the tolerances are of laws whose log-probabilities are of this size.
-USUAL_SIZE = 10.0
 
 
 @torch.no_grad()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lm.errors import RunError
 from lm.models.folder import load_model
 from lm.models.positions import usable_positions
 from lm.models.token_ids import load_ids
-from lm.policy.checks import computing_precision, same_law_tolerance
+from lm.policy.checks import USUAL_SIZE, computing_precision, same_law_tolerance
 from lm.policy.protocol import Policy
+from lm.policy.samples import Samples
 from lm.policy.transforms import IDENTITY
 
 # Samples that are scored twice, and how long they may be: a handful tells two models apart.
@@ -28,7 +30,7 @@ def check_saved(policy: Policy, folder: Path) -> None:
 
     The model is loaded once more, on the CPU, and freed. Merging an adapter rounds each weight, and
     another device adds in another order: both move a log-probability by the roundoff of the stored
-    dtype, times the square root of the number of tokens (`lm.policy.checks`).
+    dtype of the logits, times the square root of the number of tokens (`lm.policy.checks`).
 
     Parameters
     ----------
@@ -59,6 +61,7 @@ def check_saved(policy: Policy, folder: Path) -> None:
     precisions = {computing_precision(each.model) for each in (ours, theirs)}
     lengths = samples.mask.sum(-1).cpu()
     allowed = torch.stack([same_law_tolerance(name, lengths) for name in precisions]).amax(0)
+    allowed = allowed * (_logit_size(theirs, samples) / USUAL_SIZE).clamp(min=1.0)
     share = (here - there).abs() / allowed
     # A NaN is a mismatch, and the worst one.
     worst = int(share.where(~share.isnan(), torch.inf).argmax())
@@ -70,6 +73,20 @@ def check_saved(policy: Policy, folder: Path) -> None:
                 f"{float(here[worst]):.4f} (rounding explains {float(allowed[worst]):.1g})",
             )
         )
+
+
+def _logit_size(policy: Policy, samples: Samples) -> Tensor:
+    """Return the largest of the two numbers whose difference is a log-probability; shape (n,).
+
+    Only the model's own numbers show it: many a model adds a large constant to all its logits.
+    """
+    tokens, mask = samples.tokens.cpu(), samples.mask.cpu()
+    start = torch.full_like(tokens[:, :1], policy.ids.bos_id)
+    inputs = torch.cat([start, tokens[:, :-1]], dim=-1)
+    logits = policy.model(input_ids=inputs, use_cache=False).logits.double()
+    chosen = logits.gather(-1, tokens[..., None])[..., 0].abs()
+    total = torch.logsumexp(logits, dim=-1).abs()
+    return torch.maximum(chosen, total).where(mask, 0.0).amax(-1)
 
 
 def _message(folder: Path, found: str) -> str:
