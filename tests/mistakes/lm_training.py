@@ -134,7 +134,7 @@ MUTANTS = [
         'MAY_DIFFER = ("steps", "output",',
         "resuming with another number of steps, and so another learning rate",
         (
-            "lm/test_resume.py::test_resuming_with_another_configuration_is_refused_and_names_each_key",
+            "lm/test_start.py::test_resuming_with_another_configuration_is_refused_and_names_each_key",
         ),
     ),
     Mutant(

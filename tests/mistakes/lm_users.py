@@ -17,7 +17,7 @@ MUTANTS = [
         "if not RUN.proves(final):",
         "if False:",
         "a model folder taken for a finished run",
-        ("lm/test_resume.py::test_a_model_is_no_run_to_resume",),
+        ("lm/test_start.py::test_a_model_is_no_run_to_resume",),
     ),
     Mutant(
         "lm/cli/commands.py",
@@ -38,14 +38,14 @@ MUTANTS = [
         "if not folder.is_dir() or not kind.proves(folder):",
         "if not folder.is_dir():",
         "--overwrite that deletes a folder of somebody else",
-        ("lm/test_resume.py::test_overwrite_replaces_a_run_and_nothing_else",),
+        ("lm/test_start.py::test_overwrite_replaces_a_run_and_nothing_else",),
     ),
     Mutant(
         "lm/run/owned.py",
         "    if foreign:\n",
         "    if False:\n",
         "--overwrite that deletes a file which somebody put into a run",
-        ("lm/test_resume.py::test_overwrite_replaces_a_run_and_nothing_else[a note in a run]",),
+        ("lm/test_start.py::test_overwrite_replaces_a_run_and_nothing_else[a note in a run]",),
     ),
     Mutant(
         "lm/run/owned.py",

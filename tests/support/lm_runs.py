@@ -14,6 +14,7 @@ from unittest import mock
 
 from lm.config import EvaluationConfig, OptimizerConfig, RunConfig, TargetConfig
 from lm.config.base import BaseConfig
+from lm.config.options import to_plain
 from lm.training.base import train_base
 
 # Enough training that some samples are listed names, and no more.
@@ -69,3 +70,16 @@ def lines(folder: Path, kind: str | None = None) -> list[dict[str, Any]]:
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()]
     return [record for record in records if kind in {None, record["kind"]}]
+
+
+def plain_config(output: Path, **changes: Any) -> RunConfig:
+    """Return the configuration of a run of the default base, which is not there."""
+    return RunConfig(output=str(output), target=TargetConfig(moments={"listed": 0.3}), **changes)
+
+
+def leave_run(folder: Path, config: RunConfig, *, records: bool = True) -> None:
+    """Make what an interrupted or a finished run leaves, as far as a start looks at it."""
+    folder.mkdir()
+    _ = (folder / "config.json").write_text(json.dumps(to_plain(config)))
+    if records:
+        _ = (folder / "timings.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
