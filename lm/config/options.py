@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import re
 import typing
@@ -91,7 +92,7 @@ def build_config(kind: type[Config], plain: Mapping[str, Any]) -> Config:
     """
     valid = dict(option_types(kind))
     _check_tree(plain, kind, valid, where="among the options")
-    parser = _parser(kind, kind.__name__)
+    parser = _parser_of_objects(kind)
     try:
         made = parser.instantiate(parser.parse_object(dict(plain)))
     except jsonargparse.ArgumentError as error:
@@ -179,6 +180,12 @@ def _parser(kind: type, program: str) -> jsonargparse.ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML recipe; also as first word")
     parser.add_class_arguments(kind)
     return parser
+
+
+@functools.cache
+def _parser_of_objects(kind: type) -> jsonargparse.ArgumentParser:
+    """Return one parser for all: to make it takes longer than to parse, and sweeps parse much."""
+    return _parser(kind, kind.__name__)
 
 
 def _with_config_option(words: list[str]) -> list[str]:

@@ -10,6 +10,8 @@ from study.tables.stored import NotJudgedError
 from study.text import interval
 
 HOLDS, PARTLY, DOES_NOT, NOT_JUDGED = "holds", "holds partly", "does not hold", "not judged"
+# The second edition knows no "partly", and says where its intervals are too wide.
+UNDECIDED = "undecided"
 STATEMENTS = {
     "H1": "RL with a KL penalty is reverse-KL f-DPG, and DPG is forward-KL f-DPG: the same updates",
     "H2": "No objective is best everywhere",
@@ -23,6 +25,15 @@ STATEMENTS = {
     "H10": "A baseline helps, and reverse KL most",
     "H11": "Alpha traces a frontier from coverage to precision",
     "H12": "One common rate gives the same order as tuned rates",
+}
+
+# Those of docs/hypotheses.md, the second edition.
+SECOND_STATEMENTS = {
+    **STATEMENTS,
+    "H3": "Reverse KL is less diverse than forward KL at the same alignment",
+    "H5": "Jensen-Shannon beats forward KL on forward KL's own measure, by a wide margin",
+    "H12": "One common rate changes no order",
+    "H13": "The published estimate favours what drops modes",
 }
 
 
@@ -67,10 +78,42 @@ class Verdict:
     sentence: str
 
 
-def not_judged(name: str, study: str, reason: str) -> Verdict:
+def not_judged(name: str, study: str, reason: str, *, second: bool = False) -> Verdict:
     """Return the verdict that says why there is none."""
     nan = float("nan")
-    return Verdict(name, study, STATEMENTS[name], "", nan, nan, nan, NOT_JUDGED, f"{reason}.")
+    statement = SECOND_STATEMENTS[name] if second else STATEMENTS[name]
+    return Verdict(name, study, statement, "", nan, nan, nan, NOT_JUDGED, f"{reason}.")
+
+
+def decide_three(
+    name: str,
+    study: str,
+    effects: Sequence[Effect],
+    *,
+    holds: bool,
+    fails: bool,
+    more: str = "",
+) -> Verdict:
+    """Return the verdict of a rule of the second edition: what is neither is undecided.
+
+    Parameters
+    ----------
+    name, study, effects, more
+        As for `decide`.
+    holds, fails
+        What the rule says; both at once is a contradiction in the rule.
+
+    Raises
+    ------
+    NotJudgedError
+        An effect is undefined.
+    ValueError
+        The rule contradicts itself.
+    """
+    if holds and fails:
+        raise ValueError(f"the rule of {name} says that it holds and that it does not")
+    word = HOLDS if holds else DOES_NOT if fails else UNDECIDED
+    return _verdict(name, study, effects, word=word, more=more, statement=SECOND_STATEMENTS[name])
 
 
 def decide(
@@ -100,12 +143,17 @@ def decide(
     NotJudgedError
         An effect is undefined, so that no comparison with it means anything.
     """
+    word = HOLDS if holds else PARTLY if partly else DOES_NOT
+    return _verdict(name, study, effects, word=word, more=more, statement=STATEMENTS[name])
+
+
+def _verdict(
+    name: str, study: str, effects: Sequence[Effect], *, word: str, more: str, statement: str
+) -> Verdict:
     if any(math.isnan(effect.value) for effect in effects):
         raise NotJudgedError("the effect is undefined: all objectives tie, or too few were run")
-    word = HOLDS if holds else PARTLY if partly else DOES_NOT
     first = effects[0]
     sentence = f"{'; '.join(map(str, effects))}. {more}".strip()
-    statement = STATEMENTS[name]
     sentence = sentence[0].upper() + sentence[1:]
     return Verdict(
         name, study, statement, first.label, first.value, first.low, first.high, word, sentence
