@@ -14,7 +14,7 @@ from lm.cli.commands import model_folder
 from lm.config.base import BaseConfig
 from lm.policy import load_policy
 from lm.policy.checks import check_device
-from lm.report.tables import new_table, print_table
+from lm.report.terminal import new_table, print_table
 from lm.run.environment import environment
 from lm.run.files import write_output
 from lm.selfcheck.ladder import measure_ladder

@@ -27,7 +27,7 @@ from lm.policy.prompts import PromptError, Prompts
 from lm.report.build import Z_MARK, finish_run, headline_rows
 from lm.report.outcome import FARTHER, outcome_of
 from lm.report.page import named
-from lm.report.tables import new_table, print_table
+from lm.report.terminal import new_table, print_table
 from lm.run.environment import environment
 from lm.run.files import write_output
 from lm.run.folder import read_config, require_complete

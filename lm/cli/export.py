@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from lm.policy import Policy, load_policy
 from lm.run.checkpoint import CorruptCheckpoint, checkpoint_steps, load_checkpoint
 from lm.run.folder import read_config
 from lm.run.owned import MODEL, remove_owned, require_owned
-from lm.run.start import partial_folder
+from lm.run.start import inputs_of, partial_folder
 from lm.run.state import load_weights
 from lm.training.setup import build_policy, load_base
 
@@ -40,8 +42,9 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
     Parameters
     ----------
     source
-        A run folder; one that was interrupted, of which the newest whole checkpoint counts; one of
-        its checkpoints; or the folder of a model.
+        A run folder; one that was interrupted, of which the newest whole checkpoint counts (newer
+        ones that are damaged are told of on the standard error stream); one of its checkpoints; or
+        the folder of a model.
     destination
         Appears complete or not at all.
     overwrite
@@ -55,8 +58,8 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
     Raises
     ------
     RunError
-        The destination is taken or holds the source, the run has nothing to export yet, or a
-        checkpoint is damaged.
+        The destination is taken, or holds the source or what its run reads; the run has nothing to
+        export yet; or a checkpoint is damaged.
     MissingModelFolder, ModelFolderError
         There is no such source, or it cannot be used.
     """
@@ -88,6 +91,8 @@ def load_trained(source: Path) -> Policy:
     RunError
         As in `export`.
     """
+    if source.exists():
+        source = source.resolve()  # the parents of a relative path may not be written in it
     if (source / CHECKPOINT_MARK).is_file():
         return _from_checkpoint(source, source.parent.parent)
     if (source / "policy").is_dir():
@@ -120,9 +125,13 @@ def _from_newest(run: Path) -> Policy:
     damaged: CorruptCheckpoint | None = None
     for step in checkpoint_steps(folder):
         try:
-            return _from_checkpoint(folder / f"step-{step:08d}", run)
+            policy = _from_checkpoint(folder / f"step-{step:08d}", run)
         except CorruptCheckpoint as error:
             damaged = error
+            _say(f"the checkpoint of step {step} is skipped: {error}")
+        else:
+            _say(f"{run} is not complete: this is its policy after step {step}")
+            return policy
     raise RunError(
         f"{run} has no trained policy and no whole checkpoint to export: continue the run "
         "(--resume) or name another folder"
@@ -137,12 +146,24 @@ def _from_checkpoint(checkpoint: Path, run: Path) -> Policy:
     return policy
 
 
+def _say(note: str) -> None:
+    print(f"lm: {note}", file=sys.stderr)
+
+
 def _require_free(source: Path, destination: Path, *, overwrite: bool) -> None:
     if source.resolve().is_relative_to(destination.resolve()):
         raise RunError(
             f"the destination {destination} holds the source {source}, which the export would "
             "replace: choose another destination"
         )
+    for key, name in _read_by(source):
+        if Path(name).exists() and Path(name).resolve().is_relative_to(destination.resolve()):
+            raise RunError(
+                f"the destination {destination} holds {name}, the {key} of the run, without which "
+                "neither its checkpoints nor its evaluation can be had: choose another destination"
+            )
+    if destination.name in {"", ".."}:
+        raise RunError(f"{str(destination)!r} has no name of its own: name the folder to write")
     if destination.exists() and not destination.is_dir():
         raise RunError(f"{destination} is a file: choose another destination")
     if destination.is_mount():
@@ -155,3 +176,18 @@ def _require_free(source: Path, destination: Path, *, overwrite: bool) -> None:
     if destination.name == "policy" and (destination.parent / RUN_MARK).is_file():
         raise RunError(f"{destination} is the policy of a run: choose another destination")
     require_owned(destination, MODEL)
+
+
+def _read_by(source: Path) -> Iterator[tuple[str, str]]:
+    """Yield the key and the path of what the run reads whose policy or checkpoint a source is."""
+    place = source.resolve()
+    if (place / CHECKPOINT_MARK).is_file():
+        folders = [place.parent.parent]
+    elif place.name == "policy":
+        folders = [place.parent]
+    else:
+        folders = [place, partial_folder(place)]
+    for folder in folders:
+        if (folder / RUN_MARK).is_file():
+            yield from inputs_of(read_config(folder, complete=False))
+            return

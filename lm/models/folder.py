@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -206,7 +207,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Path
         The temporary folder to write into.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    # Not by the process alone: a killed one may have left a folder, and its number comes again.
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial

@@ -89,7 +89,7 @@ def html_page(
         section("Samples before and after", _texts(run)),
         section("What is proven about the gradient", _status(run)),
         *map(drawn, ("multipliers", "estimator")),
-        section("Target", _target(run["target"])),
+        section("Target", _target(run)),
         section("Limitations", bullets(limitations)),
         section("Versions and configuration", _versions(run["environment"], config)),
     ]
@@ -178,6 +178,11 @@ def named(row: Mapping[str, str]) -> str:
     return f"{row['quantity']} ({row['unit']})" if row["unit"] else row["quantity"]
 
 
+def _giver(run: Mapping[str, Any]) -> str:
+    """Return what gives log P where no feature does: a function, or a teacher."""
+    return run["target"]["score"] or run["config"]["target"]["teacher"]
+
+
 def subtitle(run: Mapping[str, Any]) -> str:
     """Return one sentence on what was trained toward what."""
     config, last, target = run["config"], run["evaluations"][-1], run["target"]
@@ -188,7 +193,7 @@ def subtitle(run: Mapping[str, Any]) -> str:
             f"E[{short_name(row['feature'])}] from {row['base']:.3g} to {row['target']:.3g}"
             for row in target["features"]
         )
-        or f"log P by {short_name(target['score'])}"
+        or f"log P by {short_name(_giver(run))}"
     )
     prompts = target.get("contexts", 0)
     rank = config.get("lora", {}).get("rank", 0)
@@ -290,13 +295,14 @@ def _status(run: Mapping[str, Any]) -> str:
     )
 
 
-def _target(target: Mapping[str, Any]) -> str:
+def _target(run: Mapping[str, Any]) -> str:
+    target = run["target"]
     prompts = target.get("contexts", 0)
     mean = f", mean over the prompts of the evaluations, of {prompts:d} in all" if prompts else ""
     source = html.escape(target["log_z_source"])
     z = f"<p>log Z = {target['log_z']:.6g} nats, {source}{mean}.</p>"
     if not target["features"]:
-        return f"<p>log P(x) is given by <code>{html.escape(target['score'])}</code>.</p>{z}"
+        return f"<p>log P(x) is given by <code>{html.escape(_giver(run))}</code>.</p>{z}"
     rows = [
         [
             html.escape(row["feature"]),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lm.config import RunConfig
 from lm.features.files import is_reference
+from lm.phases import phase
 
 
 def input_digests(config: RunConfig, *, known: Collection[str] = ()) -> dict[str, str]:
@@ -84,5 +85,5 @@ def _digest(path: Path) -> str:
 @functools.cache
 def _file_digest(path: Path, _changed: int, _size: int) -> str:
     """Hash a file once, however many cells read it, until it changes."""
-    with path.open("rb") as file:
+    with phase(f"hashing {path}, which a run reads"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

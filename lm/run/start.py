@@ -169,7 +169,7 @@ def resume_command(words: Sequence[str]) -> str:
 
 def _require_inputs_outside(config: RunConfig, final: Path, partial: Path) -> None:
     """Refuse to replace a run by one that reads from it."""
-    for key, name in _inputs(config):
+    for key, name in inputs_of(config):
         path = Path(name).resolve()
         for folder in (final, partial):
             if path.exists() and path.is_relative_to(folder.resolve()):
@@ -179,7 +179,7 @@ def _require_inputs_outside(config: RunConfig, final: Path, partial: Path) -> No
                 )
 
 
-def _inputs(config: RunConfig) -> Iterator[tuple[str, str]]:
+def inputs_of(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Yield the key and the path of every file or folder that a run reads, where it names one."""
     measured = [] if config.measure is None else [("measure", config.measure)]
     given = {

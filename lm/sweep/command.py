@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from lm.config.base import BaseConfig
 from lm.errors import RunError
-from lm.phases import duration
+from lm.phases import duration, speaking
 from lm.run.files import held, write_output
 from lm.run.owned import holds_keys, holds_text, require_replaceable_file
 from lm.sweep.bars import progress_bars
@@ -104,7 +105,9 @@ def require_outputs(sweep: SweepConfig) -> None:
         page, summary = Path(sweep.page), Path(sweep.page).with_name("summary.json")
         require_replaceable_file(page, "a sweep's page", holds_text(MARK))
         require_replaceable_file(summary, "a sweep's summary", holds_keys(*SUMMARY_KEYS))
-    _ = expand(sweep)
+    # Large models that the runs read are hashed here, before there are bars that say so.
+    with speaking(sys.stderr):
+        _ = expand(sweep)
 
 
 def run_held_sweep(

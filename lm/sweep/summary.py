@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fdpg_ref.display import NONE, color_of, number, plus_minus
 from lm.features.registry import short_name
-from lm.report.tables import new_table
+from lm.report.terminal import new_table
 from lm.run.records import FOUR
 from lm.sweep.promises import Check
 from lm.sweep.results import Line, Measured, Outcome, mean_of

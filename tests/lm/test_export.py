@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lm.cli.export import export, load_trained, run_export
 from lm.config import CheckpointConfig
 from lm.config.lora import LoraConfig
 from lm.config.sampling import SamplingConfig
+from lm.config.target import TargetConfig
 from lm.errors import RunError
 from lm.models.hub import MissingModelFolder
 from lm.policy import CausalPolicy, load_policy
@@ -132,7 +134,7 @@ def test_an_interrupted_run_is_exported_from_its_newest_checkpoint(interrupted, 
         assert float((scored - samples.log_prob).abs().max()) > 1e-5
 
 
-def test_a_damaged_checkpoint_is_not_exported(interrupted, tmp_path):
+def test_a_damaged_checkpoint_is_not_exported(interrupted, tmp_path, capsys):
     partial = tmp_path / ".died.partial"
     _ = shutil.copytree(interrupted.with_name(".died.partial"), partial)
     older, newest = sorted((partial / "checkpoints").glob("step-*"))
@@ -145,8 +147,12 @@ def test_a_damaged_checkpoint_is_not_exported(interrupted, tmp_path):
     assert not (tmp_path / "model").exists()
     # Asked for the run, the one before it counts.
     samples = load_trained(older).sample(5, generator=_seeded())
+    _ = capsys.readouterr()
     again = load_trained(tmp_path / "died").sample(5, generator=_seeded())
     assert torch.equal(samples.log_prob, again.log_prob)
+    said = capsys.readouterr().err
+    assert "lm: the checkpoint of step 2 is skipped: the bytes of state.safetensors" in said
+    assert f"lm: {partial} is not complete: this is its policy after step 1" in said
     shutil.rmtree(older)
     with pytest.raises(RunError, match="no trained policy and no whole checkpoint"):
         _ = export(tmp_path / "died", tmp_path / "model")
@@ -180,6 +186,53 @@ def test_a_destination_never_swallows_its_source(tmp_path):
         with pytest.raises(RunError, match="holds the source"):
             _ = export(run, destination, overwrite=True)
     assert (run / "metrics.jsonl").exists()
+
+
+def test_a_source_may_be_named_from_within_its_run(interrupted, tmp_path, monkeypatch):
+    partial = interrupted.with_name(".died.partial")
+    newest = max((partial / "checkpoints").glob("step-*"))
+    expected = load_trained(newest).sample(5, generator=_seeded())
+    for place, source in ((newest.parent, newest.name), (newest, "."), (partial, ".")):
+        monkeypatch.chdir(place)
+        again = load_trained(Path(source)).sample(5, generator=_seeded())
+        assert torch.equal(again.log_prob, expected.log_prob)
+
+
+def test_the_law_of_a_run_goes_with_its_policy_from_within_it(tmp_path, monkeypatch):
+    law = SamplingConfig(temperature=0.7)
+    run = lm.train.train(tiny_config(tmp_path / "run", sampling=law, steps=1))
+    monkeypatch.chdir(run / "policy")
+    assert load_trained(Path()).transform == law
+
+
+@pytest.mark.parametrize("key", ["model", "target.teacher"])
+def test_an_export_never_replaces_what_its_run_reads(tmp_path, key):
+    mine = export(finished_run(), tmp_path / "mine")
+    changes: dict[str, Any] = {
+        "model": {"model": str(mine)},
+        "target.teacher": {"target": TargetConfig(kind="teacher", teacher=str(mine))},
+    }
+    run = lm.train.train(tiny_config(tmp_path / "run", steps=1, **changes[key]))
+    before = {path: path.lstat().st_mtime_ns for path in mine.rglob("*")}
+    for source in (run, run / "policy", run / "checkpoints" / "step-00000001"):
+        with pytest.raises(RunError, match=rf"holds .*mine, the {key} of the run"):
+            _ = export(source, mine, overwrite=True)
+    assert {path: path.lstat().st_mtime_ns for path in mine.rglob("*")} == before
+
+
+def test_what_a_killed_process_left_blocks_no_export(tmp_path):
+    left = tmp_path / f".model.{os.getpid()}.partial"
+    left.mkdir()
+    _ = (left / "config.json").write_text("{}")
+    assert (export(finished_run(), tmp_path / "model") / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_destination_needs_a_name_of_its_own(tmp_path, monkeypatch, name):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(RunError, match="has no name of its own"):
+        _ = export(finished_run(), Path(name))
 
 
 def test_a_destination_is_kept_unless_it_may_be_replaced(tmp_path, capsys):

@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -31,7 +32,7 @@ from lm.run.files import FOLDER_LOCK, held
 from lm.run.records import read_records
 from lm.sweep.bars import Bars
 from lm.sweep.cells import NOT_THE_RUN, expand
-from lm.sweep.command import cost, run_sweep
+from lm.sweep.command import cost, require_outputs, run_sweep
 from lm.sweep.config import SweepConfig
 from lm.sweep.records import cell_job, read_record, record_path
 from lm.sweep.table import METADATA_KEY
@@ -363,6 +364,24 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     _ = (model / "another").write_text("more")
     keys.add(key())
     assert len(keys) == 8
+
+
+def test_it_is_said_when_what_runs_read_takes_long_to_hash(tmp_path, monkeypatch, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    _ = (model / "weights").write_bytes(b"\0")
+    digest = hashlib.file_digest
+
+    def slow(*words: Any) -> Any:
+        time.sleep(0.5)
+        return digest(*words)
+
+    monkeypatch.setattr("lm.run.inputs.hashlib.file_digest", slow)
+    monkeypatch.setattr("lm.phases.SILENCE", 0.1)
+    task = {"title": "t", "group": "g", "target": {"moments": {"listed": 0.2}}}
+    task["run"] = {"model": str(model)}
+    require_outputs(tiny_sweep(tmp_path, tasks={"t": task}, blocks=[tiny_block(tasks=["t"])]))
+    assert f"hashing {model / 'weights'}, which a run reads ..." in capsys.readouterr().err
 
 
 def test_a_run_that_reads_no_file_keeps_its_key(tmp_path):

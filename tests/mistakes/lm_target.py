@@ -123,7 +123,7 @@ MUTANTS = [
         ("lm/test_selfcheck.py::test_a_broken_bound_and_a_crash_fail_the_check_and_the_command",),
     ),
     Mutant(
-        "lm/report/tables.py",
+        "lm/report/terminal.py",
         "console.width = max(console.width, console.measure(table, options=unbounded).maximum)",
         "console.width = max(console.width, console.measure(table).maximum)",
         "a log file's table folded into 80 columns",
