@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from lm.cli.main import COMMANDS, main
 from lm.errors import border
-from lm.policy import load_policy
+from lm.policy import CausalPolicy, load_policy
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "lm" / "recipes"
@@ -369,3 +369,18 @@ def test_a_run_without_a_report_names_none(tmp_path, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert "report.html" not in last
     assert last.startswith(f"run: {tmp_path / 'run'} (python -m lm report ")
+
+
+def test_sample_draws_in_blocks_that_fit_in_memory(monkeypatch, capsys):
+    counts: list[int] = []
+    original = CausalPolicy.sample
+
+    def spied(self, n, **options):
+        counts.append(n)
+        return original(self, n, **options)
+
+    monkeypatch.setattr("lm.policy.drawing.BUDGET", 1)
+    monkeypatch.setattr(CausalPolicy, "sample", spied)
+    assert main(["sample", str(tiny_model()), "--n", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert max(counts) == 1
