@@ -190,7 +190,9 @@ def test_another_family_is_trained_by_the_loop(tmp_path, variant):
     folder = train(_config(tmp_path / "run", **changes), base=base)
     before, *_, after = [record for record in _records(folder) if record["kind"] == "evaluation"]
     distances = [record["estimates"]["jensen_shannon"]["sampled"] for record in (before, after)]
-    assert distances[1]["value"] < 0.5 * distances[0]["value"]
+    # Below half by 5 standard errors, added since both look at the same samples of the base.
+    error = distances[1]["standard_error"] + 0.5 * distances[0]["standard_error"]
+    assert distances[1]["value"] + 5 * error < 0.5 * distances[0]["value"]
     stored = load_file(folder / "policy" / "weights.safetensors")
     assert any(not torch.equal(stored[k], v) for k, v in base.model.state_dict().items())
 
@@ -206,7 +208,10 @@ def test_its_interrupted_run_goes_on_bit_by_bit(tmp_path):
     config = _config(tmp_path / "two", steps=10, checkpoint=saved, resume=True)
     with pytest.raises(RuntimeError, match="enough"):
         _ = train(config, base=_base(), on_step=stop)
-    resumed = train(config, base=_base())
+    steps = []
+    resumed = train(config, base=_base(), on_step=lambda record: steps.append(record.step))
+    # From the checkpoint after step 5 on, not from the beginning.
+    assert steps == [6, 7, 8, 9, 10]
     assert _records(resumed) == _records(unbroken)
 
 
