@@ -307,4 +307,18 @@ MUTANTS = [
         "the chance that one sample shows what was dropped, in place of n",
         ("toy/test_measurement.py::test_a_class_is_seen_by_one_of_n",),
     ),
+    Mutant(
+        "toy/museum/measuring.py",
+        "        drawn = draw(log_target)\n",
+        "        drawn = draw(log_policy)\n",
+        "the corrected twin takes its samples from the policy too",
+        ("toy/test_museum.py::test_the_exhibit_is_flagged_and_its_twin_is_not",),
+    ),
+    Mutant(
+        "toy/museum/judges/enumeration.py",
+        "values.append(float(laws[-1] @ found))",
+        "values.append(float(np.mean(found)))",
+        "every set of samples taken for equally likely",
+        ("toy/test_museum.py::test_the_exhibit_is_flagged_and_its_twin_is_not",),
+    ),
 ]

@@ -23,7 +23,7 @@ from fdpg_ref import (
     mean_and_standard_error,
     self_normalised_log_weights,
 )
-from toy.measurement.exact import LEFT_OUT, _sample_sets, _window, chance_to_see, quality
+from toy.measurement.exact import LEFT_OUT, _window, chance_to_see, quality, sample_sets
 from toy.measurement.ways import WAYS
 from toy.measurement.worlds import DROPPED, KEPT, OUTSIDE, World, dropping, world_of
 
@@ -157,7 +157,7 @@ def test_what_is_left_out_is_below_rounding(n: int, prob: float):
 @pytest.mark.parametrize("probs", [(0.3, 0.7), (0.5, 0.01, 0.49), (1e-5, 0.9, 1 - 0.9 - 1e-5)])
 @pytest.mark.parametrize("n", [64, 4096])
 def test_counts_have_the_moments_of_a_multinomial(probs: tuple[float, ...], n: int):
-    blocks = list(_sample_sets(np.array(probs), n))
+    blocks = list(sample_sets(np.array(probs), n))
     counts = np.concatenate([c for c, _ in blocks])
     mass = np.concatenate([m for _, m in blocks])
     assert np.all(np.sum(counts, axis=-1) == n)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.stats import binom
 
 from fdpg_ref import FDivergence, logsumexp
 from toy.measurement.ways import Way
@@ -140,7 +139,7 @@ def estimates(world: World, way: Way, n: int, *, divergence: FDivergence) -> Est
     log_weights = world.log_target[drawn] - log_proposal[drawn]
 
     blocks = []
-    for counts, masses in _sample_sets(np.exp(log_proposal[drawn]), n):
+    for counts, masses in sample_sets(np.exp(log_proposal[drawn]), n):
         log_z = np.zeros(1)
         if way.estimated_z:
             with np.errstate(divide="ignore"):  # nothing drawn of a class is log 0
@@ -162,7 +161,7 @@ def chance_to_see(world: World, way: Way, n: int, place: int) -> float:
     return float(-np.expm1(n * np.log1p(-mass)))
 
 
-def _sample_sets(
+def sample_sets(
     probs: Float[np.ndarray, " k"], n: int
 ) -> Iterator[tuple[Int[np.ndarray, "sets k"], Float[np.ndarray, " sets"]]]:
     """Yield blocks of counts (sets, k) with their multinomial masses (sets,).
@@ -188,6 +187,9 @@ def _extended(
     counts: np.ndarray, masses: np.ndarray, n: int, prob: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return every row of counts with every count of the next class, and their masses."""
+    # Half a second to import, which the commands without such sums need not pay.
+    from scipy.stats import binom  # noqa: PLC0415
+
     left = n - np.sum(counts, axis=-1)
     low, high = _window(prob, left)
 

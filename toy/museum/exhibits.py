@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Imported for what they register.
-from toy.museum import batches, gradients, plumbing, precision, sequences, values  # noqa: F401
+from toy.museum import batches, gradients, measuring, plumbing, precision, sequences, values  # noqa: F401
 from toy.museum.records import Record, look_at, registered
 
 EXHIBITS = registered()

@@ -15,12 +15,16 @@ import torch
 from fdpg_ref import DIVERGENCES
 from toy.audit.oracle import Comparison, compare, divergence_gradient, expected_gradient, problems
 from toy.exact import batch_expectation
+from toy.measurement.exact import sample_sets
+from toy.measurement.worlds import dropping
 from toy.museum.records import Measurement, Oracle
 from toy.oracle import definition
 from toy.verify.cases import Case, cases
 from toy.verify.records import ROUNDING
 
 Function = Callable[..., Any]
+# Shares of the target that policies drop, and how often a set of samples of the policy shows them.
+_DROPPED, _SEEN = (0.09, 0.28), 0.2
 
 
 def descends(
@@ -83,6 +87,40 @@ def estimates(divergence: str, *, off_policy: bool = False) -> Oracle:
         return _worst_value(np.array(values), np.array(truths), divergence)
 
     return Oracle(f"enumerated mean = {_title(divergence)} at large, asymmetric ratios", measure)
+
+
+def means_of_sample_sets(divergence: str, *, n: int = 1024) -> Oracle:
+    """Judge whether f(draw, log_policy, log_target) has the divergence as its mean.
+
+    ``draw(log_law)`` gives all sets of n samples of a law at once, (sets, n) places of outcomes, as
+    though it were one. The policies drop a part of the target.
+
+    Parameters
+    ----------
+    divergence : str
+        A key of ``DIVERGENCES``.
+    n : int
+        Number of samples in a set.
+    """
+
+    def measure(function: Function) -> Measurement:
+        values, truths = [], []
+        for share in _DROPPED:
+            world = dropping(share, _SEEN / n)
+            laws: list[np.ndarray] = []
+
+            def draw(log_law: np.ndarray, laws: list[np.ndarray] = laws) -> np.ndarray:
+                blocks = [*sample_sets(np.exp(log_law), n)]
+                laws.append(np.concatenate([masses for _, masses in blocks]))
+                places, counts = np.arange(log_law.size), np.concatenate([c for c, _ in blocks])
+                return np.stack([np.repeat(places, row) for row in counts])
+
+            found = function(draw, world.log_policy, world.log_target)
+            values.append(float(laws[-1] @ found))
+            truths.append(world.divergence(DIVERGENCES[divergence]))
+        return _worst_value(np.array(values), np.array(truths), divergence)
+
+    return Oracle(f"mean over all sets of {n} samples = {_title(divergence)}", measure)
 
 
 def equals(divergence: str) -> Oracle:
