@@ -281,8 +281,8 @@ MUTANTS = [
     ),
     Mutant(
         "toy/measurement/ways.py",
-        'Way("samples of (pi + a)/2", (0.5, 0.0, 0.5))',
-        'Way("samples of (pi + a)/2", (0.5, 0.5, 0.0))',
+        'Way("(pi + a)/2", (0.5, 0.0, 0.5))',
+        'Way("(pi + a)/2", (0.5, 0.5, 0.0))',
         "a mixture with the target called one with the base",
         ("toy/test_measurement.py::test_counts_are_all_sequences",),
     ),
@@ -320,5 +320,19 @@ MUTANTS = [
         "values.append(float(np.mean(found)))",
         "every set of samples taken for equally likely",
         ("toy/test_museum.py::test_the_exhibit_is_flagged_and_its_twin_is_not",),
+    ),
+    Mutant(
+        "toy/measurement/exact.py",
+        "order = np.argsort(values)  # NaN comes last",
+        "order = np.arange(values.size)",
+        "a median of estimates that were not sorted",
+        ("toy/test_measurement_command.py",),
+    ),
+    Mutant(
+        "toy/measurement/picture.py",
+        '("policy", _BLIND, "samples of the policy"))',
+        '("policy_exact_z", _BLIND, "samples of the policy"))',
+        "a picture of another estimate than its legend says",
+        ("toy/test_measurement_command.py::test_the_picture_shows_the_truth_and_what_is_reported",),
     ),
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``python -m toy`` verify, train, audit, museum and study.
+"""The command line: ``python -m toy`` verify, train, audit, museum, measurement, study.
 
 Exit codes: 0 done, 1 a claim or an exhibit failed, 2 bad input. Bad input is one message on
 stderr that says what to change; nothing is written then.
@@ -21,6 +21,7 @@ from fdpg_ref import DIVERGENCES
 from toy.cli.audit import add_audit_arguments, run_audit
 from toy.config import TrainConfig
 from toy.files import require_writable
+from toy.measurement import command as measurement
 from toy.museum import command as museum
 from toy.problems import PROBLEMS
 from toy.sweep import command as study
@@ -70,16 +71,16 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = build_parser()
     options = parser.parse_args(list(arguments))
+    runners = {
+        "verify": verify,
+        "train": run_train,
+        "museum": museum.run,
+        "audit": run_audit,
+        "measurement": measurement.run,
+        "study": study.run,
+    }
     try:
-        if options.subcommand == "verify":
-            return verify(options.verify)
-        if options.subcommand == "museum":
-            return museum.run(options.museum)
-        if options.subcommand == "audit":
-            return run_audit(options.audit)
-        if options.subcommand == "study":
-            return study.run(options.study)
-        return run_train(options.train)
+        return runners[options.subcommand](options[options.subcommand])
     except (ValueError, OSError) as error:
         print(f"python -m toy {options.subcommand}: error: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -124,6 +125,15 @@ def build_parser() -> Parser:
     audit_parser = Parser(description="Say what a loss really minimises, by enumeration.")
     add_audit_arguments(audit_parser)
     commands.add_subcommand("audit", audit_parser, help="say what a loss really minimises")
+
+    measurement_parser = Parser(
+        description="Say exactly what the ways to measure a divergence report of a policy that "
+        "dropped a part of its target."
+    )
+    measurement.add_measurement_arguments(measurement_parser)
+    commands.add_subcommand(
+        "measurement", measurement_parser, help="see which samples show what a policy dropped"
+    )
 
     study_parser = Parser(description="Compare all objectives on thousands of random problems.")
     study.add_study_arguments(study_parser)

@@ -155,6 +155,19 @@ def estimates(world: World, way: Way, n: int, *, divergence: FDivergence) -> Est
     return Estimates(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
 
+def median_report(
+    world: World, way: Way, n: int, *, divergence: FDivergence
+) -> tuple[float, float]:
+    """Return the estimate that half of the sample sets do not exceed, and its reported error.
+
+    Undefined estimates count as the largest ones; both are NaN if the median is one of them.
+    """
+    masses, values, errors = estimates(world, way, n, divergence=divergence)
+    order = np.argsort(values)  # NaN comes last
+    place = order[np.searchsorted(np.cumsum(masses[order]), 0.5 * np.sum(masses))]
+    return float(values[place]), float(errors[place])
+
+
 def chance_to_see(world: World, way: Way, n: int, place: int) -> float:
     """Return the probability that n samples show a class at all."""
     mass = np.exp(way.log_proposal(world)[place])

@@ -22,7 +22,7 @@ class Way(NamedTuple):
     Attributes
     ----------
     title : str
-        In words, for tables and pictures.
+        What is sampled, for tables, where a is the base.
     law : tuple of float
         Shares of policy, target and base in the law of the samples; each sample falls to one of
         the three by these odds.
@@ -79,10 +79,10 @@ class Way(NamedTuple):
 
 WAYS: Mapping[str, Way] = MappingProxyType(
     {
-        "policy": Way("samples of the policy, Z from them", (1.0, 0.0, 0.0), estimated_z=True),
-        "policy_exact_z": Way("samples of the policy, exact Z", (1.0, 0.0, 0.0)),
-        "target": Way("samples of p", (0.0, 1.0, 0.0)),
-        "mixture": Way("samples of (p + pi)/2", (0.5, 0.5, 0.0)),
-        "with_base": Way("samples of (pi + a)/2", (0.5, 0.0, 0.5)),
+        "policy": Way("policy, Z too", (1.0, 0.0, 0.0), estimated_z=True),
+        "policy_exact_z": Way("policy, exact Z", (1.0, 0.0, 0.0)),
+        "target": Way("p", (0.0, 1.0, 0.0)),
+        "mixture": Way("(p + pi)/2", (0.5, 0.5, 0.0)),
+        "with_base": Way("(pi + a)/2", (0.5, 0.0, 0.5)),
     }
 )
