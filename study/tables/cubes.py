@@ -10,9 +10,11 @@ import pandas as pd
 
 from study.names import DEFAULT, FIVE, MEASURES, TUNED, size_order
 from study.statistics import mean
-from study.tables.stored import Frame, Table
+from study.tables.stored import Frame, NotJudgedError, Table
 
-ESTIMATORS = ("exact", "list_and_remainder", "rao_blackwell", "sampled", "record")
+# From the best to the worst. Samples of the policy alone are never the best: see `policy_side`.
+ESTIMATORS = ("exact", "list_and_remainder", "rao_blackwell", "target_samples", "sampled", "record")
+POLICY_SIDE = "policy_samples"
 RUN_KEYS = ["task", "group", "method", "divergence", "size", "rate", "variant", "seed"]
 # Sums over outcomes in float64 say nothing below this; its logarithm stands for zero.
 FLOOR = 1e-12
@@ -70,7 +72,27 @@ class Cube(NamedTuple):
 
 def runs_of(table: Table) -> Runs:
     """Return the runs of a stored table."""
-    return _runs(wide(best_values(table.frame)), table.tasks)
+    return _runs(wide(best_values(pooled(table.frame))), table.tasks)
+
+
+def policy_side(table: Table) -> Runs:
+    """Return the runs with their measures from samples of the policy alone, as published."""
+    frame = pooled(table.frame)
+    rows = frame[(frame["estimator"] == POLICY_SIDE) & frame["quantity"].isin(MEASURES)]
+    if rows.empty:
+        raise NotJudgedError(f"the table has no {POLICY_SIDE}")
+    return _runs(wide(rows), table.tasks)
+
+
+def pooled(frame: Frame) -> Frame:
+    """Return a long table whose sizes are without their base, and the base in a column.
+
+    A sweep calls the second base of a size ``2x64b1``. To the study it is the same size.
+    """
+    parts = frame["size"].str.extract(r"^(?P<size>\d+x\d+)(?:b(?P<base>\d+))?$")
+    return frame.assign(
+        size=parts["size"].fillna(frame["size"]), base=parts["base"].fillna("0").astype(int)
+    )
 
 
 def completed(runs: Runs, main: Runs | None) -> Runs:
@@ -124,6 +146,7 @@ def best_values(frame: Frame) -> Frame:
 def wide(values: Frame) -> Frame:
     """Return one row per run and step, the quantities as columns."""
     keys = [*RUN_KEYS, "learning_rate", "step", "samples"]
+    keys += ["base"] if "base" in values else []
     table = values.pivot(index=keys, columns="quantity", values="value").reset_index()
     table.columns.name = None
     names = table["divergence"].where(table["divergence"].isin(table.columns))
@@ -250,6 +273,39 @@ def toy_cube(
     rows = frame.loc[kept].drop_duplicates(["problem", "objective"])
     renamed = rows.rename(columns={"problem": "task", "objective": "method"}).assign(seed=0)
     return cube_of(renamed, objectives, measures, units=problems, seeds=(0,))
+
+
+def at_alignment(steps: Frame, level: float, quantity: str = "entropy") -> Frame:
+    """Return what each run has where its alignment first reaches a level, along a straight line.
+
+    Parameters
+    ----------
+    steps
+        Rows of a `wide` table with a column ``alignment``, in the order of the steps.
+    level
+        Of the alignment: what two objectives are compared at. At the end of a run the one that
+        went further would be compared with the one that did not.
+    quantity
+        A column.
+
+    Returns
+    -------
+    DataFrame
+        One row per run: its keys, and the quantity, NaN where the run never got there.
+    """
+    found = []
+    for keys, run in steps.groupby(RUN_KEYS, sort=True):
+        aligned, values = (run[name].to_numpy(dtype=float) for name in ("alignment", quantity))
+        there = np.flatnonzero(aligned >= level)
+        value = np.nan
+        if there.size:
+            after = int(there[0])
+            value = values[after]
+            if after:
+                part = (level - aligned[after - 1]) / (aligned[after] - aligned[after - 1])
+                value = values[after - 1] + part * (values[after] - values[after - 1])
+        found.append((*keys, value))
+    return pd.DataFrame(found, columns=[*RUN_KEYS, quantity])
 
 
 def target_of(tasks: Mapping[str, Mapping[str, Any]], task: str) -> tuple[str, float]:

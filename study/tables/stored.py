@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 # Each program keeps what it says of a table under its own key.
 METADATA_KEYS = (b"fdpg_ref", b"toy_study")
 LM_SWEEPS = ("pilot", "main", "scale", "ablations")
+# The second edition's.
+LM_SWEEPS += tuple(f"{name}2" for name in LM_SWEEPS)
 LM_COLUMNS = (
     *("task", "group", "method", "divergence", "size", "rate", "variant", "seed"),
     *("learning_rate", "step", "samples", "quantity", "estimator", "value", "standard_error", "z"),
@@ -77,19 +79,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """Everything that a report reads; None is "not run"."""
+    """Everything that a report reads; None is "not run". A 2 is the second edition's."""
 
     pilot: Table | None = None
     main: Table | None = None
     scale: Table | None = None
     ablations: Table | None = None
+    pilot2: Table | None = None
+    main2: Table | None = None
+    scale2: Table | None = None
+    ablations2: Table | None = None
     toy: Table | None = None
     unification: Mapping[str, Any] | None = None
 
     @property
     def stored(self) -> list[Table]:
         """The tables that are there, in the order of the report."""
-        tables = (self.pilot, self.main, self.scale, self.ablations, self.toy)
+        tables = (*(getattr(self, name) for name in LM_SWEEPS), self.toy)
         return [table for table in tables if table is not None]
 
 

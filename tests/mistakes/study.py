@@ -8,6 +8,7 @@ HYPOTHESES, JUDGE, POWER, RATES = (
     f"study/rules/{name}.py" for name in ("hypotheses", "judge", "power", "rates")
 )
 BANDS, SECOND = "study/rules/bands.py", "study/rules/second.py"
+JUDGE_SECOND = "study/rules/judge_second.py"
 STATISTICS = "study/statistics.py"
 ON_FULL_TABLES = "study/test_report.py::test_every_hypothesis_is_judged_on_full_tables"
 
@@ -211,9 +212,9 @@ MUTANTS = [
     ),
     Mutant(
         SECOND,
-        "holds = all(one.high < BAND for one in found) and BETTER in claims",
-        "holds = all(one.high < BAND for one in found)",
-        "a balance that is as good as everybody's",
+        "fails = WORSE in claims or all(claim(one)",
+        "fails = all(claim(one)",
+        "an objective that loses, as a balance not yet decided",
         ("study/test_second.py::test_h4",),
     ),
     Mutant(
@@ -278,6 +279,34 @@ MUTANTS = [
         "bias = policy_side",
         "the policy's side alone, as a bias",
         ("study/test_second.py::test_h13_wants_the_difference_and_not_the_policy_side_alone",),
+    ),
+    Mutant(
+        "study/tables/cubes.py",
+        '"rao_blackwell", "target_samples", "sampled", "record")',
+        '"rao_blackwell", "policy_samples", "target_samples", "sampled", "record")',
+        "samples of the policy alone as the best value",
+        ("study/test_judge_second.py::test_samples_of_the_policy_alone_are_never_the_best",),
+    ),
+    Mutant(
+        "study/tables/cubes.py",
+        "value = values[after - 1] + part * (values[after] - values[after - 1])",
+        "value = values[-1]",
+        "entropies at the end of runs that went differently far",
+        ("study/test_judge_second.py::test_entropy_is_compared_where_the_alignment_is_the_same",),
+    ),
+    Mutant(
+        JUDGE_SECOND,
+        "gaps = [(one[..., 0] - one[..., 1]).ravel() for one in (dip, recovery)]",
+        "gaps = [one[..., 0].ravel() for one in (dip, recovery)]",
+        "a dip that every objective has",
+        ("study/test_judge_second.py::test_every_hypothesis_is_judged_on_full_tables",),
+    ),
+    Mutant(
+        JUDGE_SECOND,
+        "rules.measure_decides(_ratio(best), _ratio(side, best), study)",
+        "rules.measure_decides(_ratio(side), _ratio(side, best), study)",
+        "a bias of the policy's side against itself",
+        ("study/test_judge_second.py::test_the_effects_are_those_put_in",),
     ),
     # ------------------------------------------------------------------ rates and power
     Mutant(

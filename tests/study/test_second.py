@@ -190,9 +190,10 @@ def test_h2():
 
 
 def test_h2_is_not_for_noise():
+    """So wide that 2.5 % of all comparisons are taken for worse, were they not corrected."""
     rng = np.random.default_rng(2)
-    for _ in range(20):
-        noise = rng.normal(0.0, 0.5, size=(12, SEEDS, 5, 4))
+    for _ in range(10):
+        noise = rng.normal(0.0, 5.0, size=(12, SEEDS, 5, 4))
         assert rules.no_best(noise, "lm").verdict != HOLDS
 
 

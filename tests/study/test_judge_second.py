@@ -1,0 +1,140 @@
+"""Which table each rule of the second edition looks at, on made-up tables of three bases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.study_tables import (
+    POLICY_SIDE_BIAS,
+    Run,
+    lm_rows,
+    main_runs,
+    write_all,
+    write_second,
+)
+
+from study.rules.judge_second import judge_second, parameters_of
+from study.rules.verdicts import DOES_NOT, HOLDS, NOT_JUDGED, SECOND_STATEMENTS
+from study.tables.cubes import at_alignment, best_values, policy_side, pooled, runs_of
+from study.tables.stored import NotJudgedError, Table, Tables, load_tables
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> Tables:
+    folder: Path = tmp_path_factory.mktemp("second")
+    write_all(folder, tasks=("ends_in_i",), seeds=(1, 2))
+    write_second(folder)
+    return load_tables(folder)
+
+
+@pytest.fixture(scope="module")
+def verdicts(tables):
+    return {(one.name, one.study): one for one in judge_second(tables)}
+
+
+def table_of(runs, **changes) -> Table:
+    frame = lm_rows(runs)
+    return Table("lm_main2", frame.assign(**changes), {"tasks": {}})
+
+
+def test_every_hypothesis_is_judged_on_full_tables(verdicts):
+    assert list(dict.fromkeys(name for name, _ in verdicts)) == list(SECOND_STATEMENTS)
+    assert not [key for key, one in verdicts.items() if one.verdict == NOT_JUDGED]
+    words = {key: one.verdict for key, one in verdicts.items()}
+    # JS ends lowest on every measure, by e^0.5 against forward KL, and by e^0.1 against alpha 1/2.
+    assert words["H2", "lm"] == DOES_NOT
+    assert words["H4", "lm"] == HOLDS
+    for batch in (64, 256, 1024):
+        assert words["H5", f"lm, batch {batch}"] == HOLDS
+        assert words["H5", f"lm, batch {batch}, policy side"] == HOLDS
+        assert words["H13", f"lm, batch {batch}"] == HOLDS
+    # It is so at every size, without noise that could hide it.
+    assert words["H6", "scale"] == HOLDS
+    # Every objective's entropy has the same valley: reverse KL's is not deeper than forward KL's.
+    assert words["H7", "lm"] == DOES_NOT
+    assert words["H9", "lm"] == HOLDS
+    assert words["H10", "ablations"] == HOLDS
+    assert words["H11", "ablations"] == HOLDS
+    assert words["H12", "lm"] == HOLDS
+
+
+def test_the_effects_are_those_put_in(verdicts):
+    known = {key: one.effect for key, one in verdicts.items()}
+    assert known["H5", "lm, batch 256"] == pytest.approx(-0.5, abs=0.05)
+    assert known["H5", "lm, batch 256, policy side"] == pytest.approx(
+        -0.5 + POLICY_SIDE_BIAS, abs=0.05
+    )
+    assert known["H13", "lm, batch 1024"] == pytest.approx(POLICY_SIDE_BIAS, abs=1e-6)
+    # Forward KL with 1024 samples gains 0.1 in the made-up tables, of the 0.5 that it lacks.
+    assert known["H9", "lm"] == pytest.approx(0.4, abs=0.05)
+    assert known["H7", "lm"] == pytest.approx(0.0, abs=1e-9)
+    # Without a baseline reverse KL loses 0.6, the others 0.3.
+    assert known["H10", "ablations"] == pytest.approx(-0.3, abs=0.05)
+
+
+def test_what_was_not_run_is_not_judged(tables):
+    some = replace(tables, scale2=None, toy=None)
+    found = {(one.name, one.study): one.verdict for one in judge_second(some)}
+    assert found["H6", "scale"] == found["H8", "toy"] == NOT_JUDGED
+    assert found["H5", "lm, batch 64"] == HOLDS
+
+
+def test_a_task_without_exact_values_is_judged_by_samples_of_the_target():
+    frame = best_values(lm_rows([Run("ends_in_i", "forward_kl", 1, size="2x64b1")]))
+    kept = dict(zip(frame["quantity"], frame["estimator"], strict=True))
+    assert kept["forward_kl"] == "list_and_remainder"
+    rows = lm_rows([Run("ends_in_i", "forward_kl", 1, size="2x64b1")])
+    rows = rows[~rows["estimator"].isin(["exact", "list_and_remainder"])]
+    kept = dict(zip(*(best_values(rows)[key] for key in ("quantity", "estimator")), strict=True))
+    assert kept["forward_kl"] == "target_samples"
+
+
+def test_samples_of_the_policy_alone_are_never_the_best():
+    rows = lm_rows([Run("ends_in_i", "forward_kl", 1, size="2x64b1")])
+    rows = rows[rows["estimator"] == "policy_samples"]
+    assert best_values(rows).empty
+    assert set(policy_side(Table("t", rows, {})).ends.columns) >= {"forward_kl", "jensen_shannon"}
+    with pytest.raises(NotJudgedError, match="no policy_samples"):
+        _ = policy_side(table_of([Run("ends_in_i", "forward_kl", 1)]))
+
+
+def test_bases_of_a_size_are_one_size():
+    frame = pooled(lm_rows([Run("ends_in_i", "forward_kl", 4, size="2x64b1")]))
+    assert set(frame["size"]) == {"2x64"}
+    assert set(frame["base"]) == {1}
+    plain = pooled(lm_rows([Run("ends_in_i", "forward_kl", 4)]))
+    assert set(plain["size"]) == {"2x64"}
+    assert set(plain["base"]) == {0}
+
+
+def test_entropy_is_compared_where_the_alignment_is_the_same():
+    table = table_of(main_runs(("ends_in_i",), ("forward_kl", "reverse_kl"), (1,)))
+    steps = runs_of(table).steps
+    entropy = np.tile([9.0, 7.0, 6.0, 5.0, 4.0, 3.0], 2)
+    slow, fast = [0.0, 0.1, 0.3, 0.6, 0.8, 0.9], [0.0, 0.6, 0.8, 0.9, 0.9, 0.9]
+    steps = steps.assign(entropy=entropy, alignment=[*slow, *fast])
+    found = at_alignment(steps, 0.7).set_index("method")["entropy"]
+    # Half of the way from 0.6 to 0.8; at the end both have the same entropy.
+    assert found["forward_kl"] == pytest.approx(4.5)
+    assert found["reverse_kl"] == pytest.approx(6.5)
+    # One that never gets there, and one that starts there.
+    assert np.isnan(at_alignment(steps, 0.95)["entropy"]).all()
+    assert (at_alignment(steps, 0.0)["entropy"] == 9.0).all()
+
+
+def test_h3_and_h7_look_at_the_pair(tables, verdicts):
+    frame = tables.main2.frame.copy()
+    sunk = (frame["method"] == "reverse_kl") & (frame["quantity"] == "entropy")
+    frame.loc[sunk, "value"] -= 2.0
+    lower = replace(tables, main2=replace(tables.main2, frame=frame))
+    found = {(one.name, one.study): one for one in judge_second(lower)}
+    assert found["H3", "lm"].verdict == HOLDS
+    shift = found["H3", "lm"].effect - verdicts["H3", "lm"].effect
+    assert shift == pytest.approx(-2.0, abs=1e-6)
+
+
+def test_parameters_are_those_of_the_blocks():
+    assert parameters_of("2x64") == 2 * (12 * 64**2 + 13 * 64)
