@@ -21,6 +21,7 @@ from lm.device.processes import (
     main_process_first,
 )
 from lm.evaluation.evaluate import Evaluator
+from lm.evaluation.target_file import find_target_samples
 from lm.phases import phase
 from lm.policy.checks import check_device
 from lm.policy.protocol import Policy
@@ -109,10 +110,9 @@ def train(
         with amp.autocast():
             problem = build_problem(config, base)
             measured = measured_problem(config, base, problem)
-            evaluator = Evaluator(
-                measured, config.evaluation, divergence=config.divergence, seed=config.seed
-            )
-        run.write_problem(measured, problem)
+            run.write_problem(measured, problem)
+            drawn = find_target_samples(config, measured, run)
+            evaluator = Evaluator.of_run(config, measured, drawn)
 
         # Train.
         kind, events = config.tracker if main else "none", run.partial / "tensorboard"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from lm.device.launched import is_main
 from lm.device.processes import leave_group
 from lm.errors import RunError, border
 from lm.evaluation.evaluate import Evaluator
+from lm.evaluation.target_file import NAME, read_target_samples, stored_target_samples
+from lm.evaluation.target_samples import TargetSamples
 from lm.models.folder import ModelFolderError
 from lm.models.vocabulary import VocabularyError
 from lm.policy import load_policy
@@ -27,13 +30,14 @@ from lm.policy.prompts import PromptError, Prompts
 from lm.report.build import Z_MARK, finish_run, headline_rows
 from lm.report.outcome import FARTHER, outcome_of
 from lm.report.page import named
+from lm.report.sides import disagreement, drawn_sentence, side_rows
 from lm.report.terminal import new_table, print_table
 from lm.run.environment import environment
 from lm.run.files import write_output
 from lm.run.folder import read_config, require_complete
 from lm.run.foreign import require_own_code
 from lm.run.records import printable, read_records
-from lm.target.problem import build_problem, measured_problem
+from lm.target.problem import Problem, build_problem, measured_problem
 from lm.train import train
 from lm.training.base import read_facts, train_base
 from lm.training.setup import load_base
@@ -50,6 +54,7 @@ class EvaluateOptions:
     samples: int
     seed: int
     json: Path | None
+    p_samples: Path | None = None
     trust_code: bool = False
 
 
@@ -103,15 +108,24 @@ def run_evaluate(options: EvaluateOptions) -> None:
         evaluation = replace(config.evaluation, samples=options.samples)
     except ValueError as error:
         raise RunError(str(error)) from error
+
+    # Base and policy, on the same samples.
     amp = Amp(config.precision, "cpu")
     policy = load_policy(options.run / "policy", dtype=amp.weights_dtype, transform=config.law)
     drawn = config.steps * config.batch_size
     with amp.autocast():
         base = load_base(config)
         problem = measured_problem(config, base, build_problem(config, base))
-        evaluator = Evaluator(problem, evaluation, divergence=config.divergence, seed=options.seed)
+        evaluator = Evaluator(
+            problem,
+            evaluation,
+            divergence=config.divergence,
+            seed=options.seed,
+            target_samples=_target_samples(options, problem),
+        )
         before = evaluator.measure(problem.base, step=0, samples=0).record
         after = evaluator.measure(policy, step=config.steps, samples=drawn).record
+
     print_rows([before, after])
     if options.json is not None:
         write_output(options.json, (json.dumps(after, indent=2) + "\n").encode("utf-8"))
@@ -187,9 +201,35 @@ def print_rows(evaluations: Sequence[dict[str, Any]]) -> None:
         table.add_row(*cells[: len(table.columns)])
     print_table(table)
     first, last = evaluations[0], evaluations[-1]
+    print_sides(last)
     for record in [first] if first is last else [first, last]:
         for warning in record["warnings"]:
             print(f"warning, step {record['step']}: {warning}")
+
+
+def _target_samples(options: EvaluateOptions, problem: Problem) -> TargetSamples | None:
+    """Return the samples of the target that are named, or those of the run; None draws new ones."""
+    if options.p_samples is not None:
+        return read_target_samples(options.p_samples, problem)
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return stored_target_samples(options.run / NAME, problem)
+    return None
+
+
+def print_sides(record: dict[str, Any]) -> None:
+    """Print what samples of the target and of the policy alone say of the policy."""
+    rows = side_rows(record)
+    if rows:
+        table = new_table("from both sides; ± knows only what the samples show")
+        for heading in ("quantity", "samples of the target", "of the policy alone", "z"):
+            table.add_column(heading, no_wrap=heading != "quantity")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        print_table(table)
+    if sentence := drawn_sentence(record):
+        print(sentence)
+    if sentence := disagreement(record):
+        print(f"warning: {sentence}")
 
 
 def _law(options: SampleOptions) -> SamplingConfig:

@@ -156,12 +156,16 @@ def _require_free(source: Path, destination: Path, *, overwrite: bool) -> None:
             f"the destination {destination} holds the source {source}, which the export would "
             "replace: choose another destination"
         )
+
+    # Nothing that the export or the run reads may be replaced.
     for key, name in _read_by(source):
         if Path(name).exists() and Path(name).resolve().is_relative_to(destination.resolve()):
             raise RunError(
                 f"the destination {destination} holds {name}, the {key} of the run, without which "
                 "neither its checkpoints nor its evaluation can be had: choose another destination"
             )
+
+    # What is there must be a folder of ours, or nothing.
     if destination.name in {"", ".."}:
         raise RunError(f"{str(destination)!r} has no name of its own: name the folder to write")
     if destination.exists() and not destination.is_dir():

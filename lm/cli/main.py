@@ -190,7 +190,7 @@ def sweep_command(words: Sequence[str]) -> int:
 
 
 def evaluate_command(words: Sequence[str]) -> None:
-    """Measure a run again: ``RUN [--samples N] [--seed S] [--json FILE] [--trust_code true]``."""
+    """Measure a run again: ``RUN [--samples N] [--p_samples FILE] [--json FILE] ...``."""
     parser = _parser("evaluate")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument(
@@ -202,6 +202,14 @@ def evaluate_command(words: Sequence[str]) -> None:
     )
     _add_seed(parser, 1, "of the new samples")
     _add_json(parser, "also write the record to this file", "kind", "step", "estimates")
+    parser.add_argument(
+        *_spellings("p_samples"),
+        dest="p_samples",
+        metavar="FILE",
+        type=Path,
+        help="samples of the target, JSON lines with the key text or tokens, and prompt where "
+        "there are prompts; by default those of the run",
+    )
     parser.add_argument(
         *_spellings("trust_code"),
         dest="trust_code",

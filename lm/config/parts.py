@@ -156,6 +156,11 @@ class EvaluationConfig:
     """further steps to evaluate after, where curves are steep"""
     samples: int = 2048
     """samples from the policy, and as many from the base, of each evaluation"""
+    target_samples: int = 256
+    """samples of the target itself, drawn once a run by rejection from the base (a teacher is
+    sampled): they see what the policy has dropped. 0 draws none"""
+    target_draws: int = 4096
+    """most base samples that are drawn for them"""
     group: int = 256
     """diversity (distinct share, Distinct-n, Self-BLEU) is measured within groups of this size"""
     texts: int = 24
@@ -172,6 +177,12 @@ class EvaluationConfig:
         at_least("evaluation.every", self.every, 1)
         for step in self.early:
             at_least("evaluation.early", step, 1)
+        at_least("evaluation.target_samples", self.target_samples, 0)
+        require(
+            self.target_samples != 1,
+            "evaluation.target_samples is 1: a standard error needs two, and 0 draws none",
+        )
+        at_least("evaluation.target_draws", self.target_draws, 2)
         at_least("evaluation.group", self.group, 2)
         at_least("evaluation.texts", self.texts, 1)
         at_least("evaluation.contexts", self.contexts, 1)

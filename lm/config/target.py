@@ -44,6 +44,9 @@ class TargetConfig:
     """custom: log P(x) of texts, any target: a name given by lm.features.score, or file.py:name"""
     teacher: str | None = None
     """teacher: the model whose distribution is the target, a folder or a hub name"""
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """least and largest value of features of your own, which samples of the target need to be drawn
+    by rejection (evaluation.target_samples); those of the project's features are known"""
 
     def __post_init__(self) -> None:
         check_types(self, "target")
@@ -80,6 +83,17 @@ class TargetConfig:
             require(
                 isinstance(number, str) or math.isfinite(number),
                 f"a moment or reward of the target is {number}: it must be finite",
+            )
+
+        for name, (low, high) in self.bounds.items():
+            require(
+                name in self.features,
+                f"target.bounds names {name!r}, which is no feature of this target: there are "
+                f"{', '.join(self.features) or 'none'}",
+            )
+            require(
+                math.isfinite(low) and math.isfinite(high) and low <= high,
+                f"target.bounds.{name} is [{low}, {high}]: give a finite least and largest value",
             )
 
     @property

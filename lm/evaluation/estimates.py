@@ -28,11 +28,11 @@ from lm.evaluation.statistics import (
     sample_mean,
     z_score,
 )
+from lm.evaluation.two_sides import OUTSIDE
 from lm.target.listed import Listing
 from lm.target.partition import estimate_partition
 from lm.target.problem import Problem
 
-OUTSIDE = "policy mass outside the target"
 CUT_OFF = "the policy keeps tokens that the base's transform cuts off"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lm.config import EvaluationConfig
+from lm.config import EvaluationConfig, RunConfig
 from lm.device.streams import EVALUATION, EVALUATION_BASE, random_stream
 from lm.evaluation.coverage import coverage_entries
 from lm.evaluation.diversity import diversity_entries
@@ -23,10 +23,12 @@ from lm.evaluation.estimates import (
     weight_entries,
 )
 from lm.evaluation.evidence import Evidence, Points, prefix_sums
+from lm.evaluation.target_samples import TargetSamples, draw_target_samples, score_samples
+from lm.evaluation.two_sides import TargetSide, two_sided_entries
 from lm.features.registry import feature_values
-from lm.phases import each, phase
+from lm.phases import phase
 from lm.policy.checks import check_log_prob, check_longest
-from lm.policy.drawing import draw, rows_in_memory
+from lm.policy.drawing import draw
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
 from lm.run.records import FOUR, PROMPT_MARK, one_line
@@ -58,10 +60,18 @@ class Evaluator:
         Key of the divergence that is trained; measured beside the usual four.
     seed
         Seed of the run.
+    target_samples
+        Samples of the target; drawn here if not given.
     """
 
     def __init__(
-        self, problem: Problem, config: EvaluationConfig, *, divergence: str, seed: int
+        self,
+        problem: Problem,
+        config: EvaluationConfig,
+        *,
+        divergence: str,
+        seed: int,
+        target_samples: TargetSamples | None = None,
     ) -> None:
         self.problem = problem
         self.config = config
@@ -73,6 +83,18 @@ class Evaluator:
         with phase("drawing base samples for the evaluations"):
             self._base_samples = self._draw(problem.base, random_stream(seed, EVALUATION_BASE))
             self._base_reading = problem.read(self._base_samples)
+        self.target_samples = target_samples or draw_target_samples(problem, config)
+
+    @classmethod
+    def of_run(cls, config: RunConfig, problem: Problem, target_samples: TargetSamples) -> Self:
+        """Return what measures a run as its configuration says."""
+        return cls(
+            problem,
+            config.evaluation,
+            divergence=config.divergence,
+            seed=config.seed,
+            target_samples=target_samples,
+        )
 
     @phase("measuring the policy")
     @torch.no_grad()
@@ -116,6 +138,10 @@ class Evaluator:
             **self._coverage(evidence, reading),
         }
 
+        sides = two_sided_entries(evidence, self._target_side(policy), self.divergences)
+        for quantity, entries in sides.items():
+            estimates.setdefault(quantity, {}).update(entries)
+
         # Write down.
         warnings = bound_warnings(estimates) + share_warnings(estimates)
         record = {
@@ -123,6 +149,7 @@ class Evaluator:
             "step": step,
             "samples": samples,
             "contexts": len(self.contexts) if self.problem.prompts is not None else 0,
+            "target_samples": self.target_samples.describe(),
             "estimates": estimates,
             "warnings": warnings + (self.problem.warnings() if step == 0 else []),
         }
@@ -146,7 +173,7 @@ class Evaluator:
         log_base, prefix_kl, prefix_entropy = prefix_sums(policy, problem.base, drawn)
         check_log_prob("policy", drawn.log_prob, reading.texts)
         check_longest(policy, drawn, reading.texts)
-        base_log_policy = _score(policy, base)
+        base_log_policy = score_samples(policy, base)
         holes = policy.transform.truncates
         check_log_prob("policy", base_log_policy, base_reading.texts, holes=holes)
         rows, lengths = drawn.tokens.tolist(), drawn.mask.sum(-1).tolist()
@@ -161,6 +188,34 @@ class Evaluator:
             prefix_entropy=self._by_context(prefix_entropy),
             log_kept_mass=None if kept is None else self._by_context(kept),
         )
+
+    def _target_side(self, policy: Policy) -> TargetSide | None:
+        contexts, samples, *_ = self.target_samples
+        if samples is None:
+            return None
+        problem, shape = self.problem, (len(contexts), -1)
+        log_policy, reading = score_samples(policy, samples), problem.read(samples)
+        holes = policy.transform.truncates
+        check_log_prob("policy", log_policy, reading.texts, holes=holes)
+
+        # Every context's own Z normalises its samples.
+        log_score = problem.log_score(samples.log_prob, reading).double().cpu().reshape(shape)
+        points = Points.mixed(
+            log_policy.double().cpu().reshape(shape),
+            samples.log_prob.double().cpu().reshape(shape),
+            log_score - problem.log_z[contexts][:, None],
+            reading.listed.cpu().reshape(shape),
+        )
+        rows = torch.searchsorted(self.contexts, contexts)
+        return TargetSide(rows, points, self._log_z_error())
+
+    def _log_z_error(self) -> float:
+        """Return the error of a single context's log Z; that of several is in their spread."""
+        offline = self.problem.offline
+        if self.problem.target.log_z is not None or offline is None or len(self.contexts) > 1:
+            return 0.0
+        place = offline.contexts.tolist().index(int(self.contexts[0]))
+        return float(offline.estimate.relative_standard_error[place])
 
     def _coverage(self, evidence: Evidence, reading: Reading) -> Estimates:
         config, listing = self.config, self.problem.listing
@@ -192,10 +247,3 @@ class Evaluator:
         log_policy, log_base = listing.support.log_prob(policy), listing.log_base
         log_target = self.problem.list_log_score - self.problem.log_z
         return Points.mixed(log_policy, log_base, log_target, listing.reading.listed)
-
-
-def _score(policy: Policy, samples: Samples) -> Tensor:
-    length = 1 if samples.prompts is None else samples.prompts.tokens.shape[1]
-    blocks = torch.arange(len(samples.tokens)).split(rows_in_memory(policy, length))
-    parts = each("scoring base samples", blocks)
-    return torch.cat([policy.score(samples.rows(block)) for block in parts])

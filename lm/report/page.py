@@ -13,6 +13,7 @@ from fdpg_ref.display import title_of
 from lm.config.options import flatten
 from lm.features.registry import short_name
 from lm.report.outcome import Outcome, outcome_of
+from lm.report.sides import disagreement, drawn_sentence, side_rows
 from lm.run.records import PROMPT_MARK
 
 CAPTIONS = {
@@ -46,6 +47,10 @@ pre { overflow-x: auto; background: #f4f5f7; border-radius: 6px; padding: .8rem;
   .result td.number::before { content: attr(data-label) ": "; color: #5b6675; }
 }
 """
+SIDES = (
+    "Samples of a policy cannot show what the policy has dropped, and their standard error cannot "
+    "know of it. Where the two columns differ, believe the samples of the target."
+)
 VERDICTS = {"unbiased": "good", "proportional": "partly", "biased": "bad"}
 # Samples longer than this get a line of their own.
 LONG_TEXT = 24
@@ -85,6 +90,7 @@ def html_page(
     body = [
         header(title(run), f"<p>{html.escape(subtitle(run))}</p>{result}"),
         section("Result", _table(rows) + _warnings(run["evaluations"])),
+        *_sides(run["evaluations"][-1]),
         *map(drawn, ("alignment", "divergences", "features")),
         section("Samples before and after", _texts(run)),
         section("What is proven about the gradient", _status(run)),
@@ -155,6 +161,7 @@ def model_card(
         f"# {_markdown(title(run))}",
         _markdown(subtitle(run)),
         _markdown(_result(run).sentence),
+        *map(_markdown, filter(None, [disagreement(run["evaluations"][-1])])),
         "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
         "it holds the token ids. Load it with `lm.policy.load_policy`.",
         "\n".join(table),
@@ -251,6 +258,20 @@ def _table(rows: Sequence[Mapping[str, str]]) -> str:
         "and their standard error cannot know.</p>"
     )
     return f"<div class=scroll><table class=result>{head}{''.join(lines)}</table></div>{note}"
+
+
+def _sides(record: Mapping[str, Any]) -> list[str]:
+    """Return the section that holds samples of the target against those of the policy alone."""
+    rows = side_rows(record)
+    if not rows:
+        return []
+    heads = ("quantity", "samples of the target", "of the policy alone", "difference in errors")
+    cells = [[html.escape(cell) for cell in row] for row in rows]
+    sentences = [SIDES, drawn_sentence(record)]
+    content = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences if sentence)
+    if sentence := disagreement(record):
+        content += f"<p><strong>{html.escape(sentence)}</strong></p>"
+    return [section("From both sides", content + table_part(cells, heads=heads))]
 
 
 def _warnings(evaluations: Sequence[Mapping[str, Any]]) -> str:

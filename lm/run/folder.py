@@ -10,6 +10,7 @@ file of a finished run is::
     metrics.jsonl                   one step or evaluation per line; its scheme: lm/run/records.py
     timings.jsonl                   clock values, kept apart: metrics.jsonl is reproducible
     samples_before.txt, samples_after.txt, figures/*.png, summary.json, report.html, README.md
+    target_samples.jsonl            samples of the target, where it can be sampled
     policy/                         the trained model, a plain Hugging Face folder
     checkpoints/                    the state of the last step (lm/run/checkpoint.py)
     resumed.jsonl                   if it was interrupted: where it continued, and on which machine
@@ -128,6 +129,8 @@ class RunFolder:
         if not path.exists():
             self.write_json(path.name, found)
             return
+
+        # A run that continues must still be about the same.
         try:
             then = _facts(json.loads(path.read_text(encoding="utf-8")))
         except _NO_FACTS as error:

@@ -19,15 +19,19 @@ then).
 An evaluation measures the policy after ``step`` steps, on samples of its own::
 
     {"kind": "evaluation", "step": int, "samples": int, "contexts": int, "warnings": [str, ...],
+     "target_samples": {"samples": int, "contexts": int, "drawn": int, "acceptance": number,
+                        "reason": str},
      "estimates": {quantity: {estimator: {"value": number | "inf" | "-inf",
                                           "standard_error": number, "z": number, "reason": str}}}}
 
-``samples`` counts the training samples drawn so far. Quantities, in nats unless said otherwise:
-``feature/NAME`` (E_pi), ``coverage/K`` (share of the names with a feature that K samples show),
-each divergence D_f(policy, target) by name, ``kl_policy_base``, ``kl_target_base``,
-``entropy``, ``entropy_target``, ``entropy_per_token``, ``entropy_normalised``
-(1 is uniform over the vocabulary), ``length`` (tokens), ``distinct_share``, ``distinct_1`` to
-``distinct_3`` and ``self_bleu`` (shares, over tokens, within groups of samples), ``list_mass``,
+``samples`` counts the training samples drawn so far; ``target_samples`` says how many samples of
+the target there are, from how many base samples, and why none or fewer. Quantities, in nats unless
+said otherwise: ``feature/NAME`` (E_pi), ``coverage/K`` (share of the names with a feature that K
+samples show), each divergence D_f(policy, target) by name, ``kl_policy_base``, ``kl_target_base``,
+``entropy``, ``entropy_target``, ``entropy_per_token``, ``entropy_normalised`` (1 is uniform over
+the vocabulary), ``length`` (tokens), ``distinct_share``, ``distinct_1`` to ``distinct_3`` and
+``self_bleu`` (shares, over tokens, within groups of samples), ``list_mass``, ``unseen_share`` (the
+share of the target of which as many samples of the policy are expected to show less than one),
 ``ess_share`` and ``largest_share`` (shares), ``kept_mass`` (the share a truncating transform keeps,
 per token), and ``log_z`` (the standard error of the sampled one is the relative error of Zhat).
 With prompts (``contexts`` of them; 0 without) every value is a mean over contexts and its standard
@@ -36,9 +40,12 @@ is that of estimating the Z of these contexts.
 
 Estimators, the best first: ``exact`` (a sum over the list), ``list_and_remainder`` (the list
 exactly, the rest by importance sampling), ``rao_blackwell`` (next tokens exactly, prefixes
-sampled), ``sampled``. A z compares an estimate with a better one, in standard errors; with several
-contexts, which both look at, there is none. Keys without a value are left out of an entry. Clock
-values stand apart, in timings.jsonl.
+sampled), ``target_samples`` (samples of p, and for other divergences than KL(p‖π) of (p + π)/2),
+``sampled`` (samples of base and policy in equal parts), ``policy_samples`` (samples of the policy
+alone, weighed by P/π with Z from the same samples: what the policy dropped is not in it). A z
+compares an estimate with a better one, in standard errors; with several contexts, which both look
+at, there is none. Keys without a value are left out of an entry. Clock values stand apart, in
+timings.jsonl.
 """
 
 from __future__ import annotations
@@ -52,7 +59,10 @@ from typing import Any
 PROMPT_MARK = " ▸ "
 LINE_BREAK = "⏎"
 FOUR = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
-ESTIMATORS = ("exact", "list_and_remainder", "rao_blackwell", "sampled")
+ESTIMATORS = (
+    *("exact", "list_and_remainder", "rao_blackwell", "target_samples", "sampled"),
+    "policy_samples",
+)
 
 
 def best(record: Mapping[str, Any], quantity: str) -> tuple[float, float]:

@@ -97,6 +97,7 @@ def write_page(story: Story, page: Path) -> None:
         f"<dt>{escape(item.question)}</dt><dd>{escape(item.answer)}</dd>" for item in story.findings
     )
     warnings = "".join(f"<li>{escape(line)}</li>" for line in story.warnings)
+
     body = [
         MARK,
         header(story.title, about + _verdict(story.checks)),

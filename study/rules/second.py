@@ -85,6 +85,7 @@ def no_best(logs: np.ndarray, study: str, objectives: Sequence[str] = FIVE) -> V
             beaten.append(name)
         if all(t_interval(row).high < BAND for row in ratios):
             never.append(name)
+
     effects = [Effect("objectives that are worse than another somewhere", len(beaten))]
     more = f"{_listed('Worse somewhere', beaten)} {_listed('Worse nowhere', never)}"
     holds = len(beaten) == len(objectives)

@@ -296,4 +296,52 @@ MUTANTS = [
         "a training step that is counted in two intervals",
         ("lm/test_sweep.py::test_the_table_holds_what_the_runs_wrote",),
     ),
+    Mutant(
+        "lm/evaluation/target_samples.py",
+        "return uniform.log() < log_weight - bound",
+        "return uniform.log() < log_weight",
+        "rejection without its bound: whatever weighs more than one is always accepted",
+        ("lm/test_target_samples.py::test_what_is_accepted_is_distributed_as_the_target",),
+    ),
+    Mutant(
+        "lm/target/bounds.py",
+        "bounds[1] if weight > 0 else bounds[0]",
+        "bounds[0] if weight > 0 else bounds[1]",
+        "the least weight taken for the largest",
+        ("lm/test_target_samples.py::test_the_acceptance_rate_is_z_over_the_bound",),
+    ),
+    Mutant(
+        "lm/evaluation/two_sides.py",
+        "torch.logaddexp(points.log_policy, points.log_target) - math.log(2.0)",
+        "torch.logaddexp(points.log_policy, points.log_target)",
+        "a mixture of mass two",
+        (
+            "lm/test_target_samples.py"
+            "::test_both_sides_are_the_divergence_when_samples_are_the_distribution",
+        ),
+    ),
+    Mutant(
+        "lm/evaluation/two_sides.py",
+        "points.log_policy, points.log_target - log_z, points.log_policy, divergence=divergence",
+        "points.log_policy, points.log_target, points.log_policy, divergence=divergence",
+        "the policy's side with a Z that its own samples do not know",
+        ("lm/test_target_samples.py::test_what_the_policy_dropped_only_the_target_shows",),
+    ),
+    Mutant(
+        "lm/evaluation/two_sides.py",
+        "ratios.cumsum(-1) * (n / own)",
+        "ratios.cumsum(-1)",
+        "the unseen share of as many samples as the target has",
+        ("lm/test_target_samples.py::test_the_unseen_share_depends_on_the_policys_samples",),
+    ),
+    Mutant(
+        "lm/evaluation/target_file.py",
+        "<= 2 * allowed).all()",
+        "<= 2 * allowed).any()",
+        "samples of another base taken for those of this one",
+        (
+            "lm/test_target_samples.py"
+            "::test_runs_of_a_task_share_their_samples_and_another_base_does_not",
+        ),
+    ),
 ]
