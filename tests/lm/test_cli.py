@@ -373,7 +373,7 @@ def test_a_run_without_a_report_names_none(tmp_path, capsys):
 
 def test_sample_draws_in_blocks_that_fit_in_memory(monkeypatch, capsys):
     counts: list[int] = []
-    original = CausalPolicy.sample
+    model, original = str(tiny_model()), CausalPolicy.sample
 
     def spied(self, n, **options):
         counts.append(n)
@@ -381,6 +381,6 @@ def test_sample_draws_in_blocks_that_fit_in_memory(monkeypatch, capsys):
 
     monkeypatch.setattr("lm.policy.drawing.BUDGET", 1)
     monkeypatch.setattr(CausalPolicy, "sample", spied)
-    assert main(["sample", str(tiny_model()), "--n", "3"]) == 0
+    assert main(["sample", model, "--n", "3"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert max(counts) == 1
