@@ -56,7 +56,9 @@ class Choice(NamedTuple):
     at_edge: bool
 
 
-def tried_rates(ends: Frame, failed: Collection[RateKey] = ()) -> list[Tried]:
+def tried_rates(
+    ends: Frame, failed: Collection[RateKey] = (), variant: str = DEFAULT
+) -> list[Tried]:
     """Score every rate of the pilot.
 
     Parameters
@@ -65,13 +67,15 @@ def tried_rates(ends: Frame, failed: Collection[RateKey] = ()) -> list[Tried]:
         Last rows of the pilot's runs.
     failed
         Where a run failed: see `failed_rates`.
+    variant
+        Of the runs.
 
     Returns
     -------
     list of Tried
         By group, method, size and rate.
     """
-    rows = ends[(ends["variant"] == DEFAULT) & ~ends["method"].isin(REINFORCEMENT)]
+    rows = ends[(ends["variant"] == variant) & ~ends["method"].isin(REINFORCEMENT)]
     found = []
     for (group, method, size), part in rows.groupby(["group", "method", "size"], sort=False):
         # Rates are compared on the tasks and seeds that all of them have, or easier ones would win.
@@ -85,15 +89,17 @@ def tried_rates(ends: Frame, failed: Collection[RateKey] = ()) -> list[Tried]:
     return sorted(found, key=_order)
 
 
-def failed_rates(pilot: Table, ends: Frame) -> set[RateKey]:
+def failed_rates(pilot: Table, ends: Frame, variant: str = DEFAULT) -> set[RateKey]:
     """Return the group, method, size and rate of the pilot's runs that failed.
 
     Parameters
     ----------
     pilot
-        Says which cells failed, by names that begin with task, method, size and rate.
+        Says which cells failed, by names of task, method, size, rate, variant and seed.
     ends
         Last rows of the runs that did not: a rate at which all failed is none that was tried.
+    variant
+        Of the runs.
 
     Returns
     -------
@@ -101,12 +107,14 @@ def failed_rates(pilot: Table, ends: Frame) -> set[RateKey]:
         A rate that fails on one seed would win on the others.
     """
     found = set()
+    broken = {tuple(cell.split()[:5]) for cell in pilot.failed}
     keys = ends[["group", "method", "size", "rate", "learning_rate"]].drop_duplicates()
     for group, method, size, label, rate in keys.itertuples(index=False):
-        tasks = [name for name, task in pilot.tasks.items() if task.get("group") == group]
-        starts = tuple(f"{task} {method} {size} {label} " for task in tasks)
-        if any(cell.startswith(starts) for cell in pilot.failed):
-            found.add((group, method, size, float(rate)))
+        tasks = {name for name, task in pilot.tasks.items() if task.get("group") == group}
+        for task, *place, which in broken:
+            place[1] = place[1].partition("b")[0]  # a size is one, whatever its base
+            if task in tasks and place == [method, size, label] and which == variant:
+                found.add((group, method, size, float(rate)))
     return found
 
 

@@ -9,6 +9,7 @@ HYPOTHESES, JUDGE, POWER, RATES = (
 )
 BANDS, SECOND = "study/rules/bands.py", "study/rules/second.py"
 JUDGE_SECOND = "study/rules/judge_second.py"
+PILOT_SECOND = "study/rules/pilot_second.py"
 STATISTICS = "study/statistics.py"
 ON_FULL_TABLES = "study/test_report.py::test_every_hypothesis_is_judged_on_full_tables"
 
@@ -336,6 +337,27 @@ MUTANTS = [
         "squares += float(np.var(ratio)) * (ratio.size - 1)",
         "the spread of a known mean",
         ("study/test_rates.py::test_the_spread_is_pooled_over_pairs_by_hand",),
+    ),
+    Mutant(
+        PILOT_SECOND,
+        "OTHER_BETA2 if ratio < 1.0 else DEFAULT",
+        "OTHER_BETA2 if ratio > 1.0 else DEFAULT",
+        "the worse beta2 for everybody",
+        ("study/test_pilot_second.py::test_the_beta2_with_lower_own_measures_is_taken",),
+    ),
+    Mutant(
+        PILOT_SECOND,
+        "        if one.at_edge\n",
+        "        if one.at_edge and one.best.runs < 1\n",
+        "a rate at the edge of its grid, as a tuned one",
+        ("study/test_pilot_second.py::test_a_rate_at_an_edge_is_refused_and_shown",),
+    ),
+    Mutant(
+        RATES,
+        'rows = ends[(ends["variant"] == variant)',
+        'rows = ends[(ends["variant"] == DEFAULT)',
+        "rates of one batch size for all",
+        ("study/test_pilot_second.py::test_the_beta2_with_lower_own_measures_is_taken",),
     ),
     # ------------------------------------------------------------------ statistics
     Mutant(
