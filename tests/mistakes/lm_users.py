@@ -115,6 +115,27 @@ MUTANTS = [
         ("lm/test_export.py::test_only_a_model_of_ours_is_replaced",),
     ),
     Mutant(
+        "lm/cli/export.py",
+        "    for key, name in _read_by(source):\n",
+        "    for key, name in ():\n",
+        "export that deletes the model which its run began from",
+        ("lm/test_export.py::test_an_export_never_replaces_what_its_run_reads[model]",),
+    ),
+    Mutant(
+        "lm/cli/export.py",
+        "        source = source.resolve()  # the",
+        "        pass  # the",
+        "the run of a checkpoint looked for in the wrong folder",
+        ("lm/test_export.py::test_a_source_may_be_named_from_within_its_run",),
+    ),
+    Mutant(
+        "lm/models/folder.py",
+        ".{os.getpid()}.{secrets.token_hex(4)}.partial",
+        ".{os.getpid()}.partial",
+        "a folder of a killed process in the way of a new one",
+        ("lm/test_export.py::test_what_a_killed_process_left_blocks_no_export",),
+    ),
+    Mutant(
         "lm/run/folder.py",
         """    files = [*run.partial.rglob("*"), run.partial]
     for path in each("bringing the run to the disk", files):
