@@ -326,7 +326,7 @@ MUTANTS = [
         "order = np.argsort(values)  # NaN comes last",
         "order = np.arange(values.size)",
         "a median of estimates that were not sorted",
-        ("toy/test_measurement_command.py",),
+        ("toy/test_measurement_command.py::test_the_median_report_is_that_of_half_of_the_sets",),
     ),
     Mutant(
         "toy/measurement/picture.py",

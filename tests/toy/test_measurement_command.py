@@ -17,7 +17,11 @@ from toy.measurement.ways import WAYS
 from toy.measurement.worlds import dropping
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTE = (ROOT / "docs" / "notes" / "measuring-forward-kl.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(name="note")
+def _note() -> str:
+    return (ROOT / "docs" / "notes" / "measuring-forward-kl.md").read_text(encoding="utf-8")
 
 
 def test_the_median_report_is_that_of_half_of_the_sets():
@@ -112,22 +116,22 @@ def test_bad_input_exits_2_and_writes_nothing(
 
 
 def test_the_note_holds_what_the_command_prints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["measurement", "--output", str(tmp_path / "figure.png")]) == 0
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     table = "\n".join(line for line in printed if not line.startswith("picture:"))
-    assert table in NOTE, "run it again and put the table into the note"
+    assert table in note, "run it again and put the table into the note"
 
 
 @pytest.mark.parametrize("share", [0.09, 0.14, 0.28])
 @pytest.mark.parametrize("divergence", [FORWARD_KL, TOTAL_VARIATION, JENSEN_SHANNON])
-def test_the_table_of_the_note(share: float, divergence: FDivergence):
+def test_the_table_of_the_note(share: float, divergence: FDivergence, note: str):
     titles = {"forward_kl": "KL(p‖π)", "jensen_shannon": "Jensen-Shannon"}
     title = titles.get(divergence.name, "total variation")
     rows = [
-        row for row in NOTE.splitlines() if row.startswith(f"| {share:.0%}".replace("%", " % "))
+        row for row in note.splitlines() if row.startswith(f"| {share:.0%}".replace("%", " % "))
     ]
     rows = [row for row in rows if f"| {title} |" in row]
     if divergence is not FORWARD_KL and share != 0.28:
@@ -142,11 +146,11 @@ def test_the_table_of_the_note(share: float, divergence: FDivergence):
     assert rows == [f"| {share:.0%} | {title} | ".replace("%", " %") + " | ".join(cells) + " |"]
 
 
-def test_the_two_policies_of_the_note_are_ranked_the_wrong_way():
+def test_the_two_policies_of_the_note_are_ranked_the_wrong_way(note: str):
     found = [
         quality(dropping(share, seen), WAYS["policy"], 1024, divergence=FORWARD_KL)
         for share, seen in ((0.1, 1e-3), (0.28, 1e-5))
     ]
     first, second = found
-    assert f"KL(p‖π) is {first.truth:.2f} and {second.truth:.2f}." in NOTE
-    assert f"mean reports are {first.mean:.2f} and {second.mean:.2f}." in NOTE
+    assert f"KL(p‖π) is {first.truth:.2f} and {second.truth:.2f}." in note
+    assert f"mean reports are {first.mean:.2f} and {second.mean:.2f}." in note
