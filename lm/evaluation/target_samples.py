@@ -23,6 +23,8 @@ from lm.policy.samples import Samples
 from lm.target.bounds import largest_log_weight
 from lm.target.problem import Problem
 
+# Texts that are looked at together.
+MOST_ROWS = 2**16
 # Rounding of a bound and of the weight that reaches it, in nats.
 ROUNDING = 1e-6
 ADVICE = "`python -m lm evaluate RUN --p_samples FILE` takes samples from elsewhere"
@@ -189,8 +191,8 @@ def _reject(
     found: list[list[list[int]]] = [[] for _ in problem.evaluated]
     active, drawn, total = list(range(len(found))), 0, 0
     while active and drawn < most:
-        # Twice as many as before, so that few rounds suffice.
-        n = min(most - drawn, max(each, drawn))
+        # Twice as many as before, so that few rounds suffice, while they fit in memory.
+        n = min(most - drawn, max(each, drawn), max(2, MOST_ROWS // len(active)))
         chosen = problem.evaluated[active]
         prompts = None if problem.prompts is None else problem.prompts.rows(chosen)
         samples = draw(problem.base, n, generator=generator, prompts=prompts)
