@@ -77,8 +77,21 @@ def base_distance_entries(problem: Problem, evidence: Evidence) -> Estimates:
     return {"kl_policy_base": of_policy, "kl_target_base": _target_from_base(problem, evidence)}
 
 
-def entropy_entries(evidence: Evidence, vocabulary_size: int) -> Estimates:
-    """Return entropies of policy and target, per sequence and per token, and the length."""
+def entropy_entries(
+    evidence: Evidence, vocabulary_size: int, of_teacher: Estimate | None = None
+) -> Estimates:
+    """Return entropies of policy and target, per sequence and per token, and the length.
+
+    Parameters
+    ----------
+    evidence
+        Of the evaluation.
+    vocabulary_size
+        Of the policy.
+    of_teacher
+        The entropy of a target that is a model, from its own samples: base and policy may hardly
+        ever say what it says, so that their weights would be heavy.
+    """
     split = _entropy_sum(evidence)
     own = split_entries(split)
     blackwell = sample_mean(evidence.prefix_entropy)
@@ -89,9 +102,11 @@ def entropy_entries(evidence: Evidence, vocabulary_size: int) -> Estimates:
     scale = math.log(vocabulary_size)
     normalised = entry(float(per_token.mean) / scale, float(per_token.standard_error) / scale)
     by = "sampled" if target.combined is None else "list_and_remainder"
+    if of_teacher is not None:
+        by = "rao_blackwell"
     return {
         "entropy": own,
-        "entropy_target": {by: estimate_entry(target.best)},
+        "entropy_target": {by: estimate_entry(of_teacher or target.best)},
         "entropy_per_token": {"rao_blackwell": estimate_entry(per_token)},
         "entropy_normalised": {"rao_blackwell": normalised},
         "length": {"sampled": estimate_entry(sample_mean(lengths))},

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdpg_ref import Estimate
 from lm.config import EvaluationConfig, RunConfig
-from lm.device.streams import EVALUATION, EVALUATION_BASE, random_stream
+from lm.device.streams import EVALUATION, EVALUATION_BASE, TEACHER, random_stream
 from lm.evaluation.coverage import coverage_entries
 from lm.evaluation.diversity import diversity_entries
 from lm.evaluation.entries import Estimates, bound_warnings, share_warnings
@@ -23,6 +24,7 @@ from lm.evaluation.estimates import (
     weight_entries,
 )
 from lm.evaluation.evidence import Evidence, Points, prefix_sums
+from lm.evaluation.statistics import sample_mean
 from lm.evaluation.target_samples import TargetSamples, draw_target_samples, score_samples
 from lm.evaluation.two_sides import TargetSide, two_sided_entries
 from lm.features.registry import feature_values
@@ -84,6 +86,7 @@ class Evaluator:
             self._base_samples = self._draw(problem.base, random_stream(seed, EVALUATION_BASE))
             self._base_reading = problem.read(self._base_samples)
         self.target_samples = target_samples or draw_target_samples(problem, config)
+        self._teacher_entropy = self._entropy_of_teacher()
 
     @classmethod
     def of_run(cls, config: RunConfig, problem: Problem, target_samples: TargetSamples) -> Self:
@@ -131,7 +134,7 @@ class Evaluator:
             **feature_entries(self.problem, evidence),
             **divergence_entries(self.problem, evidence, self.divergences),
             **base_distance_entries(self.problem, evidence),
-            **entropy_entries(evidence, policy.vocabulary_size),
+            **entropy_entries(evidence, policy.vocabulary_size, self._teacher_entropy),
             **diversity_entries(evidence, self.config.group),
             **weight_entries(self.problem, evidence),
             **kept_mass_entries(evidence),
@@ -154,6 +157,17 @@ class Evaluator:
             "warnings": warnings + (self.problem.warnings() if step == 0 else []),
         }
         return Evaluation(record, self._texts(reading))
+
+    @torch.no_grad()
+    def _entropy_of_teacher(self) -> Estimate | None:
+        """Return the entropy of a target that is a model, along prefixes of its own samples."""
+        teacher = self.problem.target.teacher
+        if teacher is None:
+            return None
+        with phase("drawing samples of the teacher"):
+            drawn = self._draw(teacher, random_stream(self.seed, TEACHER))
+            _, _, entropy = prefix_sums(teacher, teacher, drawn)
+        return sample_mean(self._by_context(entropy))
 
     def _draw(self, policy: Policy, generator: torch.Generator) -> Samples:
         return draw(policy, self.per_context, generator=generator, prompts=self._prompts)

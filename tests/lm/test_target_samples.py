@@ -140,6 +140,22 @@ def test_a_teacher_is_sampled_and_nothing_is_rejected():
     assert found.samples is not None
 
 
+def test_a_teachers_entropy_is_that_of_its_own_samples():
+    """The base and the policy hardly ever say what this teacher says: their weights are heavy."""
+    problem = _problem(prompts=("2",))
+    teacher = tiny_policy(tiny_gpt2(seed=3, scale=16.0, positions=8), pad_id=1, limit=LIMIT)
+    target = replace(problem.target, teacher=teacher, log_z=0.0)
+    problem = replace(problem, target=target, log_z=torch.zeros_like(problem.log_z))
+    _, _, log_p = _laws(problem, teacher)
+    exact = float(torch.special.entr(log_p.exp()).sum())
+    evaluator = Evaluator(problem, EvaluationConfig(samples=2048), divergence="forward_kl", seed=5)
+    found = evaluator.measure(_model(1), step=1, samples=64).record["estimates"]["entropy_target"]
+    assert set(found) == {"rao_blackwell"}
+    value, error = found["rao_blackwell"]["value"], found["rao_blackwell"]["standard_error"]
+    assert abs(value - exact) < 5 * error
+    assert error < 0.05
+
+
 def test_a_feature_without_bounds_is_named():
     target = TargetConfig(kind="reward_tilted", reward={"twos": 1.0}, beta=BETA)
     found = draw_target_samples(_problem(target), EvaluationConfig())

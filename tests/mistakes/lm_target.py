@@ -165,6 +165,13 @@ MUTANTS = [
         ("lm/test_coverage.py::test_coverage_is_the_share_of_the_set_that_k_samples_show",),
     ),
     Mutant(
+        "lm/evaluation/evaluate.py",
+        "drawn = self._draw(teacher, random_stream(self.seed, TEACHER))",
+        "drawn = self._draw(self.problem.base, random_stream(self.seed, TEACHER))",
+        "a teacher's entropy along what the base says",
+        ("lm/test_target_samples.py::test_a_teachers_entropy_is_that_of_its_own_samples",),
+    ),
+    Mutant(
         "lm/evaluation/statistics.py",
         "third += float(probability @ distance**3) + rest * abs(mean) ** 3",
         "third += float(probability @ terms.abs() ** 3)",
