@@ -2,7 +2,7 @@
 
 A checkpoint is a folder of three files::
 
-    state.safetensors   weights, optimiser, random generator, Z, baseline, proposal
+    state.safetensors   weights, optimiser, random generator, Z, baseline, proposal, mean weights
     state.json          schedule, gradient scaler, byte lengths of the run's logs
     manifest.json       size and SHA-256 of the other two, and of metrics.jsonl as it was at that
                         step; written last
