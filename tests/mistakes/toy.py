@@ -335,4 +335,18 @@ MUTANTS = [
         "a picture of another estimate than its legend says",
         ("toy/test_measurement_command.py::test_the_picture_shows_the_truth_and_what_is_reported",),
     ),
+    Mutant(
+        "toy/verify/measurement.py",
+        "WAYS[way], self.n, DROPPED)",
+        "WAYS[way], self.n, 1)",
+        "a bound by the chance to see what was kept, which nothing can exceed",
+        ("toy/test_measurement.py::test_the_registered_policies_drop_what_the_claims_say",),
+    ),
+    Mutant(
+        "toy/verify/measurement.py",
+        "dropping(share, seen / n), n)",
+        "dropping(share, share / 2), n)",
+        "claims about dropped modes on policies that drop none",
+        ("toy/test_measurement.py::test_the_registered_policies_drop_what_the_claims_say",),
+    ),
 ]

@@ -26,6 +26,7 @@ from fdpg_ref import (
 from toy.measurement.exact import LEFT_OUT, _window, chance_to_see, quality, sample_sets
 from toy.measurement.ways import WAYS
 from toy.measurement.worlds import DROPPED, KEPT, OUTSIDE, World, dropping, world_of
+from toy.verify import measurement
 
 MEASURES = (FORWARD_KL, TOTAL_VARIATION, JENSEN_SHANNON)
 each_way = pytest.mark.parametrize("name", WAYS)
@@ -345,3 +346,22 @@ def test_the_harder_it_drops_the_better_it_looks(share: float):
     )
     assert 40 * small < large
     assert small < 1e-3 * math.log(1024) * 1.1  # once in a thousand sample sets, at most log n
+
+
+def test_the_registered_policies_drop_what_the_claims_say():
+    """10 to 50 %, shown at most once on average; rare targets; and policies that drop nothing."""
+    for case in measurement.dropped():
+        policy, target = (np.exp(log[DROPPED]) for log in case.world[:2])
+        assert 0.03 - 1e-9 <= case.n * policy <= 1 + 1e-9
+        assert 0.1 - 1e-9 <= target <= 0.5 + 1e-9
+        assert case.sees("policy") == pytest.approx(1 - (1 - policy) ** case.n, rel=1e-9)
+    for case in measurement.rare():
+        base = np.exp(case.world.log_base)
+        assert base[OUTSIDE] > 0.995
+        policy = np.exp(case.world.log_policy[DROPPED])
+        shown = 1 - (1 - (policy + base[DROPPED]) / 2) ** case.n
+        assert case.sees("with_base") == pytest.approx(shown, rel=1e-9)
+        assert shown < 0.6
+    for case in measurement.kept():
+        ratio = np.exp(case.world.log_policy - case.world.log_target)
+        assert np.all((ratio > 0.79) & (ratio < 1.21))
