@@ -16,6 +16,8 @@ from support.study_tables import (
     write_second,
 )
 
+from study.report.agreement import target_side_failures, target_side_share
+from study.report.document import write_report
 from study.rules.judge_second import judge_second, parameters_of
 from study.rules.verdicts import DOES_NOT, HOLDS, NOT_JUDGED, SECOND_STATEMENTS
 from study.tables.cubes import at_alignment, best_values, policy_side, pooled, runs_of
@@ -138,3 +140,25 @@ def test_h3_and_h7_look_at_the_pair(tables, verdicts):
 
 def test_parameters_are_those_of_the_blocks():
     assert parameters_of("2x64") == 2 * (12 * 64**2 + 13 * 64)
+
+
+def test_the_report_shows_the_second_edition_first(tables, tmp_path):
+    report = write_report(tables, tmp_path)
+    text = (tmp_path / "REPORT.md").read_text(encoding="utf-8")
+    assert text.index("\n## Verdicts\n") < text.index("\n## Verdicts of the first edition\n")
+    assert "H13, lm, batch 256: **holds**" in text
+    assert not report.failures
+    kept, compared, without = target_side_share(tables)
+    assert kept == compared > 1000
+    assert without == 0
+
+
+@pytest.mark.parametrize(("share", "fails"), [(0.05, False), (0.2, True)])
+def test_samples_of_the_target_must_agree_in_nine_of_ten(tables, share, fails):
+    frame = tables.main2.frame.copy()
+    rows = frame.index[frame["estimator"] == "target_samples"]
+    wrong = np.random.default_rng(0).random(len(rows)) < share
+    frame.loc[rows[wrong], "z"] = 9.0
+    found = target_side_failures(Tables(main2=replace(tables.main2, frame=frame)))
+    assert bool(found) == fails
+    assert not fails or "must in 90 %" in found[0]
