@@ -92,7 +92,10 @@ def _rates(options: argparse.Namespace) -> int:
         print(f"{number} rates chosen, none at the edge of what was tried; beta2 = {beta2:g}:")
         print("put it into betas of main2.yaml, scale2.yaml and ablations2.yaml")
         print(f"wrote {', '.join(str(folder / name) for name in FILES.values())} and {target}")
-        return 0
+        if not (options.results / "lm_pilot.parquet").is_file():
+            return 0
+
+    # The first edition's, which stay what its tables were made with.
     target = _folder(options) / "rates.md"
     choices = write_rates(_pilot(options), options.yaml, target)
     edges = sum(choice.at_edge for choice in choices)
