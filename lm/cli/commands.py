@@ -211,7 +211,7 @@ def _target_samples(options: EvaluateOptions, problem: Problem) -> TargetSamples
     """Return the samples of the target that are named, or those of the run; None draws new ones."""
     if options.p_samples is not None:
         return read_target_samples(options.p_samples, problem)
-    with suppress(OSError, ValueError, LookupError, TypeError):
+    with suppress(OSError, ValueError):
         return stored_target_samples(options.run / NAME, problem)
     return None
 

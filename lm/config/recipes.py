@@ -19,8 +19,29 @@ _INT, _FLOAT, _TIMESTAMP, _MERGE = (
 )
 
 
+# As many values as a document may have with every alias written out: ten lines of aliases of
+# aliases stand for more than the memory holds.
+MOST_VALUES = 100_000
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, which refuses what it would otherwise guess."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise _error(
+                node, f"with its aliases written out it has more than {MOST_VALUES} values"
+            )
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        # What the library raises for a value that is none of its tag: !!bool x, or !!int ''.
+        except (LookupError, AttributeError, ValueError, ArithmeticError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise _error(node, f"{node.value!r:.60} is no {kind}") from error
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         node = super().compose_node(parent, index)
@@ -94,6 +115,18 @@ def read_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values a node stands for; each node is counted once, however often named."""
+    if id(node) not in known:
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        elif isinstance(node, yaml.MappingNode):
+            inner = [one for pair in node.value for one in pair]
+        known[id(node)] = 1 + sum(_values(one, known) for one in inner)
+    return known[id(node)]
 
 
 def _refuse_minutes(node: yaml.ScalarNode) -> None:

@@ -182,7 +182,10 @@ def _plain(name: str, hint: type, value: Any) -> Any:
     if type(value) is hint:
         return value
     convert: Any = hint
-    return convert(value)
+    try:
+        return convert(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} is {value!r:.40}...: no number is that large here") from error
 
 
 def _key(group: str, name: str) -> str:

@@ -23,7 +23,7 @@ import torch
 from lm.config import RunConfig
 from lm.config.base import DEFAULT_CACHE
 from lm.config.options import to_plain
-from lm.errors import RunError
+from lm.errors import RunError, border
 from lm.evaluation.target_samples import (
     TargetSamples,
     assemble,
@@ -57,7 +57,7 @@ def find_target_samples(
     """
     shared = cache / "target_samples" / f"{_key(config, problem)}.jsonl"
     for path in (run.partial / NAME, shared):
-        with suppress(OSError, ValueError, KeyError, TypeError, RunError):
+        with suppress(OSError, ValueError):
             found = stored_target_samples(path, problem)
             run.write_text(NAME, path.read_text(encoding="utf-8"))
             return found
@@ -93,7 +93,8 @@ def read_target_samples(path: Path, problem: Problem) -> TargetSamples:
         The file or a line of it cannot be used; the line is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a text may hold U+2028 and its like.
+        lines = path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"--p_samples {path} cannot be read: {error}") from error
 
@@ -126,13 +127,16 @@ def _collect(line: str, found: dict[int, list[list[int]]], problem: Problem, whe
     """Add a line's sample to those of its context; other prompts' are no part of the evaluation."""
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{where} is no JSON: {error}") from error
     if isinstance(record, Mapping) and "accepted" in record:
         return  # how they were drawn
-    if not isinstance(record, Mapping) or not {"text", "tokens"} & record.keys():
+    given = record if isinstance(record, Mapping) else {}
+    prompt, context = given.get("prompt", ""), 0
+    if given.get("tokens") is None and not isinstance(given.get("text"), str):
         raise RunError(f'{where} needs an object with "text" or "tokens"')
-    prompt, context = record.get("prompt", ""), 0
+    if not isinstance(prompt, str):
+        raise RunError(f'{where}: "prompt" is {prompt!r:.60}, and must be text')
     if problem.prompts is not None:
         if prompt not in problem.prompt_texts:
             raise RunError(f"{where} continues {prompt!r}, which is no prompt of this run")
@@ -150,7 +154,7 @@ def _tokens(record: Mapping[str, Any], prompt: str, problem: Problem, where: str
         encode = base.vocabulary.encode_prompts
         try:
             before = encode([prompt])[0] if prompt else [base.ids.bos_id]
-            whole = encode([prompt + str(record["text"])])[0]
+            whole = encode([prompt + record["text"]])[0]
         except ValueError as error:
             raise RunError(f"{where}: {error}") from error
         if not prompt and whole[:1] != before:
@@ -163,7 +167,7 @@ def _tokens(record: Mapping[str, Any], prompt: str, problem: Problem, where: str
         row = [*whole[len(before) :], base.ids.eos_ids[0]]
 
     # Whoever wrote them, they must be tokens of this model, and not too many.
-    is_row = isinstance(row, list) and all(isinstance(token, int) for token in row)
+    is_row = isinstance(row, list) and all(type(token) is int for token in row)
     if not is_row or not row or not all(0 <= token < base.vocabulary_size for token in row):
         raise RunError(f"{where}: tokens must be ids from 0 to {base.vocabulary_size - 1}")
     if len(row) > base.max_new_tokens:
@@ -235,6 +239,7 @@ def _lines(problem: Problem, found: TargetSamples) -> str:
     return "".join(json.dumps(line) + "\n" for line in [facts, *lines])
 
 
+@border("reading stored samples of the target", "They are drawn anew where they can be")
 def stored_target_samples(path: Path, problem: Problem) -> TargetSamples:
     """Read what `_lines` wrote; a ValueError if base or target say something else of it now."""
     facts, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())

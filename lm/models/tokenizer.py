@@ -163,8 +163,10 @@ def _refuse_code(folder: Path) -> None:
         return
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(stored, dict):
+        raise ModelFolderError(f"{path} must hold an object, not {stored!r:.60}")
     if stored.get("auto_map"):
         raise ModelFolderError(
             f"{path} names code of its own (auto_map), which is never run (trust_remote_code is "

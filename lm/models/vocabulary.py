@@ -242,10 +242,13 @@ class IdVocabulary:
     def _context(self, text: str) -> list[int]:
         words = text.split()
         for word in words:
-            if not (word.isascii() and word.isdigit() and int(word) < self.size):
+            # Python refuses to read a number of thousands of digits.
+            is_short = word.isascii() and word.isdigit() and len(word) < 20
+            if not (is_short and int(word) < self.size):
                 raise VocabularyError(
-                    f"{word!r} in the prompt {text!r} is no token id: this model has no tokenizer, "
-                    f"so a prompt is a row of numbers from 0 to {self.size - 1}, joined by spaces"
+                    f"{word!r:.80} in the prompt {text!r:.80} is no token id: this model has no "
+                    f"tokenizer, so a prompt is a row of numbers from 0 to {self.size - 1}, joined "
+                    "by spaces"
                 )
         ids = [int(word) for word in words]
         return ids if ids[:1] == [self.bos_id] else [self.bos_id, *ids]

@@ -36,7 +36,7 @@ FORMAT = 1
 TENSORS, NUMBERS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 METRICS = "metrics.jsonl"
 # What JSON raises that is valid and says something else.
-_NOT_A_STATE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+_NOT_A_STATE = (*(ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError),)
 _NAME = re.compile(r"step-(\d{8,})")
 
 

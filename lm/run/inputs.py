@@ -63,7 +63,7 @@ def _with_neighbours(path: Path) -> Iterator[str]:
         yield str(one)
         try:
             tree = ast.parse(one.read_bytes())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue  # the run itself says what is wrong with it
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

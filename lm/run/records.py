@@ -55,6 +55,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm.errors import RunError, reason_of
+
 # Between prompt and completion in sample files; and what stands for a line break there.
 PROMPT_MARK = " ▸ "
 LINE_BREAK = "⏎"
@@ -123,7 +125,27 @@ def _escaped(character: str) -> str:
 
 
 def read_records(folder: Path, kind: str) -> list[dict[str, Any]]:
-    """Read the records of one kind, step or evaluation, in order."""
-    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    records = map(json.loads, text.removesuffix("\n").split("\n"))
-    return [record for record in records if record["kind"] == kind]
+    """Read the records of one kind, step or evaluation, in order.
+
+    Raises
+    ------
+    RunError
+        The log was changed or damaged; its line is named.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} cannot be read: it is not UTF-8 text") from error
+
+    found = []
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise RunError(f"{path}, line {number} is no record: {reason_of(error)}") from error
+        if not isinstance(record, dict) or "kind" not in record:
+            raise RunError(f'{path}, line {number} is no record: it has no "kind"')
+        if record["kind"] == kind:
+            found.append(record)
+    return found

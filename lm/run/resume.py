@@ -93,5 +93,5 @@ def _changes_since(environment_file: Path) -> list[str]:
     """Return what differs from the machine that a run began on."""
     try:
         return environment_changes(json.loads(environment_file.read_text("utf-8")))
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
         return [f"{environment_file.name} cannot be read, and this may be another machine"]

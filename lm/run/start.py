@@ -205,7 +205,7 @@ def _shows_a_step(log: Path) -> bool:
     for line in first:
         try:
             step = json.loads(line)["step"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
         if step != 0:
             return True
@@ -228,7 +228,7 @@ def _read(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds {content!r:.40}")
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path} cannot be read, and without it there is no saying which run this is: pass "
             "--overwrite without --resume to start again"

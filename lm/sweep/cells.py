@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from lm.config import RunConfig, resolve
 from lm.config.base import BaseConfig
 from lm.config.options import build_config, to_plain
+from lm.config.recipes import read_yaml
 from lm.config.target import TargetConfig
 from lm.errors import UsageError, reason_of
 from lm.run.inputs import input_digests
@@ -169,10 +168,10 @@ def _rate(rate: RateConfig, group: str, labels: Labels) -> float:
         if not isinstance(found, Mapping) or key not in found:
             raise ValueError(f"{rate.file} has no rate for {' / '.join(keys)}: choose it first")
         found = found[key]
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < math.inf:
+    is_number = isinstance(found, int | float) and not isinstance(found, bool)
+    if not is_number or not 0 < found <= sys.float_info.max:
         raise ValueError(
-            f"{rate.file} has {found!r} for {' / '.join(keys)}: a rate is a number above 0 (YAML "
-            "reads 1e-3 as a word: write 1.0e-3)"
+            f"{rate.file} has {found!r:.60} for {' / '.join(keys)}: a rate is a number above 0"
         )
     return float(found)
 
@@ -180,8 +179,8 @@ def _rate(rate: RateConfig, group: str, labels: Labels) -> float:
 @cache
 def _chosen_rates(path: Path) -> Mapping[str, Any]:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is not a file of chosen rates: {reason_of(error)}") from error
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lm.config.base import DEFAULT_CACHE, BaseConfig
-from lm.errors import RunError
+from lm.errors import RunError, reason_of
 from lm.features.census import source_probabilities
 from lm.models.folder import atomic_folder, build_gpt2
 from lm.models.vocabulary import CharVocabulary
@@ -137,9 +137,16 @@ def batch_loss(policy: CausalPolicy, tokens: Tensor, mask: Tensor, draws: Tensor
 
 
 def read_facts(folder: Path) -> BaseFacts:
-    """Read the facts that `train_base` stored beside a model."""
-    content = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-    return BaseFacts(**content["facts"])
+    """Read the facts that `train_base` stored beside a model; a RunError if they are damaged."""
+    path = folder / FACTS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return BaseFacts(**content["facts"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RunError(
+            f"{path} does not hold the facts of a base ({reason_of(error)}): delete {folder}, and "
+            "the base is trained again"
+        ) from error
 
 
 def _start(config: BaseConfig) -> CausalPolicy:

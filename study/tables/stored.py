@@ -120,7 +120,7 @@ def load_tables(results: Path) -> Tables:
     found = {name: _optional(results / f"lm_{name}.parquet", LM_COLUMNS) for name in LM_SWEEPS}
     toy = _optional(results / "toy_study.parquet", TOY_COLUMNS)
     path = results / "unification.json"
-    unification = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    unification = _json_object(path.read_bytes(), str(path)) if path.is_file() else None
     if toy is None and unification is None and not any(found.values()):
         raise StudyError(
             f"no table in {results}: run `python -m lm study` or `python -m toy study`"
@@ -159,7 +159,11 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         raise StudyError(f"{path} lacks the columns {', '.join(missing)}")
 
     said = stored.schema.metadata or {}
-    metadata = json.loads(next((said[key] for key in METADATA_KEYS if key in said), b"{}"))
+    words = next((said[key] for key in METADATA_KEYS if key in said), b"{}")
+    metadata = _json_object(words, f"what {path} says of itself")
+    for name in ("tasks", "failed"):
+        if not isinstance(metadata.get(name, {}), dict):
+            raise StudyError(f"what {path} says of itself has {name} that are no JSON object")
     frame = stored.to_pandas()
 
     # Stored tables may spell names as categories: plain text sorts and joins as one expects.
@@ -171,6 +175,16 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         # As it was set: stored in single precision, 3e-4 has a tail of meaningless digits.
         frame["learning_rate"] = frame["learning_rate"].map(lambda rate: float(f"{rate:.6g}"))
     return Table(path.stem, frame, metadata)
+
+
+def _json_object(content: bytes, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"{what} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise StudyError(f"{what} must be a JSON object, not {found!r:.60}")
+    return found
 
 
 def _optional(path: Path, columns: Sequence[str]) -> Table | None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lm.config.base import BaseConfig
+from lm.errors import RunError
 from lm.features.registry import feature_values
 from lm.models.vocabulary import CharVocabulary
 from lm.policy import load_policy
@@ -98,6 +99,13 @@ def test_a_cached_base_is_not_trained_again(trained, cache):
 
     assert train_base(TINY, progress=fail, cache=cache) == trained[0]
     assert trained[0].parent == cache / "base"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"facts": {"other": 1}}', 3000 * "["])
+def test_damaged_facts_say_what_to_delete(tmp_path, content):
+    _ = (tmp_path / "base.json").write_text(content)
+    with pytest.raises(RunError, match=r"base\.json does not hold .*: delete .*trained again"):
+        _ = read_facts(tmp_path)
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path):

@@ -94,6 +94,12 @@ def test_an_unknown_key_in_a_recipe_names_the_nearest_and_the_file(tmp_path):
         _ = _parse(str(path))
 
 
+# Each line stands for ten times what the one before it does.
+ALIASES = "a: &a0 [x]\n" + "".join(
+    f"k{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 6)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -101,6 +107,11 @@ def test_an_unknown_key_in_a_recipe_names_the_nearest_and_the_file(tmp_path):
         ("a: [", "is not valid YAML"),
         ("steps: many\ntarget: {moments: {ends_in_i: 0.9}}", "steps"),
         ("steps: 3", "target"),
+        ("a: !!int ''", "line 1: '' is no int"),
+        ("a: 1\nb: !!bool x", "line 2: 'x' is no bool"),
+        ("a: !!timestamp x", "line 1: 'x' is no timestamp"),
+        ("optimizer: {lr: " + 400 * "9" + "}", r"optimizer.lr is 999.* no number is that large"),
+        (ALIASES, "with its aliases written out it has more than 100000 values"),
         ("reuse_sampling_forward: false", r"in .*wrong.yaml: this option is gone.* Leave it out"),
     ],
 )

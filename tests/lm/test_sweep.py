@@ -292,7 +292,10 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch
     [
         ("soft: [", "is not a file of chosen rates"),
         ("just words", "has no rate for soft / forward_kl / 1x16"),
-        ("soft: {forward_kl: {1x16: 1e-3}}", "has '1e-3' for soft / forward_kl / 1x16"),
+        ("soft: {forward_kl: {1x16: '1e-3'}}", "has '1e-3' for soft / forward_kl / 1x16"),
+        ("soft: {forward_kl: {1x16: " + 400 * "9" + "}}", "has 999.* for soft / forward_kl / 1x16"),
+        ("soft: {forward_kl: {1x16: 0.1, 1x16: 0.2}}", "the key '1x16' stands here a second time"),
+        (3000 * "[", "is not a file of chosen rates"),
         ("soft: {forward_kl: {1x16: [1]}}", r"has \[1\] for soft"),
         ("soft: {forward_kl: {1x16: -0.1}}", "has -0.1 for soft"),
         ("soft: {forward_kl: {1x16: .inf}}", "has inf for soft"),

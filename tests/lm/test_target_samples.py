@@ -21,7 +21,11 @@ from lm.config import EvaluationConfig, PartitionConfig, RunConfig, TargetConfig
 from lm.errors import RunError
 from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.evidence import Points
-from lm.evaluation.target_file import find_target_samples, read_target_samples
+from lm.evaluation.target_file import (
+    find_target_samples,
+    read_target_samples,
+    stored_target_samples,
+)
 from lm.evaluation.target_samples import draw_target_samples, token_rows
 from lm.evaluation.two_sides import TargetSide, two_sided_entries, unseen_share
 from lm.features import registry as features
@@ -335,6 +339,11 @@ GOOD = '{"prompt": "2", "tokens": [2, 1]}'
     [
         ([GOOD, "no json"], "line 2 is no JSON"),
         ([GOOD, "[1]"], 'line 2 needs an object with "text" or "tokens"'),
+        ([GOOD, '{"prompt": "2", "tokens": null}'], 'line 2 needs an object with "text"'),
+        ([GOOD, '{"prompt": "2", "text": {}}'], 'line 2 needs an object with "text"'),
+        ([GOOD, '{"prompt": ["2"], "text": "2"}'], "line 2: .prompt. is .*and must be text"),
+        ([GOOD, '{"prompt": "2", "tokens": [true, 1]}'], "line 2: tokens must be ids"),
+        ([GOOD, 3000 * "["], "line 2 is no JSON"),
         ([GOOD, '{"tokens": [2, 1]}'], "line 2 continues '', which is no prompt of this run"),
         ([GOOD, '{"prompt": "2", "tokens": [99]}'], "line 2: tokens must be ids from 0 to 3"),
         ([GOOD, '{"prompt": "2", "tokens": []}'], "line 2: tokens must be ids"),
@@ -349,6 +358,31 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_line(tmp_path, lines, me
     _ = path.write_text("\n".join(lines))
     with pytest.raises(RunError, match=message):
         _ = read_target_samples(path, _problem())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[1]", "{}", 3000 * "[", '{"contexts": null}', '{"contexts": [1e999]}'),
+        '{"contexts": [0], "drawn": Infinity, "accepted": 1}\n{"tokens": [2, 1]}',
+        '{"contexts": [0], "drawn": 1, "accepted": 1}\n{"tokens": [99999]}',
+        '{"contexts": [0], "drawn": 1, "accepted": 1}\n{"tokens": 2}',
+        '{"contexts": [0], "drawn": 1, "accepted": 1}\n[]',
+    ],
+)
+def test_stored_samples_that_were_damaged_are_an_error_with_a_name(tmp_path, content):
+    path = tmp_path / "stored.jsonl"
+    _ = path.write_text(content)
+    with pytest.raises(RunError, match="reading stored samples of the target"):
+        _ = stored_target_samples(path, _problem())
+
+
+def test_a_text_may_hold_every_kind_of_line_break_but_the_files_own(tmp_path):
+    path = tmp_path / "p.jsonl"
+    _ = path.write_text(2 * '{"prompt": "2", "text": " 3\u2028"}\r\n', encoding="utf-8")
+    found = read_target_samples(path, _problem())
+    assert found.samples is not None
+    assert token_rows(found.samples) == [[3, 1], [3, 1]]
 
 
 def test_a_file_of_other_texts_is_no_sample_of_a_hard_target(tmp_path):

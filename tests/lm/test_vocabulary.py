@@ -60,7 +60,7 @@ def test_ids_are_texts_where_there_is_no_tokenizer():
     assert vocabulary.decode(tokens, mask) == ["3 4", "", "2 2 2"]
     prompts = Prompts.from_ids(vocabulary.encode_prompts(["5 7", "", "1"]))
     assert vocabulary.decode(tokens, mask, prompts) == ["5 7 3 4", "", "1 2 2 2"]
-    for wrong in ("12", "-1", "x", "1.5", "²"):
+    for wrong in ("12", "-1", "x", "1.5", "²", 5000 * "9"):
         with pytest.raises(VocabularyError, match=r"no token id.*numbers from 0 to 11"):
             _ = vocabulary.encode_prompts([wrong])
 

@@ -127,6 +127,10 @@ def test_a_file_that_raises_is_an_error_with_its_reason(tmp_path, capsys):
     code, _, err = run(capsys, f"{path}:loss")
     assert code == 2
     assert "raised ModuleNotFoundError: No module named 'nothing_of_that_name'" in err
+    _ = path.write_text("raise SystemExit(0)\n", encoding="utf-8")
+    code, _, err = run(capsys, f"{path}:loss")
+    assert code == 2
+    assert "raised SystemExit: 0" in err
 
 
 WITHOUT_TORCH = """

@@ -133,7 +133,8 @@ def _from_file(path: Path, function: str) -> Loss:
     try:
         # Not imported: an import would leave bytecode beside the user's file.
         names = runpy.run_path(str(path), run_name="audited")
-    except Exception as error:  # a user's file may raise anything
+    # A user's file may raise anything, and may leave the program.
+    except (Exception, SystemExit) as error:
         raise AuditError(f"{path} raised {type(error).__name__}: {error}") from error
     functions = [name for name, value in names.items() if callable(value) and name[0] != "_"]
     try:
