@@ -30,7 +30,7 @@ from lm.policy.prompts import PromptError, Prompts
 from lm.report.build import Z_MARK, finish_run, headline_rows
 from lm.report.outcome import FARTHER, outcome_of
 from lm.report.page import named
-from lm.report.sides import disagreement, drawn_sentence, side_rows
+from lm.report.sides import drawn_sentence, side_rows
 from lm.report.terminal import new_table, print_table
 from lm.run.environment import environment
 from lm.run.files import write_output
@@ -228,8 +228,6 @@ def print_sides(record: dict[str, Any]) -> None:
         print_table(table)
     if sentence := drawn_sentence(record):
         print(sentence)
-    if sentence := disagreement(record):
-        print(f"warning: {sentence}")
 
 
 def _law(options: SampleOptions) -> SamplingConfig:

@@ -33,6 +33,7 @@ from lm.policy.checks import check_log_prob, check_longest
 from lm.policy.drawing import draw
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
+from lm.report.sides import disagreement
 from lm.run.records import FOUR, PROMPT_MARK, one_line
 from lm.target.decoded import Reading
 from lm.target.problem import Problem
@@ -147,7 +148,7 @@ class Evaluator:
 
         # Write down.
         warnings = bound_warnings(estimates) + share_warnings(estimates)
-        record = {
+        record: dict[str, Any] = {
             "kind": "evaluation",
             "step": step,
             "samples": samples,
@@ -156,6 +157,8 @@ class Evaluator:
             "estimates": estimates,
             "warnings": warnings + (self.problem.warnings() if step == 0 else []),
         }
+        if (sentence := disagreement(record)) is not None:
+            record["warnings"].append(sentence)
         return Evaluation(record, self._texts(reading))
 
     @torch.no_grad()

@@ -269,8 +269,6 @@ def _sides(record: Mapping[str, Any]) -> list[str]:
     cells = [[html.escape(cell) for cell in row] for row in rows]
     sentences = [SIDES, drawn_sentence(record)]
     content = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences if sentence)
-    if sentence := disagreement(record):
-        content += f"<p><strong>{html.escape(sentence)}</strong></p>"
     return [section("From both sides", content + table_part(cells, heads=heads))]
 
 

@@ -21,6 +21,7 @@ from lm.sweep.promises import Check
 from lm.sweep.results import Line, Measured, Outcome, mean_of
 
 SHORT = dict(zip(FOUR, ("KL(p‖π)", "KL(π‖p)", "TV", "JS"), strict=True))
+SIDES = {"by p": "target_samples", "by π": "policy_samples"}
 # Between two columns; and at the two edges of a table.
 GAP = 2
 NOTE = (
@@ -74,9 +75,19 @@ def groups(outcome: Outcome) -> dict[str, Columns]:
         "error\nof Ẑ": [f"{z.error:.1%}", NONE, *(f"{log.error:.1%}" for log in zs)],
         "largest\nsample": column("largest_share"),
     }
+    sides: Columns = {}
+    for name in FOUR:
+        for side, estimator in SIDES.items():
+            if any(estimator in found for found in outcome.estimates(name)):
+                base, *ends = (plus_minus(*pair) for pair in _by(outcome, name, estimator))
+                sides[f"{SHORT[name]}\n{side}"] = [base, NONE, *ends]
+    if sides:
+        sides["unseen\nof p"] = column("unseen_share", NONE)
+
     return {
         "alignment": alignment,
         "divergence to p, and KL from a (nats; TV has no unit)": distances | {"KL(π‖a)": from_base},
+        **({"from both sides: samples of p, samples of π alone": sides} if sides else {}),
         "diversity": {
             "entropy\n(nats)": column("entropy", plus_minus(*outcome.target_entropy)),
             "distinct\nshare": column("distinct_share"),

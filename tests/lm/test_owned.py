@@ -98,12 +98,17 @@ def test_an_output_goes_where_a_link_leads_and_into_a_device(tmp_path):
     write_output(tmp_path / "link", b"one")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_bytes() == b"one"
-    device = tmp_path / "null"
-    device.symlink_to(os.devnull)
+    # A pipe stands for a device: a fault here must not cost this machine its /dev/null.
+    pipe, device = tmp_path / "pipe", tmp_path / "device"
+    os.mkfifo(pipe)
+    device.symlink_to(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
     write_output(device, b"one")
-    assert device.is_char_device()
+    assert device.is_fifo()
     assert device.is_symlink()
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "link", "null"}
+    assert os.read(reader, 10) == b"one"
+    os.close(reader)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "link", "pipe", "device"}
 
 
 HOLD = """

@@ -254,11 +254,17 @@ def test_the_summary_beside_a_page_is_not_that_of_a_run(tmp_path):
 
 
 def test_a_sweep_replaces_its_own_files_and_writes_to_a_device(done, tmp_path):
-    page, store = tmp_path / "index.html", tmp_path / "tables.md"
-    sweep = replace(done, table="/dev/null", page=str(page), store=str(store))
+    page, store, pipe = tmp_path / "index.html", tmp_path / "tables.md", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    sweep = replace(done, table=str(pipe), page=str(page), store=str(store))
     for _ in range(2):
         _ = run_sweep(sweep, command="a test")
-    assert Path("/dev/null").is_char_device()
+        assert os.read(reader, 4) == b"PAR1"
+        while os.read(reader, 2**16)[-4:] != b"PAR1":
+            pass
+    os.close(reader)
+    assert pipe.is_fifo()
     _ = run_sweep(done, command="once more")
     assert page.stat().st_size
     assert store.stat().st_size
