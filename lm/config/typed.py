@@ -162,6 +162,8 @@ def _dict(name: str, hint: Any, value: Any, nested: bool) -> dict[Any, Any]:
     for key in value:
         if not isinstance(key, str):
             raise ValueError(f"{name} has the key {key!r}, which is no text: write it in quotes")
+        if not _is_writable(key):
+            raise ValueError(f"{name} has the key {key!r:.80}, which no file can be named by")
     found = {
         key: checked(_key(name, key), hints[1], item, nested=nested) for key, item in value.items()
     }
@@ -174,6 +176,12 @@ def _plain(name: str, hint: type, value: Any) -> Any:
         raise ValueError(f"{name} is {value!r}: it must be text, so write it in quotes")
     if hint in {bool, str}:
         _require(isinstance(value, hint), name, value, wanted)
+        # No file can have such a name, and no report can show it.
+        if isinstance(value, str) and not _is_writable(value):
+            raise ValueError(
+                f"{name} is {value!r:.80}: it holds a zero byte or half of a character (a lone "
+                "surrogate), which no file can be named by"
+            )
         return value
     # A bool counts as a number in Python, but True is no number of steps.
     whole = isinstance(value, numbers.Integral) and not _is_bool(value)
@@ -186,6 +194,10 @@ def _plain(name: str, hint: type, value: Any) -> Any:
         return convert(value)
     except OverflowError as error:
         raise ValueError(f"{name} is {value!r:.40}...: no number is that large here") from error
+
+
+def _is_writable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _key(group: str, name: str) -> str:
