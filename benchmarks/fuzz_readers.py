@@ -365,6 +365,7 @@ _YAML = (
     b"optimizer: {lr: 1e-3}\nseed: 0x1F\noverwrite: yes\nprompts: {file: null}\n",
 )
 _RATES = (b"g:\n  m:\n    s: 1.0e-3\n",)
+_UNIFICATION = b'{"command": "c", "float32": {"dpg": 1e-7}, "float64": {"dpg": 2.2e-16}}'
 _TABLE = (b'{"tasks": {"t": {"title": "x"}}, "commits": ["a"], "failed": {"cell": "why"}}',)
 
 RUN, USAGE = "lm.errors.RunError", "lm.errors.UsageError"
@@ -399,7 +400,7 @@ READERS: dict[str, Reader] = {
     "reward.py": Reader(_reward_file, ("builtins.ValueError",), _PYTHON),
     "reward.py, neighbours": Reader(_neighbours, (), _PYTHON),
     "losses.py": Reader(_loss_file, ("toy.audit.call.AuditError",), _PYTHON),
-    "unification.json": Reader(_unification, (STUDY,), _JSON),
+    "unification.json": Reader(_unification, (STUDY,), (_UNIFICATION, *_JSON)),
     "table": Reader(_table, (STUDY,), ()),
     "table, metadata": Reader(_metadata, (STUDY,), _TABLE),
 }

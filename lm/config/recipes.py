@@ -39,9 +39,10 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         # What the library raises for a value that is none of its tag: !!bool x, or !!int ''.
-        except (LookupError, AttributeError, ValueError, ArithmeticError) as error:
-            kind = node.tag.rpartition(":")[2]
-            raise _error(node, f"{node.value!r:.60} is no {kind}") from error
+        except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:
+            kind, is_word = node.tag.rpartition(":")[2], isinstance(node, yaml.ScalarNode)
+            what = f"{node.value!r:.60}" if is_word else "what stands here"
+            raise _error(node, f"{what} is no {kind}") from error
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         node = super().compose_node(parent, index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,7 @@ def load_tables(results: Path) -> Tables:
     found = {name: _optional(results / f"lm_{name}.parquet", LM_COLUMNS) for name in LM_SWEEPS}
     toy = _optional(results / "toy_study.parquet", TOY_COLUMNS)
     path = results / "unification.json"
-    unification = _json_object(path.read_bytes(), str(path)) if path.is_file() else None
+    unification = _unification(path) if path.is_file() else None
     if toy is None and unification is None and not any(found.values()):
         raise StudyError(
             f"no table in {results}: run `python -m lm study` or `python -m toy study`"
@@ -175,6 +176,21 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         # As it was set: stored in single precision, 3e-4 has a tail of meaningless digits.
         frame["learning_rate"] = frame["learning_rate"].map(lambda rate: float(f"{rate:.6g}"))
     return Table(path.stem, frame, metadata)
+
+
+def _unification(path: Path) -> dict[str, Any]:
+    """Read what `python -m lm unification` measured: relative differences in two precisions."""
+    found = _json_object(path.read_bytes(), str(path))
+    for precision in ("float32", "float64"):
+        errors = found.get(precision, {"": 0.0})  # what is not there is not judged
+        numbers = list(errors.values()) if isinstance(errors, dict) else []
+        sound = (type(one) in {int, float} and 0 <= one <= sys.float_info.max for one in numbers)
+        if not numbers or not all(sound):
+            raise StudyError(
+                f"{path} has no differences, from 0, under {precision!r}: run `python -m lm "
+                f"unification --json {path}` again"
+            )
+    return found
 
 
 def _json_object(content: bytes, what: str) -> dict[str, Any]:

@@ -109,6 +109,7 @@ ALIASES = "a: &a0 [x]\n" + "".join(
         ("steps: 3", "target"),
         ("a: !!int ''", "line 1: '' is no int"),
         ("a: 1\nb: !!bool x", "line 2: 'x' is no bool"),
+        ("a: !!int [1]", "line 1: what stands here is no int"),
         ("a: !!timestamp x", "line 1: 'x' is no timestamp"),
         ("optimizer: {lr: " + 400 * "9" + "}", r"optimizer.lr is 999.* no number is that large"),
         ('model: "a\\0b"', r"model is 'a\\x00b': it holds a zero byte"),

@@ -218,7 +218,7 @@ MUTANTS = [
     ),
     Mutant(
         "lm/config/recipes.py",
-        "except (LookupError, AttributeError, ValueError, ArithmeticError) as error:",
+        "except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError) as error:",
         "except ArithmeticError as error:",
         "a KeyError of PyYAML for !!bool x",
         ("project/test_fuzz.py::test_a_reader_takes_what_is_known_to_be_difficult",),

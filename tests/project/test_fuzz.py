@@ -53,6 +53,7 @@ HOSTILE = {
     "deep signs": b"f: " + b"-" * 10 * DEEP + b"1",
     "deep YAML": b"- " * DEEP,
     "no int": b"a: !!int ''",
+    "a list as int": b"a: !!int [1]\nb: !!int {c: 1}",
     "no bool": b"a: !!bool x",
     "no date": b"a: !!timestamp x",
     "no time zone": b"a: !!timestamp 2001-01-01 00:00:00 +99:00",

@@ -337,6 +337,25 @@ def test_a_broken_table_is_named(tmp_path):
         _ = load_tables(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        3000 * "[",
+        '{"float32": {}}',
+        '{"float64": 1}',
+        '{"float32": {"dpg": "1e-7"}}',
+        '{"float64": {"dpg": NaN}}',
+        '{"float64": {"dpg": true}}',
+    ],
+)
+def test_a_broken_unification_is_named(tmp_path, content):
+    (tmp_path / "unification.json").write_text(content, encoding="utf-8")
+    with pytest.raises(StudyError, match=r"unification\.json (cannot be read|must be|has no diff)"):
+        _ = load_tables(tmp_path)
+
+
 def test_unification_alone_is_enough_to_report(tmp_path):
     errors = {"float32": {"dpg": 1e-5}, "float64": {"dpg": 1e-15}}
     (tmp_path / "unification.json").write_text(json.dumps(errors), encoding="utf-8")
