@@ -183,6 +183,7 @@ def _plain(name: str, hint: type, value: Any) -> Any:
                 "surrogate), which no file can be named by"
             )
         return value
+
     # A bool counts as a number in Python, but True is no number of steps.
     whole = isinstance(value, numbers.Integral) and not _is_bool(value)
     real = isinstance(value, numbers.Real) and not _is_bool(value)
