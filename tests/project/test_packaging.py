@@ -23,6 +23,8 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parents[2]
 # Not study: it judges the hypotheses of docs/ on tables stored here, and a wheel has neither.
+# What a checkout in use also holds.
+MADE = {"__pycache__", ".ipynb_checkpoints", ".cache", "runs"}
 PACKAGES = ("fdpg_ref", "toy", "lm")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -162,8 +164,9 @@ def test_the_source_distribution_holds_what_the_tests_need(distributions):
         file.relative_to(ROOT).as_posix()
         for folder in folders
         for file in (ROOT / folder).rglob("*")
-        if file.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & set(file.parts)
+        if file.is_file() and not MADE & set(file.relative_to(ROOT).parts)
     }
+    assert [name for name in held if MADE & set(name.split("/"))] == []
     needed |= {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"}
     needed |= {"constraints.txt", "pyproject.toml", ".pre-commit-config.yaml"}
     assert needed - held == set()
