@@ -178,7 +178,7 @@ def test_a_model_is_no_run_to_resume(tmp_path):
         _ = how_to_start(plain_config(tmp_path / "run", resume=True))
 
 
-@pytest.mark.parametrize("output", [".", "..", "/", "runs/..", "a\0b"])
+@pytest.mark.parametrize("output", [".", "..", "/", "runs/.."])
 def test_an_output_without_a_name_of_its_own_is_refused(output):
     with pytest.raises(RunError, match="no name of its own"):
         _ = how_to_start(replace(plain_config(Path("run"), overwrite=True), output=output))
