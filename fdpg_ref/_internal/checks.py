@@ -41,10 +41,15 @@ def namespace(**arrays: Array) -> Any:
     Raises
     ------
     TypeError
-        For arrays of two libraries, two dtypes, half precision, or no real floating dtype.
+        For arrays of two libraries, two dtypes, half precision, or no real floating dtype; and
+        where there is no array at all.
     """
     # By exact type: a numpy float64 scalar is a Python float as well, and promotes like an array.
     named = {name: x for name, x in arrays.items() if type(x) not in (int, float)}
+    if not named:
+        raise TypeError(
+            f"none of {', '.join(arrays)} is an array: numpy.asarray(x) makes one of a number"
+        )
     libraries = {name: _library(name, x) for name, x in named.items()}
 
     # One library.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from lm.run.folder import read_config, require_complete
 from lm.run.foreign import require_own_code
 from lm.run.records import printable, read_records
 from lm.target.problem import Problem, build_problem, measured_problem
-from lm.train import train
+from lm.train import StepRecord, train
 from lm.training.base import read_facts, train_base
 from lm.training.setup import load_base
 
@@ -73,7 +74,7 @@ class SampleOptions:
 
 def run_train(config: RunConfig) -> None:
     """Train, then print the headline table and where the report is."""
-    folder = train(config)
+    folder = train(config, on_step=_warn_at_start)
     leave_group()
     if is_main():
         evaluations = read_records(folder, "evaluation")
@@ -86,6 +87,13 @@ def run_train(config: RunConfig) -> None:
             print(f"report: {folder / 'report.html'}")
         else:
             print(f"run: {folder} (python -m lm report {folder} draws its report)")
+
+
+def _warn_at_start(done: StepRecord) -> None:
+    """Print the warnings of the first evaluation before the training, which may take long."""
+    if done.step == 0 and done.evaluation is not None:
+        for warning in done.evaluation["warnings"]:
+            print(f"lm: warning: {warning}", file=sys.stderr)
 
 
 def run_base(config: BaseConfig) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from lm.errors import RunError
+from lm.phases import phase
 
 MATERIAL = ("prompts", "completions", "tokens")
+# Texts of one call: a reward model scores so many at once.
+BLOCK = 1024
 
 
 def call_on_texts(
@@ -22,7 +25,7 @@ def call_on_texts(
     texts: Sequence[str],
     material: Mapping[str, Sequence[Any] | None],
 ) -> np.ndarray:
-    """Call a user's function on a batch; a failure is traced to the text that causes it.
+    """Call a user's function on texts, block by block; a failure is traced to its text.
 
     Parameters
     ----------
@@ -63,9 +66,24 @@ def call_on_texts(
         options = {name: copies[name] for name, by_place in names.items() if not by_place}
         return function(*places, **options)
 
-    # Call it, and on failure find the text that is to blame.
+    starts = range(0, max(1, len(texts)), BLOCK)
+    blocks = [slice(start, start + BLOCK) for start in starts]
+    with phase(f"calling {what} on {len(texts):,} texts", len(blocks)) as progress:
+        columns = []
+        for number, block in enumerate(blocks):
+            columns.append(_numbers_of(what, call, block, texts))
+            progress.update(number + 1)
+    return np.concatenate(columns)
+
+
+def _numbers_of(
+    what: str, call: Callable[[slice], Any], block: slice, texts: Sequence[str]
+) -> np.ndarray:
+    """Call a function on one block, and check what it returns."""
+    own = texts[block]
+    # On failure, find the text that is to blame.
     try:
-        values = call(slice(None))
+        values = call(block)
     except (Exception, SystemExit) as error:
         where = _culprit(call, texts)
         raise RunError(f"{what} raised {type(error).__name__}: {error} ({where})") from error
@@ -77,10 +95,10 @@ def call_on_texts(
         raise RunError(
             f"{what} must return one number per text, not {values!r:.80}: {error}"
         ) from error
-    if column.shape != (len(texts),):
-        first = f", the first of which is {texts[0]!r}" if texts else ""
+    if column.shape != (len(own),):
+        first = f", the first of which is {own[0]!r}" if own else ""
         raise RunError(
-            f"{what} returned values of shape {column.shape} for {len(texts)} texts{first}: it "
+            f"{what} returned values of shape {column.shape} for {len(own)} texts{first}: it "
             "must return one number per text"
         )
     return column

@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 import peft
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lm.config.lora import LoraConfig
@@ -64,7 +65,7 @@ def add_lora(policy: _Policy, config: LoraConfig, seed: int) -> _Policy:
         r=config.rank,
         # peft annotates a whole number and computes with any.
         lora_alpha=cast(int, config.alpha),
-        target_modules=list(config.targets) or None,
+        target_modules=list(config.targets) or _default_targets(model),
         lora_dropout=0.0,
         # GPT-2 stores its weights transposed; peft warns unless it is told.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
@@ -85,6 +86,12 @@ def add_lora(policy: _Policy, config: LoraConfig, seed: int) -> _Policy:
             f"no adapter fits: {error}. Linear layers of this model: {_linear_names(policy.model)}"
         ) from error
     return policy.with_model(model)
+
+
+def _default_targets(model: PreTrainedModel) -> str | None:
+    """Return None where peft has a default for the family, else every linear layer but the head."""
+    known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    return None if model.config.model_type in known else "all-linear"
 
 
 def adapter_off(policy: Policy) -> Policy:

@@ -200,6 +200,13 @@ def test_the_dtype_that_goes_in_comes_out(precision, pair_function):
                 assert str(part.dtype).removeprefix("torch.") == precision
 
 
+def test_python_numbers_alone_are_no_arrays():
+    with pytest.raises(TypeError, match=r"none of log_policy, log_target.* is an array: numpy"):
+        _ = fdpg_ref.score_signal(-1.0, -2.0, divergence=fdpg_ref.FORWARD_KL)
+    with pytest.raises(TypeError, match="none of signal"):
+        _ = fdpg_ref.score_coefficients(1.0)
+
+
 def test_a_parameter_of_numpy_widens_no_array():
     half, a = np.float64(0.5), np.log(np.array([0.25, 0.75], np.float32))
     found = [fdpg_ref.reward_tilted(a, a, beta=half)]

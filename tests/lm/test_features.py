@@ -17,6 +17,7 @@ from lm.config import RunConfig, TargetConfig
 from lm.config.options import from_plain, parse_config, to_plain
 from lm.errors import RunError, UsageError
 from lm.features import registry as features
+from lm.features.calls import call_on_texts
 from lm.features.files import load_function
 from lm.features.registry import (
     FEATURES,
@@ -166,6 +167,20 @@ def test_a_failing_feature_names_itself_and_the_text(function, message):
 def test_numbers_of_every_library_are_numbers(values):
     _ = feature("mine")(lambda texts: values)
     assert feature_values(["mine"], TEXTS)[:, 0].tolist() == [1, 2, 3, 4]
+
+
+def test_a_function_gets_its_texts_in_blocks():
+    sizes: list[int] = []
+
+    def length(texts):
+        sizes.append(len(texts))
+        return [len(text) for text in texts]
+
+    texts = ["a" * (row % 7) for row in range(2_500)]
+    found = call_on_texts("feature 'length'", length, {}, texts, {})
+    assert found.tolist() == [len(text) for text in texts]
+    assert sizes == [1024, 1024, 452]
+    assert call_on_texts("feature 'length'", length, {}, [], {}).tolist() == []
 
 
 def test_a_function_that_changes_what_it_is_given_changes_nothing_for_the_next():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 import torch
 from support.lm_models import make_gpt2_folder, make_llama_folder
 from support.lm_tiny import tiny_gpt2, tiny_policy
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from lm.config.lora import LoraConfig
 from lm.errors import RunError
@@ -51,6 +53,23 @@ def test_a_new_adapter_changes_nothing(base):
     scores = [p.log_prob(samples.tokens, samples.mask) for p in (policy, base, adapter_off(policy))]
     assert torch.equal(scores[0], scores[1])
     assert torch.equal(scores[0], scores[2])
+
+
+def test_a_family_without_a_default_gets_every_linear_layer_but_the_head(base, monkeypatch):
+    known = "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"
+    monkeypatch.setattr(peft.utils, known, {})
+    policy = add_lora(base, LoraConfig(rank=2), seed=0)
+    adapted = {
+        name.partition(".lora_A")[0]
+        for name, _ in policy.model.named_parameters()
+        if ".lora_A" in name
+    }
+    linear = {
+        name
+        for name, module in base.model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and not name.endswith("lm_head")
+    }
+    assert adapted == linear
 
 
 def test_only_the_adapter_is_trained(base):

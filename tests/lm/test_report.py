@@ -7,20 +7,23 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
-from support.lm_runs import finished_run, lines
+from support.lm_runs import finished_run, lines, tiny_config
 
 from fdpg_ref.display import plus_minus
+from lm.cli import commands
 from lm.config import RunConfig
 from lm.config.options import from_plain
 from lm.report.build import finish_run, headline_rows, limitations, samples_to_half
 from lm.report.figures import Curve, alignment_figure, divergence_figure, feature_figure
 from lm.report.page import html_page, named
 from lm.run.records import FOUR, best, one_line
+from lm.train import StepRecord
 
 
 def _page() -> str:
@@ -238,6 +241,38 @@ def test_quantities_stand_with_their_units_and_reasons_are_sentences():
     assert "| forward KL(p‖π) (nats) |" in card
     assert "| total variation |" in card
     assert re.search(r"Gradient estimator: \*\*\w+\*\*\. [A-Z].*\.$", card, re.MULTILINE)
+
+
+@pytest.fixture
+def farther(tmp_path) -> Path:
+    """Return a copy of a run whose divergence rose in the end, with its report."""
+    folder = Path(shutil.copytree(finished_run(), tmp_path / "farther"))
+    records = lines(folder)
+    last = [record for record in records if record["kind"] == "evaluation"][-1]
+    for entry in last["estimates"]["forward_kl"].values():
+        entry["value"] = 9.0
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    _ = (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    _ = finish_run(folder)
+    return folder
+
+
+def test_a_run_that_ended_farther_says_so_wherever_it_is_read(farther, monkeypatch, capsys):
+    sentence = "farther from its target than the base"
+    assert json.loads((farther / "summary.json").read_text())["outcome"] == "farther"
+    assert sentence in (farther / "report.html").read_text(encoding="utf-8")
+    assert sentence in (farther / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(commands, "train", lambda config, **_: farther)
+    commands.run_train(tiny_config(farther))
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if sentence in one]
+    assert line.startswith("warning: forward KL rose")
+
+
+def test_warnings_of_the_start_are_said_at_the_start(capsys):
+    evaluation = {"warnings": ["one sample is half of Zhat"]}
+    commands._warn_at_start(StepRecord(0, 4, None, evaluation))
+    commands._warn_at_start(StepRecord(2, 4, None, evaluation))
+    assert capsys.readouterr().err == "lm: warning: one sample is half of Zhat\n"
 
 
 def test_the_printed_table_ends_in_the_warnings(capsys):
