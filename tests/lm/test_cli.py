@@ -138,6 +138,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatc
     assert "python -m pip install 'fdpg-ref[lm]'" in _refused(capsys, "env")
 
 
+@pytest.mark.slow
 def test_train_from_a_shell_says_only_what_takes_long_and_ends_with_the_report(tmp_path):
     recipe = tmp_path / "small.yaml"
     _ = recipe.write_text(

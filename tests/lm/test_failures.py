@@ -287,6 +287,7 @@ def test_on_an_interrupted_run_the_command_says_what_can_be_done(
     assert f"{interrupted} is complete: nothing is left to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sigterm_from_outside_ends_the_command_with_0_and_the_way_to_go_on(tmp_path):
     config = tiny_config(
         tmp_path / "run",

@@ -83,6 +83,7 @@ def test_a_record_is_never_a_file_of_a_run(tmp_path, capsys, name):
     assert main(["unification", "--json", str(run / "resumed.jsonl")]) == 2
 
 
+@pytest.mark.slow
 def test_a_record_is_replaced_by_a_later_one(tmp_path):
     path = tmp_path / "empty.json"
     path.touch()

@@ -431,6 +431,7 @@ def test_no_failing_run_stops_a_sweep(tmp_path, monkeypatch, capsys):
     assert set(pq.read_table(plain["table"])["task"].to_pylist()) == {"listed"}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_and_ends_with_the_same_table(done, tmp_path, capsys):
     plain = plain_sweep(tmp_path)
     path = tmp_path / "sweep.yaml"

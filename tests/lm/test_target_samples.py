@@ -410,6 +410,7 @@ def test_texts_and_tokens_are_the_same_samples(tmp_path):
     assert token_rows(found[0].samples) == token_rows(found[1].samples) == [[3, 1], [2, 3, 1]]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_samples_and_evaluate_takes_others(tmp_path, capsys, monkeypatch):
     folder = finished_run()
     lines = (folder / "target_samples.jsonl").read_text(encoding="utf-8").splitlines()

@@ -164,6 +164,7 @@ def run(tree: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_toy_verify_judges_the_tenth(tree: Path):
     _ = run(tree, "toy", "verify", "--json", "verify.json")
     records = json.loads((tree / "verify.json").read_text(encoding="utf-8"))
@@ -186,6 +187,7 @@ def test_toy_train_descends_the_tenth(tree: Path):
     assert (tree / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_tests_hold_the_tenth_to_the_contract(tree: Path):
     files = ["core/test_divergences.py", "toy/test_theorem.py", "toy/test_penalties.py"]
     paths = [f"tests/{file}" for file in (*files, "toy/test_control.py")]

@@ -77,6 +77,7 @@ def test_the_effects_are_those_put_in(verdicts):
     assert known["H10", "ablations"] == pytest.approx(-0.3, abs=0.05)
 
 
+@pytest.mark.slow
 def test_what_was_not_run_is_not_judged(tables):
     some = replace(tables, scale2=None, toy=None)
     found = {(one.name, one.study): one.verdict for one in judge_second(some)}
@@ -127,6 +128,7 @@ def test_entropy_is_compared_where_the_alignment_is_the_same():
     assert (at_alignment(steps, 0.0)["entropy"] == 9.0).all()
 
 
+@pytest.mark.slow
 def test_h3_and_h7_look_at_the_pair(tables, verdicts):
     frame = tables.main2.frame.copy()
     sunk = (frame["method"] == "reverse_kl") & (frame["quantity"] == "entropy")
@@ -142,6 +144,7 @@ def test_parameters_are_those_of_the_blocks():
     assert parameters_of("2x64") == 2 * (12 * 64**2 + 13 * 64)
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_second_edition_first(tables, tmp_path):
     report = write_report(tables, tmp_path)
     text = (tmp_path / "REPORT.md").read_text(encoding="utf-8")

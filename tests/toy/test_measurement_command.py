@@ -63,6 +63,7 @@ def test_the_command_prints_exact_sums_and_writes_a_picture(
     assert "undefined" not in out
 
 
+@pytest.mark.slow
 def test_undefined_estimates_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -199,6 +199,7 @@ def minimised() -> tuple[Problems, dict[str, Minimum]]:
     return problems, minima_of(problems, 120)
 
 
+@pytest.mark.slow
 def test_minima_are_at_least_as_low_as_those_of_scipy(minimised):
     problems, minima = minimised
     for name, divergence in OBJECTIVES.items():

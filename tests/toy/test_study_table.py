@@ -56,6 +56,7 @@ def exit_code(arguments: list[str]) -> int:
         return int(str(stop.code))
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing(results: Results):
     done = []
     again = run_study(SMALL, workers=2, advance=done.append)
