@@ -429,6 +429,7 @@ MINIATURE = DemoConfig(
     store="demo.md",
     steps=4,
     batch_size=64,
+    seeds=(0,),
     base={"layers": 1, "width": 32, "batch_size": 256, "female_share": 0.5},
     evaluation={"every": 2, "samples": 256, "group": 64, "texts": 8},
 )
@@ -455,7 +456,7 @@ def test_a_miniature_runs_from_end_to_end_and_repeats_itself(tmp_path, monkeypat
         if (task, kind) != ("hard", "multipliers")
     }  # fmt: skip
     runs = sorted(p for p in folder.iterdir() if (p / "metrics.jsonl").exists())
-    assert len(runs) == 19
+    assert len(runs) == 11
     before = [(run / "metrics.jsonl").read_bytes() for run in runs]
     again = Console(width=80, file=StringIO())
     assert command.run_demo(replace(MINIATURE, workers=1), console=again) == 1
