@@ -136,6 +136,7 @@ def _pytest(copy: Path, tests: Sequence[str], end: float) -> int:
     """Run tests in a forked process and return pytest's exit code."""
     ids = [f"tests/{test}" for test in tests]
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--junitxml=report.xml"]
+    options += ["-m", "slow or not slow"]  # whatever tier a named test is in
     # Libraries that came before the fork bring plugins, whose assertions are none of ours.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     end = min(end, time.monotonic() + TIMEOUT)

@@ -14,6 +14,9 @@ from lm.policy import load_policy
 from lm.train import train
 from lm.training.average import WeightAverage
 
+# Each trains a run or two. `make test-slow` runs them.
+pytestmark = pytest.mark.slow
+
 AVERAGED = OptimizerConfig(lr=1e-3, average=0.8)
 
 

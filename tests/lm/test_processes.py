@@ -34,6 +34,9 @@ from lm.device.processes import (
 from lm.errors import RunError
 from lm.training.sharding import WholeWeights, refuse_sharded, transformer_blocks
 
+# Two processes take long to start. `make test-slow` runs them.
+pytestmark = pytest.mark.slow
+
 RECIPE = "lm/recipes/rlhf.yaml"
 WEIGHTS = "model.safetensors"
 # Sums of some hundred rounded terms, in another order: a few hundred times 6e-8 or 1e-16.

@@ -33,6 +33,9 @@ from lm.run.checkpoint import checkpoint_steps
 from lm.run.start import how_to_start, partial_folder
 from lm.train import StepRecord, train
 
+# Each trains a run, breaks it and goes on. `make test-slow` runs them.
+pytestmark = pytest.mark.slow
+
 
 class Broken(Exception):
     """Stands for whatever ends a process in the middle of a run."""

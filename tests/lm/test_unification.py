@@ -14,6 +14,9 @@ from lm.selfcheck import unification
 from lm.selfcheck.unification import BOUNDS, PAIRS, agreements, make_batch
 from lm.training.base import train_base
 
+# Each makes updates of whole models in two precisions. `make test-slow` runs them.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
