@@ -23,6 +23,8 @@ from lm.policy.samples import Samples
 from lm.target.bounds import largest_log_weight
 from lm.target.problem import Problem
 
+# With fewer samples an estimate may miss what few texts carry, and its error with it.
+LEAST = 100
 # Texts that are looked at together.
 MOST_ROWS = 2**16
 # Rounding of a bound and of the weight that reaches it, in nats.
@@ -112,9 +114,9 @@ def draw_target_samples(problem: Problem, config: EvaluationConfig) -> TargetSam
     reached = max(map(len, rows))
     n = min(each, reached)
     kept = [place for place, own in enumerate(rows) if len(own) >= n]
-    if n < 2:
+    if n < 2 or n * len(kept) < min(LEAST, config.target_samples):
         return _none(
-            f"the target accepted {accepted} of {drawn:,} base samples: raise "
+            f"the target accepted {accepted} of {drawn:,} base samples, too few: raise "
             f"evaluation.target_draws, or {ADVICE}",
             drawn=drawn,
             accepted=accepted,
