@@ -20,7 +20,7 @@ from lm.device.launched import is_main
 from lm.device.processes import leave_group
 from lm.errors import RunError, border
 from lm.evaluation.evaluate import Evaluator
-from lm.evaluation.target_file import NAME, read_target_samples, stored_target_samples
+from lm.evaluation.target_file import FILE_NAME, read_target_samples, stored_target_samples
 from lm.evaluation.target_samples import TargetSamples
 from lm.models.folder import ModelFolderError
 from lm.models.vocabulary import VocabularyError
@@ -220,7 +220,7 @@ def _target_samples(options: EvaluateOptions, problem: Problem) -> TargetSamples
     if options.p_samples is not None:
         return read_target_samples(options.p_samples, problem)
     with suppress(OSError, ValueError):
-        return stored_target_samples(options.run / NAME, problem)
+        return stored_target_samples(options.run / FILE_NAME, problem)
     return None
 
 

@@ -36,7 +36,7 @@ from lm.run.folder import RunFolder
 from lm.run.inputs import input_digests
 from lm.target.problem import Problem
 
-NAME = "target_samples.jsonl"
+FILE_NAME = "target_samples.jsonl"
 
 
 def find_target_samples(
@@ -56,16 +56,16 @@ def find_target_samples(
         Where runs of one task share them.
     """
     shared = cache / "target_samples" / f"{_key(config, problem)}.jsonl"
-    for path in (run.partial / NAME, shared):
+    for path in (run.partial / FILE_NAME, shared):
         with suppress(OSError, ValueError):
             found = stored_target_samples(path, problem)
-            run.write_text(NAME, path.read_text(encoding="utf-8"))
+            run.write_text(FILE_NAME, path.read_text(encoding="utf-8"))
             return found
     found = draw_target_samples(problem, config.evaluation)
     if found.samples is None:
         return found
     text = _lines(problem, found)
-    run.write_text(NAME, text)
+    run.write_text(FILE_NAME, text)
     if run.main:
         shared.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(shared, text.encode("utf-8"))

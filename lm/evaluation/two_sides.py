@@ -67,15 +67,18 @@ def two_sided_entries(
     policy = evidence.from_policy
     if side is not None:
         policy = Points(*(values[side.rows] for values in policy))
-    found: Estimates = {
-        name: {FROM_POLICY: _from_policy(policy, find_divergence(name))} for name in names
-    }
-    if side is None:
-        return found
+    found: Estimates = {}
     for name in names:
         divergence = find_divergence(name)
-        found[name][FROM_TARGET] = _from_mixture(side, policy, evidence.on_list, divergence)
-    found["unseen_share"] = {FROM_TARGET: unseen_share(side.points, policy.log_policy.shape[1])}
+        own = found[name] = {FROM_POLICY: _from_policy(policy, divergence)}
+        if side is not None:
+            own[FROM_TARGET] = _from_mixture(side, policy, evidence.on_list, divergence)
+        # That no sample shows it does not make it finite.
+        if math.isinf(_on_list(evidence.on_list, divergence)):
+            found[name] = {by: entry(math.inf, reason=OUTSIDE) for by in own}
+    if side is not None:
+        share = unseen_share(side.points, policy.log_policy.shape[1])
+        found["unseen_share"] = {FROM_TARGET: share}
     return found
 
 
@@ -117,15 +120,16 @@ def _from_mixture(
         return estimate_entry(found)
 
     # As for the other estimators: the listed part against its exact value.
-    exact = float(divergence.density(on_list.log_policy, on_list.log_target).sum())
-    values = _terms(on_list, divergence)
-    values = values.where(torch.isfinite(values), 0.0)  # where neither has any mass
+    # A name that neither can draw adds nothing.
+    drawn = torch.logaddexp(on_list.log_policy, on_list.log_target) > -torch.inf
+    values = torch.zeros_like(on_list.log_policy)
+    values[drawn] = _terms(Points(*(column[drawn] for column in on_list)), divergence)
     parts = zip(both, (side.points, policy), strict=True)
     listed = sum(float(terms.where(own.listed, 0.0).mean()) for terms, own in parts) / 2
     laws = (on_list.log_target, on_list.log_policy)
     sizes = [terms.numel() for terms in both]
     errors = [exact_error(values, [law], n) for law, n in zip(laws, sizes, strict=True)]
-    z = z_score(listed - exact, math.hypot(*errors) / 2)
+    z = z_score(listed - _on_list(on_list, divergence), math.hypot(*errors) / 2)
     return entry(float(found.mean), float(found.standard_error), z=z)
 
 
@@ -134,6 +138,13 @@ def _terms(points: Points, divergence: FDivergence) -> Tensor:
     return divergence_terms(
         points.log_policy, points.log_target, log_mixture, divergence=divergence
     )
+
+
+def _on_list(on_list: Points | None, divergence: FDivergence) -> float:
+    """Return the listed names' part of a divergence, an exact sum; 0 where there is no list."""
+    if on_list is None:
+        return 0.0
+    return float(divergence.density(on_list.log_policy, on_list.log_target).sum())
 
 
 def _shifted(points: Points, by: float) -> Points:

@@ -11,6 +11,8 @@ from lm.run.records import FOUR
 
 # Standard errors of the difference beyond which the two sides are said to disagree.
 DISAGREE = 3.0
+# A share of the target below which nothing is said to have been dropped.
+WORTH_SAYING = 0.01
 
 
 class Sides(NamedTuple):
@@ -94,7 +96,7 @@ def disagreement(record: Mapping[str, Any]) -> str | None:
         return None
     unseen = record["estimates"].get("unseen_share", {}).get("target_samples")
     dropped = ""
-    if unseen is not None and worst.difference < 0:
+    if unseen is not None and worst.difference < 0 and float(unseen["value"]) >= WORTH_SAYING:
         dropped = (
             f": the policy has dropped about {float(unseen['value']):.0%} of the target, which its "
             "own samples cannot show"

@@ -58,7 +58,7 @@ def largest_log_weight(
 
 
 def feature_bounds(target: Target, name: str, *, most_tokens: int) -> Bounds | None:
-    """Return the least and the largest value of a target's feature, None where nobody stated them.
+    """Return the least and the largest value of a target's feature, None where none are known.
 
     Parameters
     ----------

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from study.names import ALPHAS, COMMON, FIVE, RARE, SOFT, TUNED, size_order
+from study.names import COMMON, FIVE, RARE, SOFT, TUNED, size_order
 from study.rules import hypotheses as rules
 from study.rules.verdicts import Verdict, not_judged
-from study.statistics import spearman
 from study.tables.cubes import (
     OWN,
     Runs,
@@ -21,18 +20,19 @@ from study.tables.cubes import (
     usual_size,
 )
 from study.tables.selections import (
-    alpha_cube,
+    TOY_RARE,
+    alpha_correlations,
     main_cube,
     need_columns,
     noise_and_regret,
     own_measures,
     some,
     study_tables,
+    toy_entropies,
     with_alignment,
 )
 from study.tables.stored import Frame, NotJudgedError, Tables
 
-TOY_RARE = "soft_rare"
 LARGE_BATCH, NO_BASELINE = "batch_1024", "no_baseline"
 
 
@@ -164,14 +164,7 @@ def _dips(runs: Runs, study: str) -> Verdict:
 
 
 def _dips_toy(frame: Frame, study: str) -> Verdict:
-    rows = some(
-        frame[(frame["kind"] == TOY_RARE) & frame["inside"].astype(bool)],
-        "a soft rare problem inside the family",
-    )
-    measures = ("entropy_target", "entropy", "min_entropy")
-    need_columns(rows, *measures)
-    values = toy_cube(rows, ("reverse_kl",), measures).values[:, :, 0]
-    target, end, least = (values[..., place] for place in range(3))
+    target, end, least = np.moveaxis(toy_entropies(frame, ("reverse_kl",))[:, :, 0], -1, 0)
     return rules.dips(target - least, end - least, study)
 
 
@@ -210,10 +203,7 @@ def _baseline(runs: Runs, study: str) -> Verdict:
 
 
 def _frontier(runs: Runs, study: str) -> Verdict:
-    cube = alpha_cube(runs)
-    alphas = np.broadcast_to(list(ALPHAS.values()), cube.values.shape[:3])
-    precision, coverage = (spearman(alphas, cube.values[..., place]) for place in range(2))
-    return rules.frontier(precision, coverage, study)
+    return rules.frontier(*alpha_correlations(runs), study)
 
 
 def _common_rate(runs: Runs, study: str) -> Verdict:

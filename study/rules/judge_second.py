@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study.names import ALPHAS, COMMON, DEFAULT, FIVE, RARE, SOFT, TUNED, label_of
+from study.names import COMMON, DEFAULT, FIVE, RARE, SOFT, TUNED, label_of
 from study.rules import second as rules
 from study.rules.verdicts import Verdict, not_judged
-from study.statistics import spearman
 from study.tables.cubes import (
     OWN,
     Runs,
@@ -25,11 +24,12 @@ from study.tables.cubes import (
     usual_size,
 )
 from study.tables.selections import (
-    alpha_cube,
+    alpha_correlations,
     need_columns,
     noise_and_regret,
     own_measures,
     some,
+    toy_entropies,
     with_alignment,
 )
 from study.tables.stored import Frame, NotJudgedError, Table, Tables
@@ -42,7 +42,6 @@ BATCHES = {
 }
 # E[phi] at which entropies are compared.
 LEVEL = 0.7
-TOY_RARE = "soft_rare"
 PAIR = ("jensen_shannon", "forward_kl")
 
 
@@ -197,13 +196,7 @@ def _dips(runs: Runs, study: str) -> Verdict:
 
 
 def _dips_toy(frame: Frame, study: str) -> Verdict:
-    rows = some(
-        frame[(frame["kind"] == TOY_RARE) & frame["inside"].astype(bool)],
-        "a soft rare problem inside the family",
-    )
-    measures = ("entropy_target", "entropy", "min_entropy")
-    need_columns(rows, *measures)
-    return _dips_of(toy_cube(rows, ("reverse_kl", "forward_kl"), measures).values, study)
+    return _dips_of(toy_entropies(frame, ("reverse_kl", "forward_kl")), study)
 
 
 def _dips_of(values: np.ndarray, study: str) -> Verdict:
@@ -232,10 +225,7 @@ def _baseline(runs: Runs, study: str) -> Verdict:
 
 
 def _frontier(runs: Runs, study: str) -> Verdict:
-    cube = alpha_cube(runs)
-    alphas = np.broadcast_to(list(ALPHAS.values()), cube.values.shape[:3])
-    precision, coverage = (spearman(alphas, cube.values[..., place]) for place in range(2))
-    return rules.frontier(precision, coverage, study)
+    return rules.frontier(*alpha_correlations(runs), study)
 
 
 def _common_rate(runs: Runs, study: str) -> Verdict:

@@ -338,8 +338,8 @@ def common_rate_agrees(
     names, rows = [], []
     for place, name in enumerate(objectives):
         ratio = _ratio(tuned[:, :, place], common[:, :, place])
-        # Where both are the same runs, nothing is compared.
-        differs = (np.abs(np.nan_to_num(ratio)) > 0).any(axis=(1, 2))
+        # Where both are the same runs, nothing is compared; nor where a measure is infinite.
+        differs = (np.abs(ratio) > 0).any(axis=(1, 2))
         if name != "forward_kl" and differs.any():
             names.append(name)
             rows.append(unit_means(mean(ratio[differs], axis=-1)))

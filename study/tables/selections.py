@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from study.names import ALPHAS, MIDDLE, TUNED
+from study.statistics import spearman
 from study.tables.cubes import (
     OWN,
     Cube,
@@ -25,6 +26,9 @@ from study.tables.stored import Frame, NotJudgedError, Tables
 
 # One sample passes with the probability that the task's feature holds.
 PASS, COVERED = "alignment", "coverage/256"
+
+
+TOY_RARE = "soft_rare"
 
 
 def main_cube(runs: Runs, rate: str = TUNED) -> Cube:
@@ -71,6 +75,38 @@ def alpha_cube(runs: Runs) -> Cube:
     rows = with_alignment(rows.reset_index(drop=True), runs)
     need_columns(rows, PASS, COVERED)
     return cube_of(rows[rows["size"] == usual_size(rows)], tuple(ALPHAS), (PASS, COVERED))
+
+
+def alpha_correlations(runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+    """Return Spearman's correlation of alpha with pass@1 and with coverage, (units, seeds) each."""
+    cube = alpha_cube(runs)
+    alphas = np.broadcast_to(list(ALPHAS.values()), cube.values.shape[:3])
+    precision, coverage = (spearman(alphas, cube.values[..., place]) for place in range(2))
+    return precision, coverage
+
+
+def toy_entropies(frame: Frame, objectives: Sequence[str]) -> np.ndarray:
+    """Return the entropies of exact problems whose target is soft, rare and inside the family.
+
+    Parameters
+    ----------
+    frame
+        The toy's table.
+    objectives
+        Whose runs.
+
+    Returns
+    -------
+    (problems, 1, objectives, 3) array
+        Of the target, at the end, and the least of the run, in nats.
+    """
+    rows = some(
+        frame[(frame["kind"] == TOY_RARE) & frame["inside"].astype(bool)],
+        "a soft rare problem inside the family",
+    )
+    measures = ("entropy_target", "entropy", "min_entropy")
+    need_columns(rows, *measures)
+    return toy_cube(rows, tuple(objectives), measures).values
 
 
 def own_measures(rows: Frame, objectives: list[str], cube: Cube) -> np.ndarray:

@@ -213,15 +213,18 @@ def _measured(prompts: tuple[str, ...] | None) -> tuple[Problem, dict[str, Any]]
     return problem, evaluator.measure(_model(1), step=0, samples=0).record
 
 
-def _by_hand(policy: torch.Tensor, target: torch.Tensor, n: int) -> Any:
+def _by_hand(
+    policy: torch.Tensor, target: torch.Tensor, n: int, *, on_list: Points | None = None
+) -> Any:
     """Return the entries of samples that hold each outcome as often as its law says."""
 
     def points(law: torch.Tensor) -> Points:
         rows = torch.arange(len(law)).repeat_interleave((law * n).round().long())[None]
         own = [x.log()[rows] for x in (policy, policy, target)]
-        return Points.mixed(own[0], own[1], own[2], torch.zeros(rows.shape, dtype=torch.bool))
+        listed = torch.full(rows.shape, on_list is not None)
+        return Points.mixed(own[0], own[1], own[2], listed)
 
-    evidence: Any = SimpleNamespace(from_policy=points(policy), on_list=None)
+    evidence: Any = SimpleNamespace(from_policy=points(policy), on_list=on_list)
     side = TargetSide(torch.tensor([0]), points(target), 0.0)
     return two_sided_entries(evidence, side, FOUR)
 
@@ -274,6 +277,31 @@ def test_the_unseen_share_depends_on_the_policys_samples(n, share):
     assert found["value"] == pytest.approx(share)
 
 
+def test_what_is_infinite_on_the_list_is_not_made_finite_by_samples_that_miss_it():
+    # The policy has a billionth on a name that the target excludes, and no sample shows it.
+    policy = torch.tensor([0.5, 0.5 - 1e-9, 1e-9], dtype=torch.float64)
+    target = torch.tensor([0.6, 0.4, 0.0], dtype=torch.float64)
+    listed = torch.ones(3, dtype=torch.bool)
+    whole = Points.mixed(policy.log(), policy.log(), target.log(), listed)
+    found = _by_hand(policy, target, 10, on_list=whole)
+    for by in ("target_samples", "policy_samples"):
+        assert found["reverse_kl"][by] == {
+            "value": "inf",
+            "reason": "policy mass outside the target",
+        }
+        assert math.isfinite(found["jensen_shannon"][by]["value"])
+
+
+def test_a_name_that_neither_can_draw_is_no_hole_in_the_comparison():
+    law = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
+    target = torch.tensor([0.2, 0.3, 0.5, 0.0], dtype=torch.float64)
+    whole = Points.mixed(law.log(), law.log(), target.log(), law >= 0)
+    found = _by_hand(law, target, 100, on_list=whole)
+    # Each sample holds every outcome as often as its law says: nothing is left to deviate.
+    for name in FOUR:
+        assert found[name]["target_samples"]["z"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_no_sample_with_target_mass_is_said_so():
     policy = torch.tensor([1.0 - 1e-9, 1e-9], dtype=torch.float64)
     target = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -321,6 +349,15 @@ def test_runs_of_a_task_share_their_samples_and_another_base_does_not(tmp_path):
     assert stored.stat().st_mtime_ns == before
     assert written[0] == written[1] == stored.read_text(encoding="utf-8")
 
+    # One sample of which base and target say something else is enough to draw them all again.
+    *lines, last = written[0].splitlines()
+    record = json.loads(last)
+    record["log_base"] += 0.1
+    _ = stored.write_text("\n".join([*lines, json.dumps(record)]), encoding="utf-8")
+    mended = find_target_samples(config, problem, run, cache=tmp_path)
+    assert mended.samples is not None
+    assert stored.read_text(encoding="utf-8") == written[0]
+
     # The same names, other weights: what is stored says something else, and is drawn anew.
     other = build_problem(
         replace(config, partition=PartitionConfig(policy="frozen")), _model(2), PROMPTS
@@ -328,6 +365,7 @@ def test_runs_of_a_task_share_their_samples_and_another_base_does_not(tmp_path):
     changed = find_target_samples(config, other, run, cache=tmp_path)
     assert changed.samples is not None
     log_prob = _model(2).score(changed.samples)
+    # float64 weights: a dozen ulp apart, where another model is nats apart.
     assert torch.allclose(changed.samples.log_prob, log_prob, atol=1e-5)
     assert stored.read_text(encoding="utf-8") != written[0]
 

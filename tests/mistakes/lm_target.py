@@ -351,4 +351,14 @@ MUTANTS = [
             "::test_runs_of_a_task_share_their_samples_and_another_base_does_not",
         ),
     ),
+    Mutant(
+        "lm/evaluation/two_sides.py",
+        "if math.isinf(_on_list(evidence.on_list, divergence)):",
+        "if False:",
+        "an infinite divergence that samples make finite",
+        (
+            "lm/test_target_samples.py"
+            "::test_what_is_infinite_on_the_list_is_not_made_finite_by_samples_that_miss_it",
+        ),
+    ),
 ]

@@ -75,7 +75,7 @@ def _read(name: str) -> Callable[[bytes], object]:
     return READERS[name].prepare(Path(folder))
 
 
-def _require_no_fault(name: str, data: bytes) -> None:
+def _assert_no_fault(name: str, data: bytes) -> None:
     read, begun = _read(name), time.perf_counter()
     fault = fault_of(read, READERS[name].errors, data)
     if fault is not None:
@@ -86,7 +86,7 @@ def _require_no_fault(name: str, data: bytes) -> None:
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_takes_what_is_known_to_be_difficult(name):
     for data in (*HOSTILE.values(), *READERS[name].seeds):
-        _require_no_fault(name, data)
+        _assert_no_fault(name, data)
 
 
 @st.composite
@@ -116,7 +116,7 @@ PIECES = (
 def test_a_reader_takes_a_file_that_was_damaged(name):
     @given(data=_changed(READERS[name].seeds))
     def check(data):
-        _require_no_fault(name, data)
+        _assert_no_fault(name, data)
 
     check()
 

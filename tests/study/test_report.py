@@ -291,7 +291,7 @@ def _twice(frame):
 @pytest.mark.slow
 def test_the_report_is_whole_and_deterministic(folder, tables, verdicts, tmp_path, monkeypatch):
     """Twice from the same tables: the same bytes; every picture is named and in the folder."""
-    monkeypatch.setattr("study.report.drawing.DPI", 30)  # nobody looks at these
+    monkeypatch.setattr("study.report.drawing.DPI", 30)  # these are not looked at
     report = write_report(tables, tmp_path)
     assert report.failures == []
     text = (tmp_path / "REPORT.md").read_text(encoding="utf-8")
