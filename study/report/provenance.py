@@ -21,7 +21,7 @@ def method_section(seeds: Sequence[int]) -> Section:
         "are drawn; on transformers tasks, and seeds within each drawn task; on one task its "
         "seeds. A drawn cell carries all objectives, so that differences are paired. Verdicts: "
         "the rules of docs/hypotheses-first.md, which study/rules/hypotheses.py holds as code; "
-        "those of the second edition are in study/rules/second.py."
+        "those of the second edition are in study/rules/second_edition.py."
     ]
     if covered:
         blocks.append(

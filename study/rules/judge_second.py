@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from study.names import COMMON, DEFAULT, FIVE, RARE, SOFT, TUNED, label_of
-from study.rules import second as rules
+from study.rules import second_edition as rules
 from study.rules.verdicts import Verdict, not_judged
 from study.tables.cubes import (
     OWN,

@@ -7,7 +7,7 @@ from mutation import Mutant
 HYPOTHESES, JUDGE, POWER, RATES = (
     f"study/rules/{name}.py" for name in ("hypotheses", "judge", "power", "rates")
 )
-BANDS, SECOND = "study/rules/bands.py", "study/rules/second.py"
+BANDS, SECOND = "study/rules/bands.py", "study/rules/second_edition.py"
 JUDGE_SECOND = "study/rules/judge_second.py"
 PILOT_SECOND = "study/rules/pilot_second.py"
 STATISTICS = "study/statistics.py"
@@ -141,8 +141,8 @@ MUTANTS = [
         "if found.value < -band:",
         "a ratio called better by its value",
         (
-            "study/test_second.py::test_the_band_makes_four_claims",
-            "study/test_second.py::test_h5",
+            "study/test_second_edition.py::test_the_band_makes_four_claims",
+            "study/test_second_edition.py::test_h5",
         ),
     ),
     Mutant(
@@ -150,7 +150,7 @@ MUTANTS = [
         "return EQUIVALENT if -band < found.low and found.high < band else OPEN",
         "return EQUIVALENT if -band < found.value < band else OPEN",
         "what is not known called the same",
-        ("study/test_second.py::test_the_band_makes_four_claims",),
+        ("study/test_second_edition.py::test_the_band_makes_four_claims",),
     ),
     Mutant(
         BANDS,
@@ -158,8 +158,8 @@ MUTANTS = [
         "if not chance[place] <= level:",
         "claims about many tasks without a correction",
         (
-            "study/test_second.py::test_holm_by_hand",
-            "study/test_second.py::test_chance_makes_no_claims_about_single_tasks",
+            "study/test_second_edition.py::test_holm_by_hand",
+            "study/test_second_edition.py::test_chance_makes_no_claims_about_single_tasks",
         ),
     ),
     Mutant(
@@ -167,119 +167,123 @@ MUTANTS = [
         "            break\n",
         "            continue\n",
         "a correction that goes on after the first claim falls",
-        ("study/test_second.py::test_holm_by_hand",),
+        ("study/test_second_edition.py::test_holm_by_hand",),
     ),
     Mutant(
         BANDS,
         "EQUIVALENT: max(below(values, band), below(-values, band)),",
         "EQUIVALENT: min(below(values, band), below(-values, band)),",
         "equivalence by one of its two tests",
-        ("study/test_second.py::test_one_claim_without_correction_is_that_of_the_interval",),
+        (
+            "study/test_second_edition.py::test_one_claim_without_correction_is_that_of_the_interval",
+        ),
     ),
     Mutant(
         BANDS,
         "np.std(values, ddof=1)",
         "np.std(values)",
         "the spread of a known mean, in an interval",
-        ("study/test_second.py::test_an_interval_and_its_p_values_are_those_of_scipy",),
+        ("study/test_second_edition.py::test_an_interval_and_its_p_values_are_those_of_scipy",),
     ),
     Mutant(
         BANDS,
         "freedom = x - x.mean(), len(x) - 2",
         "freedom = x - x.mean(), len(x) - 1",
         "a line with one parameter",
-        ("study/test_second.py::test_a_slope_is_that_of_scipy",),
+        ("study/test_second_edition.py::test_a_slope_is_that_of_scipy",),
     ),
     Mutant(
         SECOND,
         "fails=double > FLOAT64_BOUND)",
         "fails=double > FLOAT32_BOUND)",
         "updates that differ in float64, undecided",
-        ("study/test_second.py::test_h1",),
+        ("study/test_second_edition.py::test_h1",),
     ),
     Mutant(
         SECOND,
         "if any(holm([chances(row)[WORSE] for row in ratios])):",
         "if any(chances(row)[WORSE] < TAIL for row in ratios):",
         "an objective beaten somewhere by chance",
-        ("study/test_second.py::test_h2_is_not_for_noise",),
+        ("study/test_second_edition.py::test_h2_is_not_for_noise",),
     ),
     Mutant(
         SECOND,
         "holds = all(one.high < ENTROPY_GAP for one in found)",
         "holds = any(one.high < ENTROPY_GAP for one in found)",
         "less diverse on one task, for all",
-        ("study/test_second.py::test_h3",),
+        ("study/test_second_edition.py::test_h3",),
     ),
     Mutant(
         SECOND,
         "fails = WORSE in claims or all(claim(one)",
         "fails = all(claim(one)",
         "an objective that loses, as a balance not yet decided",
-        ("study/test_second.py::test_h4",),
+        ("study/test_second_edition.py::test_h4",),
     ),
     Mutant(
         SECOND,
         '"H5", study, [effect], holds=word == BETTER,',
         '"H5", study, [effect], holds=found.high < 0.0,',
         "any margin as a wide one, again",
-        ("study/test_second.py::test_h5",),
+        ("study/test_second_edition.py::test_h5",),
     ),
     Mutant(
         SECOND,
         "holds = bool(judged) and all(judged) and not any(changes)",
         "holds = all(judged) and not any(changes)",
         "no difference, which persists",
-        ("study/test_second.py::test_h6",),
+        ("study/test_second_edition.py::test_h6",),
     ),
     Mutant(
         SECOND,
         "fails=first.high < DIP or second.high < DIP",
         "fails=first.high < DIP and second.high < DIP",
         "a dip without a recovery, undecided",
-        ("study/test_second.py::test_h7",),
+        ("study/test_second_edition.py::test_h7",),
     ),
     Mutant(
         SECOND,
         "holds, fails = found.high < NOISE_CORRELATION, found.low > NOISE_CORRELATION",
         "holds, fails = found.value < NOISE_CORRELATION, found.low > NOISE_CORRELATION",
         "a correlation judged by its value",
-        ("study/test_second.py::test_h8",),
+        ("study/test_second_edition.py::test_h8",),
     ),
     Mutant(
         SECOND,
         "holds=word == WORSE, fails=word in (BETTER, EQUIVALENT)",
         "holds=word in (WORSE, EQUIVALENT), fails=word == BETTER",
         "a large batch that does as well, as one that does not",
-        ("study/test_second.py::test_h9",),
+        ("study/test_second_edition.py::test_h9",),
     ),
     Mutant(
         SECOND,
         "and all(one.high < 0.0 for one in differences)",
         "and any(one.high < 0.0 for one in differences)",
         "most of two, for most of five",
-        ("study/test_second.py::test_h10_compares_with_every_other",),
+        ("study/test_second_edition.py::test_h10_compares_with_every_other",),
     ),
     Mutant(
         SECOND,
         "fails = any(one.high < FRONTIER for one in rises) or any(",
         "fails = any(one.high < FRONTIER for one in rises) and any(",
         "half a frontier, undecided",
-        ("study/test_second.py::test_h11",),
+        ("study/test_second_edition.py::test_h11",),
     ),
     Mutant(
         SECOND,
         "unit_means(mean(ratio[differs], axis=-1))",
         "unit_means(mean(ratio, axis=-1))",
         "runs compared with themselves, as agreement",
-        ("study/test_second.py::test_h12_does_not_count_runs_compared_with_themselves",),
+        ("study/test_second_edition.py::test_h12_does_not_count_runs_compared_with_themselves",),
     ),
     Mutant(
         SECOND,
         "bias = _difference(policy_side, best)",
         "bias = policy_side",
         "the policy's side alone, as a bias",
-        ("study/test_second.py::test_h13_wants_the_difference_and_not_the_policy_side_alone",),
+        (
+            "study/test_second_edition.py::test_h13_wants_the_difference_and_not_the_policy_side_alone",
+        ),
     ),
     Mutant(
         "study/tables/cubes.py",

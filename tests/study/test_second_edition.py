@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from study.names import FIVE
-from study.rules import second as rules
+from study.rules import second_edition as rules
 from study.rules.bands import (
     BAND,
     BETTER,
