@@ -247,6 +247,7 @@ def test_the_trained_target_keeps_its_warnings_and_its_check_beside_a_measured_o
     # The same run with another trained target is another run.
     path = partial / "target.json"
     about = json.loads(path.read_text(encoding="utf-8"))
+    assert "trained" in about
     about["trained"]["log_z"] += 1.0
     _ = path.write_text(json.dumps(about), encoding="utf-8")
     with pytest.raises(RunError, match="log Z of the target, as it is trained, is"):
