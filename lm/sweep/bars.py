@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from lm.phases import duration
 from lm.sweep.workers import Progress as Message
 
-# What must be done in a stage before its speed is one, in seconds of work.
+# What must be done in a stage before its speed is one: seconds of work, and by the clock, as
+# messages are read in bursts.
 ENOUGH = 0.5
 
 
@@ -46,7 +47,10 @@ class Bars:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self._at_once = [min(workers, cores or 1, len(stage)) for stage in self._stages]
         self._shares = {label: 0.0 for stage in self._stages for label in stage}
-        self._begun: dict[int, tuple[float, float]] = {}
+        # When a stage spoke first; and by label, its share at its own first word: what was done
+        # before that was done before anybody looked at the clock.
+        self._begun: dict[int, float] = {}
+        self._before: dict[str, float] = {}
         self._started = self._said = time.monotonic()
         self._lines: dict[str, TaskID] = {}
         self._announced = False
@@ -74,10 +78,10 @@ class Bars:
         rest = 0.0
         for number, stage in enumerate(self._stages):
             done, total = self._done(stage), sum(stage.values())
-            since, before = self._begun.get(number, (0.0, done))
-            elapsed = time.monotonic() - since
-            if done < total and done - before >= ENOUGH and elapsed > 0:
-                self._speed = (done - before) / elapsed / self._at_once[number]
+            now = time.monotonic()
+            work, elapsed = self._seen(stage), now - self._begun.get(number, now)
+            if done < total and work >= ENOUGH and elapsed >= ENOUGH:
+                self._speed = work / elapsed / self._at_once[number]
             if done == total:
                 continue
             if self._speed is None:
@@ -94,13 +98,18 @@ class Bars:
 
         # A stage begins with its first word: before, its workers only import their libraries.
         number = next(i for i, stage in enumerate(self._stages) if label in stage)
-        self._begun.setdefault(number, (time.monotonic(), self._done(self._stages[number])))
+        self._begun.setdefault(number, time.monotonic())
+        self._before.setdefault(label, self._shares[label])
         left = self.seconds_left()
         words = "" if left is None else f"{duration(left)} left"
         self._progress.update(self._all, completed=sum(map(self._done, self._stages)), left=words)
 
     def _done(self, stage: Mapping[str, float]) -> float:
         return sum(self._shares[label] * cost for label, cost in stage.items())
+
+    def _seen(self, stage: Mapping[str, float]) -> float:
+        begun = self._before.keys() & stage.keys()
+        return sum((self._shares[label] - self._before[label]) * stage[label] for label in begun)
 
     def _line(self, elapsed: float, left: float | None) -> str:
         current = [label for label, share in self._shares.items() if 0 < share < 1]

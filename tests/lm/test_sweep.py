@@ -19,7 +19,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import rich.progress
 import yaml
 from rich.console import Console
 from support.lm_runs import scratch
@@ -30,13 +29,12 @@ from lm.config.options import to_plain
 from lm.errors import RunBusy, RunError, UsageError
 from lm.run.files import FOLDER_LOCK, held
 from lm.run.records import read_records
-from lm.sweep.bars import Bars
 from lm.sweep.cells import NOT_THE_RUN, expand
 from lm.sweep.command import cost, require_outputs, run_sweep
 from lm.sweep.config import SweepConfig
 from lm.sweep.records import cell_job, read_record, record_path
 from lm.sweep.table import METADATA_KEY
-from lm.sweep.workers import Job, Progress, Workers
+from lm.sweep.workers import Job, Workers
 from lm.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -461,25 +459,6 @@ def test_the_cost_of_a_cell_grows_with_its_model_and_its_steps(tmp_path):
     costs = {(c.labels.size, c.labels.variant): cost(c) for c in expand(sweep)}
     assert costs["1x16", "default"] < costs["2x16", "default"] < costs["2x16", "long"]
     assert record_path(Path("a"), "b") == Path("a/cells/b.json")
-
-
-def test_the_time_left_follows_from_the_first_steps(monkeypatch):
-    now = [0.0]
-    out = io.StringIO()
-    console = Console(file=out, width=100)
-    monkeypatch.setattr("lm.sweep.bars.time.monotonic", lambda: now[0])
-    with rich.progress.Progress(console=console, disable=True) as progress:
-        stages = [{"base": 4.0}, {"a": 6.0, "b": 6.0}]
-        bars = Bars(progress, console, stages, workers=1, every=5.0)
-        bars.on_message(Progress("base", 1, 4))
-        assert bars.seconds_left() is None
-        assert out.getvalue() == ""
-        now[0] = 10.0
-        bars.on_message(Progress("base", 3, 4))
-    # Two seconds of work took ten, so the thirteen that are left take 65.
-    first, second = out.getvalue().splitlines()
-    assert first == "about 75 s in all, by the first steps"
-    assert second == "  10 s: 0 of 3 done, about 65 s left; base 75%"
 
 
 def test_workers_return_in_the_order_of_the_jobs_and_pass_errors_on():

@@ -83,6 +83,13 @@ MUTANTS = [
         ("lm/test_sweep_records.py::test_the_folders_that_are_kept_are_never_those_of_other_runs",),
     ),
     Mutant(
+        "lm/sweep/bars.py",
+        "self._before.setdefault(label, self._shares[label])",
+        "self._before.setdefault(label, 0.0)",
+        "a second worker's first word that counts as work done since the first one's",
+        ("lm/test_sweep_bars.py::test_the_first_word_of_a_second_worker_is_no_speed",),
+    ),
+    Mutant(
         "lm/sweep/records.py",
         "        if is_of_the_moment(error):\n",
         "        if False:\n",
