@@ -51,6 +51,7 @@ from fdpg_ref.estimators import (
     estimate_divergence,
     exact_divergence,
     exact_divergence_from_probabilities,
+    group_coefficients,
     score_coefficients,
     score_signal,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "forward_kl_gain",
     "from_curvature",
     "from_generator",
+    "group_coefficients",
     "importance_log_partition",
     "init_partition",
     "init_running_baseline",

@@ -10,17 +10,20 @@ Theorem 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
-from array_api_compat import array_namespace, is_numpy_array
+from array_api_compat import array_namespace, device, is_numpy_array
 
 from fdpg_ref._internal import checks
+from fdpg_ref._internal.groups import choose, rows_of
 from fdpg_ref._internal.typing import Array
+from fdpg_ref.baselines import leave_one_out
 from fdpg_ref.diagnostics import Estimate, mean_and_standard_error
 from fdpg_ref.divergences import FORWARD_KL, REVERSE_KL, FDivergence
 from fdpg_ref.numerics import expm1, forward_kl_of_masses, log_ratio, phi
+from fdpg_ref.partition import importance_log_partition, leave_one_out_log_partition
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 # Elements of an intermediate array: in float64 just below the 128 KiB from which malloc maps fresh
 # pages, and a handful of them fit a level-2 cache.
 _BLOCK = 15_000
+# What `group_coefficients` makes from the samples of a group, by name.
+_LOG_PARTITIONS: dict[str, Callable[[Array, Array], Array]] = {
+    "leave_one_out": leave_one_out_log_partition,
+    "same_batch": lambda *masses: importance_log_partition(*masses)[..., None],
+}
+_BASELINES: dict[str, Callable[[Array], Array]] = {"leave_one_out": leave_one_out}
 
 
 def score_signal(
@@ -128,6 +137,87 @@ def score_coefficients(
     zero = xp.zeros_like(centred)
     weights = xp.exp(xp.where(impossible, zero, log_weights))
     return xp.where(impossible, zero, weights * xp.where(impossible, zero, centred))
+
+
+def group_coefficients(
+    log_score_ratio: Float[Array, "*batch n"],
+    groups: Sequence[Hashable] | None = None,
+    *,
+    divergence: FDivergence,
+    log_z: Float[Array, "*batch n"] | float | str,
+    baseline: Float[Array, "*batch n"] | float | str = "leave_one_out",
+    log_weights: Float[Array, "*batch n"] | None = None,
+) -> Array:
+    """Return the coefficients c_i of samples that are grouped by prompt, for a training engine.
+
+    Engines that train by advantages take -c_i. Only log P - log pi is asked for: with the k1
+    penalty in the reward it is the return of a sample over beta, (r - beta log(pi/a)) / beta.
+
+    Parameters
+    ----------
+    log_score_ratio : (..., n) array, nats
+        log P - log pi at the samples, +inf excepted; -inf where the target excludes a sample.
+    groups : sequence of n labels, optional
+        The prompt of each sample, for arrays of shape (n,); groups may differ in size. Left out,
+        the last axis holds the samples of one prompt.
+    divergence : FDivergence
+        Which f.
+    log_z : float or array, nats, or {"leave_one_out", "same_batch"}
+        log Z: a number, one per prompt (..., 1) or per sample (..., n), such as a column or the
+        past of the prompt; or how to estimate it from the samples of the group.
+    baseline : float or array, or "leave_one_out"
+        As in `score_coefficients`, or the mean signal of the other samples of the group, which is
+        biased with a Z from the same group (`python -m toy verify`).
+    log_weights : (..., n) array, nats, optional
+        log w = log pi - log q, for samples of a proposal q, such as another engine's sampler.
+
+    Returns
+    -------
+    (..., n) array
+        The coefficients. All zero in a group without any target mass where Z or the baseline
+        comes from the group itself: then nothing tells its samples apart. Infinite or NaN where
+        the peers of a sample, but not the sample, are without mass, or the divergence is infinite.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, unknown names, or a group of one that has no peers; for a wrong
+        or mixed dtype or library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fdpg_ref import FORWARD_KL, group_coefficients
+    >>> passed = np.array([1.0, 0.0, 0.0, 0.0])  # a verifier's verdicts, on-policy
+    >>> with np.errstate(divide="ignore"):
+    ...     log_score_ratio = np.log(passed)
+    >>> group_coefficients(  # a base pass rate of 1/2: two prompts of two samples
+    ...     log_score_ratio, ["a", "a", "b", "b"], divergence=FORWARD_KL, log_z=np.log(0.5)
+    ... )
+    array([-2.,  2.,  0.,  0.])
+    """
+    arrays = {"log_score_ratio": log_score_ratio, "log_z": log_z, "baseline": baseline}
+    arrays["log_weights"] = 0.0 if log_weights is None else log_weights
+    xp = checks.namespace(**{name: x for name, x in arrays.items() if not isinstance(x, str)})
+    checks.require_sample_axis("log_score_ratio", log_score_ratio)
+    per_sample = {k: x for k, x in arrays.items() if getattr(x, "shape", ()) != ()}
+    if groups is None:
+        return _of_one_axis(divergence, **arrays)
+
+    # Groups of one size share a call, as the rows of one array.
+    by_size: dict[int, list[list[int]]] = {}
+    for rows in rows_of(groups, **per_sample):
+        by_size.setdefault(len(rows), []).append(rows)
+    order, found = [], []
+    for size, members in by_size.items():
+        flat = [row for rows in members for row in rows]
+        index = xp.asarray(flat, device=device(log_score_ratio))
+        taken = {k: xp.reshape(xp.take(x, index), (-1, size)) for k, x in per_sample.items()}
+        found.append(xp.reshape(_of_one_axis(divergence, **(arrays | taken)), (-1,)))
+        order += flat
+
+    back = xp.asarray(sorted(range(len(order)), key=order.__getitem__), device=device(found[0]))
+    return xp.take(xp.concat(found), back)
 
 
 def exact_divergence(
@@ -334,6 +424,37 @@ def estimate_divergence(
     return mean_and_standard_error(
         divergence_terms(log_policy, log_target, log_proposal, divergence=divergence)
     )
+
+
+def _of_one_axis(
+    divergence: FDivergence,
+    log_score_ratio: Array,
+    log_z: Array | float | str,
+    baseline: Array | float | str,
+    log_weights: Array | float,
+) -> Array:
+    """Return the coefficients of samples whose last axis is one group."""
+    xp = array_namespace(log_score_ratio)
+    on_policy = xp.zeros_like(log_score_ratio)
+    weights = on_policy if isinstance(log_weights, (int, float)) else log_weights
+    checks.require_same_shape(log_score_ratio=log_score_ratio, log_weights=weights)
+
+    # Where the group itself is asked and all of it is without mass, any finite ratio will do.
+    massless = xp.all(log_score_ratio == -inf, axis=-1, keepdims=True)
+    mute = massless & (isinstance(log_z, str) or isinstance(baseline, str))
+    log_score_ratio = xp.where(mute, on_policy, log_score_ratio)
+
+    # P/q is P/pi times pi/q.
+    if isinstance(log_z, str):
+        estimate = choose("log_z", log_z, _LOG_PARTITIONS)
+        log_z = estimate(log_score_ratio + weights, on_policy)
+    checks.require_baseline_shape(log_z, log_score_ratio, name="log_z")
+    signal = score_signal(on_policy, log_score_ratio - log_z, divergence=divergence)
+
+    if isinstance(baseline, str):
+        baseline = choose("baseline", baseline, _BASELINES)(signal)
+    coefficients = score_coefficients(signal, baseline=baseline, log_weights=weights)
+    return xp.where(mute, on_policy, coefficients)
 
 
 def _exact_kl(policy: Array, target: Array) -> Array:

@@ -103,7 +103,7 @@ def require_same_shape(**arrays: Array) -> None:
             )
 
 
-def require_baseline_shape(baseline: Array, signal: Array) -> None:
+def require_baseline_shape(baseline: Array, signal: Array, *, name: str = "baseline") -> None:
     """Raise a ValueError unless ``baseline`` is a number, per context, or shaped like ``signal``.
 
     A bare (n, 1) or (1, n) mix-up would broadcast to (n, n) and still look like an average.
@@ -113,7 +113,7 @@ def require_baseline_shape(baseline: Array, signal: Array) -> None:
     per_context = (*signal.shape[:-1], 1)
     if baseline.shape not in (signal.shape, per_context):
         raise ValueError(
-            f"baseline has shape {tuple(baseline.shape)} but signal has {tuple(signal.shape)}: it "
+            f"{name} has shape {tuple(baseline.shape)} but signal has {tuple(signal.shape)}: it "
             f"must be a number, {tuple(per_context)} (one per context) or {tuple(signal.shape)}"
         )
 

@@ -142,6 +142,29 @@ MUTANTS = [
     ),
     Mutant(
         ESTIMATORS,
+        "log_z = estimate(log_score_ratio + weights, on_policy)",
+        "log_z = estimate(log_score_ratio, on_policy)",
+        "Z of a group from samples of another sampler without their weights",
+        ("core/test_groups.py::test_groups_are_the_pieces_one_by_one",),
+    ),
+    Mutant(
+        ESTIMATORS,
+        "return xp.take(xp.concat(found), back)",
+        "return xp.concat(found)",
+        "the coefficients of interleaved prompts handed out in the order of the groups",
+        ("core/test_groups.py::test_groups_are_the_pieces_one_by_one",),
+    ),
+    Mutant(
+        ESTIMATORS,
+        "mute = massless & (isinstance(log_z, str) or isinstance(baseline, str))",
+        "mute = massless",
+        "groups without mass dropped where their price is a term of the gradient",
+        (
+            "core/test_groups.py::test_without_a_baseline_of_the_group_what_is_outside_costs_its_price",
+        ),
+    ),
+    Mutant(
+        ESTIMATORS,
         "centred = signal - baseline",
         "centred = signal + baseline",
         "the baseline added: unbiased if constant, and twice the noise",

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
+from fdpg_ref import FDivergence, group_coefficients
 from toy.estimators.estimates import CONSTANT_BASELINE, PARTITION_ERROR, Batch, gradient_estimates
 
 __all__ = ["CONSTANT_BASELINE", "PARTITION_ERROR", "Batch"]
@@ -39,3 +42,20 @@ wrong_z = partial(gradient_estimates, partition="off_by_a_constant")
 same_batch_z_leave_one_out_baseline = partial(same_batch_z, baseline="leave_one_out")
 leave_one_out_z_leave_one_out_baseline = partial(leave_one_out_z, baseline="leave_one_out")
 frozen_z_leave_one_out_baseline = partial(frozen_z, baseline="leave_one_out")
+
+
+def grouped_with_exact_z(batch: Batch, divergence: FDivergence) -> np.ndarray:
+    """Return one estimate per batch, all batches in one call as groups whose samples interleave."""
+    count, n = batch.log_policy.shape
+
+    def interleaved(rows: np.ndarray) -> np.ndarray:
+        return np.reshape(rows.T, -1)
+
+    coefficients = group_coefficients(
+        interleaved(batch.log_score - batch.log_policy),
+        [*range(count)] * n,
+        divergence=divergence,
+        log_z=batch.log_z,
+        log_weights=interleaved(batch.log_weights),
+    )
+    return np.mean(np.reshape(coefficients, (n, count)).T[..., None] * batch.scores, axis=-2)

@@ -181,6 +181,22 @@ _claim(
     test="test_off_policy_leave_one_out",
 )
 _claim(
+    "F5",
+    "a verifier's groups with none, one or all successes: exact Z and a LOO baseline are unbiased",
+    "groups, exact Z, LOO baseline",
+    estimators.grouped_with_exact_z,
+    Plan(3, holes=2),
+    test="test_groups_of_a_verifier",
+)
+_claim(
+    "F6",
+    "... and on samples of another sampler with weights pi/q",
+    "groups, exact Z, LOO baseline, off-policy",
+    estimators.grouped_with_exact_z,
+    Plan(3, off_policy=True, holes=2),
+    test="test_groups_of_a_verifier",
+)
+_claim(
     "F6",
     "off-policy, the weighted batch mean is biased",
     "off-policy, batch-mean baseline",
