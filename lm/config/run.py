@@ -45,7 +45,7 @@ class RunConfig:
     divergence: str = "jensen_shannon"
     """the f-divergence D_f(policy, target) that is descended: a name, or alpha_A, as alpha_0.5"""
     model: str | None = None
-    """model to start from, a folder or a hub name; by default the base below, trained and cached"""
+    """model to start from: a folder, smollm2 (see lm fetch) or a hub name; by default the base"""
     base: BaseConfig = field(default_factory=BaseConfig)
     """the base model that the project trains itself"""
     lora: LoraConfig = field(default_factory=LoraConfig)

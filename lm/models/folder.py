@@ -118,7 +118,7 @@ def save_model(
         The policy's; none by default.
     """
     plain = merged_model(model) if has_adapter(model) else model
-    with _quiet_transformers():
+    with quiet_transformers():
         plain.save_pretrained(folder)
         _generation_config(ids, transform or SamplingConfig()).save_pretrained(folder)
     save_ids(ids, folder)
@@ -163,7 +163,7 @@ def load_model(
 
     # Load, and run nothing of the folder.
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -269,7 +269,7 @@ def _zero_rates(owner: PreTrainedConfig | torch.nn.Module) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence transformers' own progress bars, which would break ours, and put them back."""
     logging = transformers.utils.logging
     enabled = logging.is_progress_bar_enabled()

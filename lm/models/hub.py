@@ -1,4 +1,4 @@
-"""Find a model by the path of its folder or by its name on the Hugging Face hub."""
+"""Find a model by the path of its folder, as a fetched one, or by its name on the hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from lm.config.base import PRETRAINED
 from lm.models.token_ids import ModelFolderError
 
 # Weights that hold no code, configurations and tokenizer files; nothing pickled, no Python. Kept
@@ -29,8 +30,9 @@ def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     name_or_folder
-        A folder comes first; else a name such as ``openai-community/gpt2``. With HF_HUB_OFFLINE=1
-        a name is looked up in the local cache only.
+        A folder comes first; then a model that ``python -m lm fetch`` brings, as smollm2; else a
+        name such as ``openai-community/gpt2``. With HF_HUB_OFFLINE=1 such a name is looked up in
+        the local cache only.
 
     Returns
     -------
@@ -53,6 +55,13 @@ def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
             f"{folder} is a file: give the folder that holds config.json and the weights"
         )
     name = os.fspath(name_or_folder)
+    if name in PRETRAINED:
+        fetched = PRETRAINED[name].folder()
+        if not fetched.is_dir():
+            raise MissingModelFolder(
+                f"{name} is not in the cache of this folder yet: python -m lm fetch {name}"
+            )
+        return fetched
     if not _HUB_NAME.fullmatch(name):
         raise MissingModelFolder(_advice(name, "and that is not a name on the Hugging Face hub"))
     return _download(name)

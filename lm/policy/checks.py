@@ -21,7 +21,8 @@ from lm.policy.samples import Samples
 # 0.02 in bfloat16 (2^-9 x 10) and 0.005 in float16 (2^-11 x 10), and layer after layer rounds to 16
 # bits: some 20 times that is allowed.
 # float64 is wider than its own rounding, for Llama's norms compute in float32 whatever the weights.
-USUAL_SIZE = 10.0
+# `Policy.rounding` multiplies all this for a model of larger logits or more layers.
+USUAL_SIZE, USUAL_LAYERS = 10.0, 6
 SAME_LAW_TOLERANCE = {"float64": 5e-6, "float32": 5e-5, "bfloat16": 0.4, "float16": 0.08}
 # The largest log-probability that rounding can produce.
 ABOVE_ZERO = 1e-4
@@ -124,6 +125,7 @@ def check_same_law(
     precision: str,
     *,
     lengths: Tensor | None = None,
+    rounding: float = 1.0,
 ) -> None:
     """Raise a RunError unless the sampler's log-probabilities are the scorer's.
 
@@ -138,9 +140,11 @@ def check_same_law(
     lengths
         Shape (n,): tokens of each sample, whose rounding errors add up like a random walk's steps;
         None stands for ten.
+    rounding
+        Of the model: `Policy.rounding`.
     """
     pair = {"the policy's sampler": sampled, "its scorer": scored}
-    _check_close(pair, texts, precision, lengths)
+    _check_close(pair, texts, precision, lengths, rounding)
 
 
 @torch.no_grad()
@@ -167,7 +171,14 @@ def check_longest(policy: Policy, samples: Samples, texts: Sequence[str]) -> Non
     # Two tokens may be equally probable to rounding at the edge of the cut: no fault of the law.
     if not (policy.transform.truncates and bool(scored.isneginf().any())):
         precision, length = computing_precision(policy.model), lengths[row : row + 1]
-        check_same_law(one.log_prob, scored, texts[row : row + 1], precision, lengths=length)
+        check_same_law(
+            one.log_prob,
+            scored,
+            texts[row : row + 1],
+            precision,
+            lengths=length,
+            rounding=policy.rounding(),
+        )
 
 
 def check_start(
@@ -177,6 +188,7 @@ def check_start(
     precision: str,
     *,
     lengths: Tensor | None = None,
+    rounding: float = 1.0,
 ) -> None:
     """Raise a RunError unless KL(pi||a) = 0 before the first step, sample by sample.
 
@@ -184,7 +196,7 @@ def check_start(
     The parameters are those of `check_same_law`.
     """
     pair = {"the policy before training": log_policy, "the base": log_base}
-    _check_close(pair, texts, precision, lengths)
+    _check_close(pair, texts, precision, lengths, rounding)
 
 
 def same_law_tolerance(precision: str, lengths: Tensor) -> Tensor:
@@ -218,11 +230,15 @@ def check_device(device: str) -> None:
 
 
 def _check_close(
-    pair: Mapping[str, Tensor], texts: Sequence[str], precision: str, lengths: Tensor | None
+    pair: Mapping[str, Tensor],
+    texts: Sequence[str],
+    precision: str,
+    lengths: Tensor | None,
+    rounding: float,
 ) -> None:
     (left, one), (right, other) = ((name, value.detach()) for name, value in pair.items())
     lengths = torch.full_like(one, 10.0) if lengths is None else lengths.to(one.device)
-    tolerance = same_law_tolerance(precision, lengths)
+    tolerance = same_law_tolerance(precision, lengths) * rounding
     share = (one - other).abs() / tolerance
     row = int(torch.where(torch.isnan(share), torch.inf, share).argmax())
     if not bool(share[row] <= 1.0):

@@ -228,6 +228,10 @@ class Policy(Protocol):
         """Return why the model cannot be sampled and scored by one law; an empty text if it can."""
         return ""
 
+    def rounding(self) -> float:
+        """Return how many times the usual rounding a log-probability of this model may show."""
+        return 1.0
+
     def check_prompts(self, prompts: Prompts) -> None:
         """Raise a PromptError if a prompt cannot be continued, before anything is drawn."""
 

@@ -173,10 +173,10 @@ class Session:
             if start is not None:
                 samples, log_base = start
                 arguments = (reading.texts, config.precision)
-                lengths = samples.mask.sum(-1)
+                same = {"lengths": samples.mask.sum(-1), "rounding": self.policy.rounding()}
                 if not config.off_policy:
-                    check_same_law(samples.log_prob, own, *arguments, lengths=lengths)
-                check_start(own, log_base, *arguments, lengths=lengths)
+                    check_same_law(samples.log_prob, own, *arguments, **same)
+                check_start(own, log_base, *arguments, **same)
 
     def check_coefficients(self, coefficients: Tensor, reading: Reading) -> None:
         """Stop before a coefficient that is not finite reaches the weights, or float16's scale.

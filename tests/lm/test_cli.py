@@ -41,7 +41,7 @@ def test_without_a_command_all_are_listed(capsys):
 
 def test_the_commands_are_those_that_are_promised():
     promised = "train sample evaluate report precision selfcheck unification base env export"
-    assert set(COMMANDS) == {*promised.split(), "demo", "sweep"}
+    assert set(COMMANDS) == {*promised.split(), "demo", "fetch", "sweep"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -61,6 +61,8 @@ def test_every_command_explains_itself(name, capsys):
         (["train", "rlhf"], "recipes/rlhf.yaml"),
         (["base", "--layer", "3"], "did you mean 'layers'?"),
         (["base", "--width", "30"], "heads must divide width"),
+        (["fetch"], "the following arguments are required: model"),
+        (["fetch", "smolm2"], "invalid choice: 'smolm2' (choose from "),
         (["precison"], "unknown command 'precison'; did you mean 'precision'?"),
         (["sample"], "the following arguments are required: model"),
         (["sample", "m", "--temperature", "0"], "sampling.temperature is 0.0"),

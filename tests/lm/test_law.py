@@ -26,7 +26,7 @@ from lm.models.token_ids import ModelFolderError
 from lm.policy import load_policy
 from lm.policy.causal.law import law_fault
 from lm.policy.causal.saved import SAMPLES, WrongSave, check_saved
-from lm.policy.checks import check_longest
+from lm.policy.checks import check_longest, check_same_law
 from lm.policy.lora import add_lora
 from lm.policy.prompts import PromptError, Prompts
 from lm.train import train
@@ -422,3 +422,20 @@ def test_every_save_is_checked_with_a_handful_of_samples(tmp_path, monkeypatch):
     policy.save(tmp_path)
     assert drawn == [(SAMPLES, 12)]
     assert load_model(tmp_path, dtype=None).dtype == torch.float32
+
+
+def test_a_deep_model_of_large_logits_may_round_more_and_a_small_one_may_not():
+    model = tiny_gpt2(positions=8)
+    assert tiny_policy(model).rounding() == 1.0
+    with torch.no_grad():
+        _ = model.lm_head.weight.mul_(1e3)
+    loud = tiny_policy(model).rounding()
+    assert loud > 2.0
+    model.config.num_hidden_layers = 24
+    assert tiny_policy(model).rounding() == pytest.approx(2 * loud)
+
+    # SmolLM2's own figures: a difference that float64 does not show, and one that is a fault.
+    sampled, lengths = torch.tensor([-58.570335]), torch.tensor([12])
+    check_same_law(sampled, sampled + 7.6e-4, ["a"], "float32", lengths=lengths, rounding=8.0)
+    with pytest.raises(RunError, match="sampler and its scorer disagree"):
+        check_same_law(sampled, sampled + 7.6e-4, ["a"], "float32", lengths=lengths)

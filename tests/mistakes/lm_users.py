@@ -351,4 +351,27 @@ MUTANTS = [
         "a time left that is that of the whole work",
         ("lm/test_phases.py::test_time_left_is_that_of_the_parts_still_to_do",),
     ),
+    Mutant(
+        "lm/models/pretrained.py",
+        "!= model.sha256:",
+        "== '':",
+        "a package with another content, converted as if it were the recorded one",
+        ("lm/test_pretrained.py::test_another_file_under_the_name_is_not_used",),
+    ),
+    Mutant(
+        "lm/models/pretrained.py",
+        "if free < model.megabytes:",
+        "if False:",
+        "a conversion that fills the disk",
+        ("lm/test_pretrained.py::test_a_disk_that_is_too_small_is_refused_before_the_download",),
+    ),
+    Mutant(
+        "lm/policy/checks.py",
+        "same_law_tolerance(precision, lengths) * rounding",
+        "same_law_tolerance(precision, lengths)",
+        "a deep model whose rounding is called a fault of its law",
+        (
+            "lm/test_law.py::test_a_deep_model_of_large_logits_may_round_more_and_a_small_one_may_not",
+        ),
+    ),
 ]

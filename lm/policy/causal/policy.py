@@ -16,7 +16,7 @@ from lm.models.positions import Positions, usable_positions
 from lm.models.token_ids import TokenIds
 from lm.models.vocabulary import CharVocabulary, IdVocabulary, Vocabulary
 from lm.phases import phase
-from lm.policy.causal.law import law_fault
+from lm.policy.causal.law import law_fault, rounding_of
 from lm.policy.causal.sampling import sample_sequences
 from lm.policy.causal.saved import check_saved
 from lm.policy.causal.scoring import TokenScorer
@@ -175,6 +175,10 @@ class CausalPolicy(Policy):
     def fault(self) -> str:
         """Return why the model has no law of the next token (`lm.policy.causal.law.law_fault`)."""
         return law_fault(self.model)
+
+    def rounding(self) -> float:
+        """Return what the model's depth and its largest logit make of a rounding error."""
+        return rounding_of(self.model, self.ids.bos_id)
 
     def score_in_chunks(self, chunk: int | None) -> None:
         """Bound how many positions have their logits in memory at once (`TokenScorer`)."""
