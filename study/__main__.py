@@ -120,7 +120,7 @@ def _report(options: argparse.Namespace) -> int:
         console.print(f"{verdict.name:4}{verdict.study:18} {verdict.verdict}", highlight=False)
     for line in report.failures:
         print(f"FAILED: {line}", file=sys.stderr)
-    print(f"wrote {options.output / 'REPORT.md'} and figures/")
+    print(f"wrote {', '.join(str(options.output / name) for name in report.files)} and figures/")
     return 1 if report.failures else 0
 
 

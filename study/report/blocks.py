@@ -36,19 +36,19 @@ class Section(NamedTuple):
     blocks: Sequence[Block]
 
 
-def markdown(title: str, intro: str, content: Sequence[Section]) -> str:
-    """Return a report as Markdown, pictures by their paths relative to it."""
+def markdown(title: str, intro: str, content: Sequence[Section], figures: str = "figures") -> str:
+    """Return a report as Markdown, with its pictures in a folder beside it."""
     lines = [f"# {title}", "", intro, ""]
     for section in content:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
-            lines += [_block(block), ""]
+            lines += [_block(block, figures), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _block(block: Block) -> str:
+def _block(block: Block, figures: str) -> str:
     if isinstance(block, Picture):
-        return f"![{block.caption}](figures/{block.name}.png)\n\n*{block.caption}*"
+        return f"![{block.caption}]({figures}/{block.name}.png)\n\n*{block.caption}*"
     if isinstance(block, Grid):
         caption = f"{block.caption}\n\n" if block.caption else ""
         return caption + markdown_table(block.heads, block.rows).rstrip()

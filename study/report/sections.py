@@ -9,7 +9,7 @@ import numpy as np
 from fdpg_ref.display import NONE, number, plus_minus
 from study.names import COMMON, FIVE, MEASURES, TUNED, VARIANT_LABELS, label_of, measure_label
 from study.report.blocks import Grid, Picture, Section
-from study.report.figures_main import task_title
+from study.report.figures.main import task_title
 from study.report.summaries import PROCESS, QUALITY
 from study.rules.verdicts import STATEMENTS, Verdict
 from study.tables.cubes import Runs, target_of
@@ -47,6 +47,11 @@ def verdict_grid(verdicts: Sequence[Verdict]) -> Grid:
     )
     heads = ("hypothesis", "study", "verdict", "effect", "value", "95 % interval")
     return Grid("", heads, rows)
+
+
+def verdict_sentences(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return one paragraph per verdict: the numbers that its rule looked at."""
+    return [f"{one.name}, {one.study}: **{one.verdict}**. {one.sentence}" for one in verdicts]
 
 
 def hypothesis_sections(

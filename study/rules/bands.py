@@ -161,10 +161,11 @@ def slope(x: np.ndarray, y: np.ndarray) -> tuple[Interval, float]:
     Interval, float
         The two-sided p-value.
     """
-    centred, freedom = x - x.mean(), len(x) - 2
-    spread = float(centred @ centred)
-    if freedom < 1 or spread == 0.0:
+    freedom = len(x) - 2
+    if freedom < 1 or np.ptp(x) == 0.0:
         raise NotJudgedError("fewer than three sizes and bases")
+    centred = x - x.mean()
+    spread = float(centred @ centred)
     value = float(centred @ y) / spread
     residual = y - y.mean() - value * centred
     error = float(np.sqrt(residual @ residual / freedom / spread))

@@ -1,4 +1,4 @@
-"""Which table each rule of `second` looks at, and what is said where one is missing."""
+"""Which table each rule of `second_edition` looks at, and what is said where one is missing."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from study.names import COMMON, DEFAULT, FIVE, RARE, SOFT, TUNED, label_of
+from study.names import COMMON, DEFAULT, FIVE, RARE, TUNED, label_of
 from study.rules import second_edition as rules
 from study.rules.verdicts import Verdict, not_judged
 from study.tables.cubes import (
     OWN,
     Runs,
-    at_alignment,
     chosen,
     cube_of,
     log_measures,
@@ -23,6 +21,16 @@ from study.tables.cubes import (
     toy_cube,
     usual_size,
 )
+from study.tables.pairs import (
+    BATCHES,
+    PAIR,
+    ends_at,
+    matched_entropies,
+    pair_ratio,
+    scale_ratios,
+    seeds_of,
+    units_of,
+)
 from study.tables.selections import (
     alpha_correlations,
     need_columns,
@@ -30,19 +38,8 @@ from study.tables.selections import (
     own_measures,
     some,
     toy_entropies,
-    with_alignment,
 )
 from study.tables.stored import Frame, NotJudgedError, Table, Tables
-
-# Where the runs of each batch size stand: their rate and their variant.
-BATCHES = {
-    256: (TUNED, DEFAULT),
-    64: ("tuned_64", "batch_64"),
-    1024: ("tuned_1024", "batch_1024"),
-}
-# E[phi] at which entropies are compared.
-LEVEL = 0.7
-PAIR = ("jensen_shannon", "forward_kl")
 
 
 def judge_second(tables: Tables) -> list[Verdict]:
@@ -93,12 +90,6 @@ def judge_second(tables: Tables) -> list[Verdict]:
     return sorted(found, key=lambda verdict: int(verdict.name[1:]))
 
 
-def parameters_of(size: str) -> int:
-    """Return about how many weights a character GPT-2 such as "2x64" has: those of its blocks."""
-    layers, _, width = size.partition("x")
-    return int(layers) * (12 * int(width) ** 2 + 13 * int(width))
-
-
 def _judged(name: str, study: str, source: Any, rule: Callable[[Any, str], Verdict]) -> Verdict:
     if source is None:
         return not_judged(name, study, "Not run", second=True)
@@ -113,74 +104,43 @@ def _runs(table: Table | None) -> Runs | None:
     return None if table is None else runs_of(table)
 
 
-def _ends(runs: Runs, rate: str = TUNED, variant: str = DEFAULT) -> Frame:
-    rows = chosen(runs.ends, rate=rate, variant=variant, size=usual_size(runs.ends))
-    return some(rows, f"the rate {rate} with the variant {variant}")
-
-
 def _logs(runs: Runs, rate: str = TUNED) -> np.ndarray:
     """Return the (units, seeds, five, measures) logarithms at the usual batch size."""
-    places = _ends(runs)
-    cube = cube_of(_ends(runs, rate), units=_units(places), seeds=_seeds(places))
+    places = ends_at(runs)
+    cube = cube_of(ends_at(runs, rate), units=units_of(places), seeds=seeds_of(places))
     if cube.missing:
         raise NotJudgedError(f"no run of {', '.join(map(label_of, cube.missing))}")
     return log_measures(cube.values)
 
 
-def _ratio(rows: Frame, like: Frame | None = None) -> np.ndarray:
-    """Return the (units, seeds) log ratio of JS to forward KL on KL(p||pi)."""
-    places = rows if like is None else like
-    cube = cube_of(rows, PAIR, ("forward_kl",), units=_units(places), seeds=_seeds(places))
-    logs = log_measures(cube.values[..., 0])
-    with np.errstate(invalid="ignore"):
-        return logs[..., 0] - logs[..., 1]
-
-
 def _beats(rate: str, variant: str) -> Callable[[Runs, str], Verdict]:
-    return lambda runs, study: rules.beats_forward(_ratio(_ends(runs, rate, variant)), study)
+    return lambda runs, study: rules.beats_forward(pair_ratio(ends_at(runs, rate, variant)), study)
 
 
 def _beats_by_policy(rate: str, variant: str) -> Callable[[Table, str], Verdict]:
     def rule(table: Table, study: str) -> Verdict:
-        return rules.beats_forward(_ratio(_ends(policy_side(table), rate, variant)), study)
+        return rules.beats_forward(pair_ratio(ends_at(policy_side(table), rate, variant)), study)
 
     return rule
 
 
 def _measure_decides(rate: str, variant: str) -> Callable[[Table, str], Verdict]:
     def rule(table: Table, study: str) -> Verdict:
-        best, side = (_ends(make(table), rate, variant) for make in (runs_of, policy_side))
-        return rules.measure_decides(_ratio(best), _ratio(side, best), study)
+        best, side = (ends_at(make(table), rate, variant) for make in (runs_of, policy_side))
+        return rules.measure_decides(pair_ratio(best), pair_ratio(side, best), study)
 
     return rule
 
 
 def _less_diverse(runs: Runs, study: str) -> Verdict:
-    rows = chosen(runs.steps, size=usual_size(runs.ends))
-    rows = some(rows[rows["group"] == SOFT], "a soft rare task").reset_index(drop=True)
-    need_columns(rows, "entropy")
-    found = at_alignment(with_alignment(rows, runs), LEVEL)
-    values = cube_of(found, ("reverse_kl", "forward_kl"), ("entropy",)).values[..., 0]
+    values = matched_entropies(runs, ("reverse_kl", "forward_kl")).values[..., 0]
     return rules.less_diverse(values[..., 0] - values[..., 1], study)
 
 
 def _persists(runs: Runs, study: str) -> Verdict:
-    rows = some(chosen(runs.ends), "the tuned rate")
-    table = rows.pivot(
-        index=["task", "size", "base", "seed"], columns="method", values="forward_kl"
-    )
-    cells = sorted({(size, base) for _, size, base, _ in table.index})
-
-    # The mean log ratio of every size and base, by task and objective.
-    logs, names = [], []
-    for task in _units(rows):
-        for other in (name for name in FIVE if name in table and name != "forward_kl"):
-            ratio = np.log(table.loc[task, other]) - np.log(table.loc[task, "forward_kl"])
-            means = ratio[np.isfinite(ratio)].groupby(level=["size", "base"]).mean()
-            logs.append(means.reindex(pd.MultiIndex.from_tuples(cells)).to_numpy(dtype=float))
-            names.append(f"{task}, {label_of(other)}")
-    decades = np.log10([parameters_of(size) for size, _ in cells])
-    return rules.persists(np.array(logs), decades, names, study)
+    found = scale_ratios(runs)
+    names = [f"{task}, {label_of(other)}" for task, other in found.places]
+    return rules.persists(found.logs, found.decades, names, study)
 
 
 def _dips(runs: Runs, study: str) -> Verdict:
@@ -208,7 +168,7 @@ def _dips_of(values: np.ndarray, study: str) -> Verdict:
 
 
 def _large_batch(runs: Runs, study: str) -> Verdict:
-    large, usual = _ends(runs, *BATCHES[1024]), _ends(runs)
+    large, usual = ends_at(runs, *BATCHES[1024]), ends_at(runs)
     large = some(large[large["group"].isin(RARE)], "a rare task with a large batch")
     cube = cube_of(large, ("forward_kl",), ("forward_kl",))
     other = cube_of(usual, ("jensen_shannon",), ("forward_kl",), units=cube.units, seeds=cube.seeds)
@@ -260,11 +220,3 @@ def _noise(frame: Frame, study: str) -> Verdict:
     need_columns(frame, "snr_path")
     ratio, regret = noise_and_regret(frame)
     return rules.noise_explains(ratio.values[:, 0, :, 0], regret, study)
-
-
-def _units(rows: Frame) -> list[str]:
-    return sorted(rows["task"].unique())
-
-
-def _seeds(rows: Frame) -> list[int]:
-    return sorted(rows["seed"].unique())

@@ -308,10 +308,25 @@ MUTANTS = [
     ),
     Mutant(
         JUDGE_SECOND,
-        "rules.measure_decides(_ratio(best), _ratio(side, best), study)",
-        "rules.measure_decides(_ratio(side), _ratio(side, best), study)",
+        "rules.measure_decides(pair_ratio(best), pair_ratio(side, best), study)",
+        "rules.measure_decides(pair_ratio(side), pair_ratio(side, best), study)",
         "a bias of the policy's side against itself",
         ("study/test_judge_second.py::test_the_effects_are_those_put_in",),
+    ),
+    # ------------------------------------------------------------------ the report
+    Mutant(
+        "study/report/pairs.py",
+        "ratios = {BEST: pair_ratio(best), POLICY: pair_ratio(seen, best)}",
+        "ratios = {BEST: pair_ratio(seen), POLICY: pair_ratio(best, seen)}",
+        "the two sides under each other's names",
+        ("study/test_judge_second.py::test_both_sides_of_every_task_stand_next_to_each_other",),
+    ),
+    Mutant(
+        "study/report/findings.py",
+        "return number(math.exp(logarithm), 2)",
+        "return number(logarithm, 2)",
+        "a logarithm called times",
+        ("study/test_judge_second.py::test_a_finding_says_times_where_the_effect_is_a_logarithm",),
     ),
     # ------------------------------------------------------------------ rates and power
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,28 @@ from support.study_tables import (
 
 from study.report.agreement import target_side_failures, target_side_share
 from study.report.document import write_report
-from study.rules.judge_second import judge_second, parameters_of
-from study.rules.verdicts import DOES_NOT, HOLDS, NOT_JUDGED, SECOND_STATEMENTS
+from study.report.findings import QUESTIONS, findings, times
+from study.report.pairs import (
+    ALL,
+    BEST,
+    BIAS,
+    POLICY,
+    matched_grid,
+    sides_grid,
+    sides_table,
+    slopes_grid,
+)
+from study.rules.judge_second import judge_second
+from study.rules.verdicts import (
+    DOES_NOT,
+    HOLDS,
+    NOT_JUDGED,
+    SECOND_STATEMENTS,
+    Verdict,
+    not_judged,
+)
 from study.tables.cubes import at_alignment, best_values, policy_side, pooled, runs_of
+from study.tables.pairs import parameters_of
 from study.tables.stored import NotJudgedError, Table, Tables, load_tables
 
 
@@ -145,15 +165,84 @@ def test_parameters_are_those_of_the_blocks():
 
 
 @pytest.mark.slow
-def test_the_report_shows_the_second_edition_first(tables, tmp_path):
+def test_the_report_is_about_the_second_edition_and_keeps_the_first(tables, tmp_path, monkeypatch):
+    monkeypatch.setattr("study.report.figures.drawing.DPI", 30)  # these are not looked at
     report = write_report(tables, tmp_path)
     text = (tmp_path / "REPORT.md").read_text(encoding="utf-8")
-    assert text.index("\n## Verdicts\n") < text.index("\n## Verdicts of the first edition\n")
-    assert "H13, lm, batch 256: **holds**" in text
+    first = (tmp_path / "REPORT-first.md").read_text(encoding="utf-8")
     assert not report.failures
     kept, compared, without = target_side_share(tables)
     assert kept == compared > 1000
     assert without == 0
+
+    # Findings, then pictures, then tables; the first edition's verdicts by its own rules.
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert heads[:3] == ["## Findings", "## Pictures", "## Verdicts"]
+    assert "](REPORT-first.md)" in text
+    assert "## Verdicts of the first edition" in first
+    assert "holds partly" not in text
+    assert "lm_main2.parquet" in text
+    assert "lm_main2.parquet" not in first
+
+    # Every picture that either names is there.
+    for document in (text, first):
+        named = set(re.findall(r"\]\((figures[^)]*\.png)\)", document))
+        assert named
+        assert all((tmp_path / name).is_file() for name in named)
+    assert (tmp_path / "figures" / "sides.png").is_file()
+
+
+def test_both_sides_of_every_task_stand_next_to_each_other(tables):
+    table = sides_table(tables.main2)
+    known = table.set_index(["setting", "side", "task"])["value"]
+    for setting in ("batch 64", "batch 256", "batch 1024", "common rate"):
+        assert known[setting, BEST, ALL] == pytest.approx(-0.5, abs=0.05)
+        assert known[setting, POLICY, ALL] == pytest.approx(-0.5 + POLICY_SIDE_BIAS, abs=0.05)
+        assert known[setting, BIAS, ALL] == pytest.approx(POLICY_SIDE_BIAS, abs=1e-6)
+    # The rare tasks alone have other batch sizes.
+    assert set(table[table["setting"] == "batch 64"]["task"]) == {
+        "contains_x",
+        "ends_in_i",
+        "only_i",
+        ALL,
+    }
+    assert set(table["claim"]) == {"better"}
+    grid = sides_grid(table)
+    assert len(grid.rows) == 3 * 2 + 7 * 2 + 2
+    assert all(len(row) == len(grid.heads) for row in grid.rows)
+
+
+def test_a_task_with_too_few_seeds_has_no_row(tables):
+    frame = tables.main2.frame
+    few = frame[(frame["task"] != "reward") | (frame["seed"] < 4)]
+    table = sides_table(replace(tables.main2, frame=few))
+    assert "reward" not in set(table["task"])
+    assert "teacher" in set(table["task"])
+    assert set(table.loc[table["task"] == "teacher", "n"]) == {8}
+
+
+def test_slopes_and_matched_entropies_are_tables(tables):
+    slopes = slopes_grid(runs_of(tables.scale2))
+    assert slopes.heads[2:5] == ("1x32", "2x64", "4x128")
+    # Reverse KL is infinite on the hard task, and has no row there.
+    assert ("only_i", "reverse KL") not in {row[:2] for row in slopes.rows}
+    assert ("only_i", "Jensen–Shannon") in {row[:2] for row in slopes.rows}
+    matched = matched_grid(runs_of(tables.main2))
+    assert [row[0] for row in matched.rows] == ["contains_x", "ends_in_i"]
+
+
+def test_a_finding_says_times_where_the_effect_is_a_logarithm():
+    found = Verdict(
+        "H5", "lm", "s", "m", np.log(2.0), np.log(1.5), np.log(3.0), DOES_NOT, "L. Of 3 tasks: x."
+    )
+    assert times(found) == "2.0 times (95 %: 1.5 to 3.0)"
+    text = "\n".join(findings([found]))
+    assert "- lm: **no**. KL(p‖π) after Jensen-Shannon is 2.0 times" in text
+    assert "what it is after forward KL. Of 3 tasks: x." in text
+    # What nobody judged is said, too.
+    missing = not_judged("H9", "lm", "Not run", second=True)
+    assert "- not judged: lm: Not run." in "\n".join(findings([missing]))
+    assert set(QUESTIONS) == set(SECOND_STATEMENTS)
 
 
 @pytest.mark.parametrize(("share", "fails"), [(0.05, False), (0.2, True)])

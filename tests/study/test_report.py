@@ -26,8 +26,8 @@ from study.__main__ import main
 from study.names import FIVE, MEASURES, REINFORCEMENT
 from study.report.agreement import agreement_failures, agreement_table
 from study.report.blocks import markdown
-from study.report.document import GRIDS, TITLE, collect, compose, introduction, write_report
-from study.report.drawing import COLORS, MARKERS
+from study.report.document import GRIDS, TITLE, collect, first_content, introduction, write_report
+from study.report.figures.drawing import COLORS, MARKERS
 from study.report.summaries import (
     ablation_table,
     base_table,
@@ -243,7 +243,9 @@ def test_a_small_main_study_says_what_it_lacks():
     assert reasons["H9", "ablations"] == "Not run."
     sweeps = study_tables(tables)
     numbers = collect(tables, sweeps)
-    assert "## Limitations" in markdown("", "", compose(tables, sweeps, verdicts, numbers, ()))
+    assert "## Limitations" in markdown(
+        "", "", first_content(tables, sweeps, verdicts, numbers, ())
+    )
 
 
 def test_two_names_of_one_rate_are_not_compared():
@@ -291,7 +293,7 @@ def _twice(frame):
 @pytest.mark.slow
 def test_the_report_is_whole_and_deterministic(folder, tables, verdicts, tmp_path, monkeypatch):
     """Twice from the same tables: the same bytes; every picture is named and in the folder."""
-    monkeypatch.setattr("study.report.drawing.DPI", 30)  # these are not looked at
+    monkeypatch.setattr("study.report.figures.drawing.DPI", 30)  # these are not looked at
     report = write_report(tables, tmp_path)
     assert report.failures == []
     text = (tmp_path / "REPORT.md").read_text(encoding="utf-8")
@@ -305,7 +307,7 @@ def test_the_report_is_whole_and_deterministic(folder, tables, verdicts, tmp_pat
     assert set(GRIDS) <= set(numbers)
     for name, grid in GRIDS.items():
         assert grid(numbers[name]).caption in text
-    content = compose(again, study_tables(again), verdicts, numbers, report.pictures)
+    content = first_content(again, study_tables(again), verdicts, numbers, report.pictures)
     assert markdown(TITLE, introduction(tables), content) == text
     for one in verdicts:
         assert f"{one.study}: **{one.verdict}**. {one.sentence}" in text

@@ -7,15 +7,15 @@ from contextlib import suppress
 from typing import Any
 
 from study.report.blocks import Picture
-from study.report.figures_main import alignment_figure, measures_figure, teacher_figure
-from study.report.figures_sweeps import (
+from study.report.figures.main import alignment_figure, measures_figure, teacher_figure
+from study.report.figures.sweeps import (
     ablation_figure,
     frontier_figure,
     rates_figure,
     regret_figure,
     scale_figure,
 )
-from study.report.figures_toy import noise_figure, wins_figure
+from study.report.figures.toy import noise_figure, wins_figure
 from study.tables.cubes import Runs, runs_of
 from study.tables.stored import Frame, NotJudgedError, Tables
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from fdpg_ref.display import INK, MUTED, TARGET_COLOR
+from fdpg_ref.display import INK, TARGET_COLOR
 from study.names import FIVE, MEASURES, REINFORCEMENT, label_of, measure_label, method_order
-from study.report.drawing import (
+from study.report.figures.drawing import (
     base_mark,
     color_of,
     dot,
@@ -23,6 +23,7 @@ from study.report.drawing import (
     panels,
     picture,
     rows_axis,
+    say_infinite,
     target_mark,
 )
 from study.statistics import mean_interval
@@ -173,9 +174,7 @@ def _measure_panel(axes: Axes, ends: Frame, measure: str, methods: list[str]) ->
 
     rows_axis(axes, [label_of(name) for name in methods])
     if infinite:
-        words = "infinite: the policy has mass\nwhere the target has none"
-        place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-        axes.text(0.5, 0.5, words, color=MUTED, fontsize=10, **place)
+        say_infinite(axes)
         axes.set_xticks([])
         return
     log_axis(axes, "x")

@@ -17,7 +17,7 @@ from study.names import (
     measure_label,
     size_order,
 )
-from study.report.drawing import (
+from study.report.figures.drawing import (
     color_of,
     dot,
     legend_of,
@@ -26,8 +26,9 @@ from study.report.drawing import (
     panels,
     picture,
     rows_axis,
+    say_infinite,
 )
-from study.report.figures_main import task_title
+from study.report.figures.main import task_title
 from study.report.summaries import ablation_table, frontier_table, scale_table
 from study.tables.cubes import OWN, Runs, target_of
 from study.tables.selections import COVERED, PASS
@@ -85,7 +86,10 @@ def scale_figure(runs: Runs) -> Figure | None:
         axes.set_xticks(range(len(sizes)), sizes)
         axes.set_xlabel("layers x width")
         axes.set_ylabel(measure_label(measure))
-        log_axis(axes, "y")
+        if np.isfinite(part["mean"]).any():
+            log_axis(axes, "y")
+        else:
+            say_infinite(axes)
         if number % 4 == 0:
             axes.set_title(task_title(runs.tasks, task))
 

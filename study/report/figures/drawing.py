@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fdpg_ref import display
-from fdpg_ref.display import OTHER_COLOR, OTHER_MARKER, STYLE, TARGET_COLOR
+from fdpg_ref.display import MUTED, OTHER_COLOR, OTHER_MARKER, STYLE, TARGET_COLOR
 from study.names import label_of, method_order
 from study.report.blocks import Picture
 
@@ -150,6 +150,13 @@ def log_axis(axes: Axes, which: str) -> None:
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def say_infinite(axes: Axes) -> None:
+    """Say in a panel without values why it has none."""
+    words = "infinite: the policy has mass\nwhere the target has none"
+    place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, words, color=MUTED, fontsize=10, **place)
 
 
 def save(picture: Picture, folder: Path) -> Path:

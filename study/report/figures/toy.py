@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from fdpg_ref.display import INK
 from study.names import FIVE, MEASURE_LABELS, MEASURES, label_of
-from study.report.drawing import color_of, dot, log_axis, panels, picture, rows_axis
+from study.report.figures.drawing import color_of, dot, log_axis, panels, picture, rows_axis
 from study.report.summaries import toy_wins
 from study.statistics import spearman
 from study.tables.selections import noise_and_regret
