@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fdpg_ref.display import NONE
-from study.names import COMMON, DEFAULT, label_of, method_order, size_order
+from study.names import COMMON, DEFAULT, label_of, size_order
 from study.report.blocks import Grid
 from study.rules.bands import LEAST_SEEDS, claim, corrected_claims, known_rows, slope, t_interval
 from study.statistics import Interval
@@ -100,22 +100,16 @@ def matched_grid(runs: Runs) -> Grid:
 def slopes_grid(runs: Runs) -> Grid:
     """Return how each objective's log ratio to forward KL changes with size."""
     found = scale_ratios(runs)
-    order = sorted(
-        range(len(found.places)),
-        key=lambda k: (found.places[k][0], method_order(found.places[k][1])),
-    )
     sizes = sorted({size for size, _ in found.cells}, key=size_order)
     rows = []
-    for k in order:
-        task, other = found.places[k]
-        by_size = [
-            _mean_cell(found.logs[k][[place == size for place, _ in found.cells]]) for size in sizes
-        ]
-        known = np.isfinite(found.logs[k])
+    for (task, other), logs in zip(found.places, found.logs, strict=True):
+        known = np.isfinite(logs)
         if not known.any():  # infinite for everybody
             continue
-        line, _ = slope(found.decades[known], found.logs[k][known])
+        by_size = [_mean_cell(logs[[place == size for place, _ in found.cells]]) for size in sizes]
+        line, _ = slope(found.decades[known], logs[known])
         rows.append((task, label_of(other), *by_size, interval_text(*line)))
+
     heads = ("task", "objective", *sizes, "slope per decade of parameters")
     return Grid(
         "log[KL(p‖π) after the objective / after forward KL] by size (layers x width): 95 % t "

@@ -187,8 +187,8 @@ MUTANTS = [
     ),
     Mutant(
         BANDS,
-        "freedom = x - x.mean(), len(x) - 2",
-        "freedom = x - x.mean(), len(x) - 1",
+        "freedom = len(x) - 2",
+        "freedom = len(x) - 1",
         "a line with one parameter",
         ("study/test_second_edition.py::test_a_slope_is_that_of_scipy",),
     ),
