@@ -349,4 +349,18 @@ MUTANTS = [
         "claims about dropped modes on policies that drop none",
         ("toy/test_measurement.py::test_the_registered_policies_drop_what_the_claims_say",),
     ),
+    Mutant(
+        "toy/cli/main.py",
+        """    elif isinstance(error, KeyboardInterrupt):
+        words, code = "interrupted", INTERRUPTED
+    else:
+        reason""",
+        """    elif isinstance(error, KeyboardInterrupt):
+        words, code = "interrupted", INTERRUPTED
+    else:
+        raise error
+        reason""",
+        "a traceback for what nobody foresaw",
+        ("toy/test_cli.py::test_every_error_is_one_line_and_debug_shows_where",),
+    ),
 ]

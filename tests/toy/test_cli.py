@@ -104,6 +104,39 @@ def test_a_diverging_run_leaves_no_picture(tmp_path: Path, capsys: pytest.Captur
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (
+            ZeroDivisionError("by nothing"),
+            3,
+            "failed: ZeroDivisionError: by nothing. This is a fault",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ValueError("two humps"), 2, "error: two humps"),
+    ],
+)
+def test_every_error_is_one_line_and_debug_shows_where(
+    error: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli.museum, "run", fail)
+    assert main(["museum"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith(f"python -m toy museum: {words}")
+    assert len(err.splitlines()) == 1
+    assert main(["museum", "--debug"]) == code
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "in fail" in err
+
+
 def test_unwritable_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "file"
     file.touch()

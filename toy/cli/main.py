@@ -1,13 +1,15 @@
 """The command line: ``python -m toy`` verify, train, audit, museum, measurement, study.
 
-Exit codes: 0 done, 1 a claim or an exhibit failed, 2 bad input. Bad input is one message on
-stderr that says what to change; nothing is written then.
+Exit codes: 0 done, 1 a claim or an exhibit failed, 2 bad input, 3 a fault of ours, 130 interrupted.
+Bad input is one message on stderr that says what to change; nothing is written then. ``--debug``
+shows where an error comes from.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
@@ -29,8 +31,8 @@ from toy.verify import run_claims
 from toy.verify.report.guards import PASSED, run_guards
 from toy.verify.report.table import print_report, write_json
 
-USAGE_ERROR = 2
-CLAIM_FAILED = 1
+CLAIM_FAILED, USAGE_ERROR, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
+DEBUG = "--debug"
 
 
 class Parser(ArgumentParser):
@@ -69,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
     int
         The exit code; a usage error raises SystemExit(2) instead.
     """
-    parser = build_parser()
-    options = parser.parse_args(list(arguments))
+    words = [word for word in arguments if word != DEBUG]
+    options = build_parser().parse_args(words)
     runners = {
         "verify": verify,
         "train": run_train,
@@ -81,15 +83,37 @@ def main(arguments: Sequence[str]) -> int:
     }
     try:
         return runners[options.subcommand](options[options.subcommand])
-    except (ValueError, OSError) as error:
-        print(f"python -m toy {options.subcommand}: error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+    except (KeyboardInterrupt, Exception) as error:
+        if DEBUG in arguments:
+            traceback.print_exception(error)
+        return _explain(error, f"python -m toy {options.subcommand}")
+
+
+def _explain(error: BaseException, command: str) -> int:
+    """Print what went wrong in one line, and return the exit code."""
+    if isinstance(error, ValueError | OSError):
+        words, code = f"error: {error}", USAGE_ERROR
+    elif isinstance(error, ModuleNotFoundError):
+        raise error  # the entry point knows which extra brings it
+    elif isinstance(error, KeyboardInterrupt):
+        words, code = "interrupted", INTERRUPTED
+    else:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        words = (
+            f"failed: {reason}. This is a fault of the program or of a library: {DEBUG} shows "
+            "where, which is what a report of it should hold"
+        )
+        code = OUR_FAULT
+    print(f"{command}: {words}", file=sys.stderr)
+    return code
 
 
 def build_parser() -> Parser:
     """Return the parser of all commands."""
     parser = Parser(
-        prog="python -m toy", description="f-DPG on problems small enough to enumerate."
+        prog="python -m toy",
+        description="f-DPG on problems small enough to enumerate. After any command, --debug shows "
+        "where an error comes from.",
     )
     commands = parser.add_subcommands(dest="subcommand")
 
