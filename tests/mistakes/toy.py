@@ -351,16 +351,9 @@ MUTANTS = [
     ),
     Mutant(
         "toy/cli/main.py",
-        """    elif isinstance(error, KeyboardInterrupt):
-        words, code = "interrupted", INTERRUPTED
-    else:
-        reason""",
-        """    elif isinstance(error, KeyboardInterrupt):
-        words, code = "interrupted", INTERRUPTED
-    else:
-        raise error
-        reason""",
-        "a traceback for what nobody foresaw",
+        "code = OUR_FAULT",
+        "code = USAGE_ERROR",
+        "a fault of the program called the user's",
         ("toy/test_cli.py::test_every_error_is_one_line_and_debug_shows_where",),
     ),
 ]
