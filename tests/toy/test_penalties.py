@@ -97,6 +97,20 @@ def test_convex_penalties(name: str):
     np.testing.assert_allclose(gradient, slow.gradient(world, name), rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["k1", "k2", "k3", "k3_reversed"])
+def test_means(name: str):
+    world = slow.world_of(FIXED)
+    value, _ = BY_HAND[name]
+    pairs = list(zip(world.policy, world.target, strict=True))
+    kl = math.fsum(pi * math.log(pi / p) for pi, p in pairs)
+    chi2 = math.fsum((pi - p) ** 2 / p for pi, p in pairs)
+    found = penalties._mean_of(name)(FIXED)
+    assert found.value == pytest.approx(math.fsum(pi * value(math.log(pi / p)) for pi, p in pairs))
+    wanted = chi2 - kl if name == "k3_reversed" else kl
+    assert found.truth == pytest.approx(wanted, rel=1e-12)
+    assert (found.value == pytest.approx(wanted, rel=1e-10)) == (name != "k2")
+
+
 def test_stale_k1():
     world = slow.world_of(FIXED)
     # grad KL(q||pi) = -E_q[score], and the loss has gradient E_q[score].

@@ -109,7 +109,7 @@ const MeasureTab = (() => {
       Controls.say(`m-${from}-covers`, percent(coverage));
       Controls.say(`m-${from}-shown`, percent(found[from].shown));
     }
-    Controls.say("m-n", state.n.toLocaleString("en").replace(",", " "));
+    Controls.say("m-n", state.n.toLocaleString("en").replace(",", "\u202f"));
     const blind = found.policy.typical.value < 0.5 * found.policy.truth;
     Controls.say("m-about", blind
       ? "The policy’s own samples say that almost nothing is missing, and are sure of it. They cannot show what the policy never writes. (Everywhere else this policy is perfect; a real one also reports its other faults.)"

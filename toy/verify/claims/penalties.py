@@ -15,7 +15,7 @@ import numpy as np
 from fdpg_ref import DIVERGENCES, FDivergence
 from fdpg_ref.display import title_of
 from fdpg_ref.related import log_ratio_penalty
-from toy.oracle import gradient_of, slope, slope_at_one
+from toy.oracle import definition, gradient_of, slope, slope_at_one
 from toy.verify.cases import Case, cases
 from toy.verify.records import BIASED, EXACT, Comparison, Record, record
 from toy.verify.register import Claims
@@ -38,6 +38,13 @@ PENALTIES: Mapping[str, Penalty] = {
     "k3": lambda u: np.exp(-u) - 1 + u,
     "abs": _absolute,
     "k3_reversed": lambda u: np.exp(u) - 1 - u,
+}
+
+# What their means over samples of the policy are, as multiples of divergences.
+MEANS: Mapping[str, Mapping[str, float]] = {
+    "k1": {"reverse_kl": 1.0},
+    "k3": {"reverse_kl": 1.0},
+    "k3_reversed": {"pearson_chi2": 1.0, "reverse_kl": -1.0},
 }
 
 # Gauss-Legendre on [0, 1]: exact to rounding for e^s over more nats than any problem has.
@@ -279,6 +286,34 @@ def _stale_k1(case: Case) -> Comparison:
     return Comparison(
         expected_gradient(case, stale), -gradient_of(case.problem.family, case.problem.start, value)
     )
+
+
+def _mean_of(name: str) -> Callable[[Case], Comparison]:
+    # What is compared with KL although it is not its mean is found out.
+    means = MEANS.get(name, {"reverse_kl": 1.0})
+
+    def compare(case: Case) -> Comparison:
+        policy, target = np.exp(case.log_policy), np.exp(case.log_target)
+        found = policy @ PENALTIES[name](case.log_policy - case.log_target)
+        parts = [c * np.real(definition(policy, target, divergence=f)) for f, c in means.items()]
+        return Comparison(found, np.sum(parts))
+
+    return compare
+
+
+for _name, _says, _claimed in (
+    ("k1", "KL(pi||ref)", EXACT),
+    ("k3", "KL(pi||ref)", EXACT),
+    ("k3_reversed", "chi2(pi||ref) - KL(pi||ref)", EXACT),
+    ("k2", "not KL(pi||ref)", BIASED),
+):
+    _ = CLAIMS.once(
+        "F7",
+        f"value: the mean of {_name} over samples of pi is {_says}",
+        f"{_name}: its mean",
+        test="test_means",
+        claimed=_claimed,
+    )(_mean_of(_name))
 
 
 def _gradient(case: Case, penalty: Penalty, placement: str, samples: str) -> np.ndarray:
