@@ -1,8 +1,9 @@
 """Features of a text, by name: what a target raises, lowers, rewards or holds fixed.
 
-A feature is a function from texts to one number per text. Some come with the project; a Python user
-adds one with `feature`, a recipe names one in a file as ``rewards.py:polite``. `score` does the
-same for targets that are given as a whole, by log P(x).
+A feature is a function from texts to one number per text. Some come with the project, by a name or
+written out as ``contains(joy, happy)`` (`lm.features.expressions`); a Python user adds one with
+`feature`, a recipe names one in a file as ``rewards.py:polite``. `score` does the same for targets
+that are given as a whole, by log P(x).
 
     @feature("polite")
     def polite(texts):                      # prompt and completion, n strings
@@ -26,7 +27,9 @@ import numpy as np
 from lm.errors import RunError
 from lm.features import text as text_features
 from lm.features.calls import call_on_texts, check_signature
+from lm.features.expressions import Atom, Expression, is_expression, parse
 from lm.features.files import check_reference, is_reference, load_function
+from lm.features.recipe import MAKERS, make
 
 # What a function is given if its signature asks for nothing else, in this order.
 TEXTS, BASE_AND_TEXTS = ("texts",), ("log_base", "texts")
@@ -46,11 +49,14 @@ class Feature:
     lives_on_list
         Whether the feature is zero for every text that is not a listed name. Only then are
         Z, the multipliers and E[feature] exact sums over the list.
+    bounds
+        The least and the largest value, if they are known.
     """
 
     description: str
     values: Callable[..., Any]
     lives_on_list: bool = False
+    bounds: tuple[float, float] | None = None
 
 
 FEATURES: dict[str, Feature] = {
@@ -87,7 +93,14 @@ FEATURES: dict[str, Feature] = {
     "words": Feature("number of words of the completion", text_features.words),
     "tokens": Feature("number of tokens of the completion, end included", text_features.tokens),
 }
-BUILT_IN = frozenset(FEATURES)
+# Those of listed names under names that say so. The short ones stay: recipes and stored tables have
+# them.
+FEATURES |= {
+    f"listed_{name}": one
+    for name, one in FEATURES.items()
+    if one.lives_on_list and not name.startswith("listed")
+}
+BUILT_IN = frozenset(FEATURES) | MAKERS.keys()
 SCORES: dict[str, Callable[..., Any]] = {}
 
 
@@ -184,16 +197,9 @@ def feature_values(
     if not names:
         raise ValueError(f"name at least one feature of {', '.join(FEATURES)}")
     material = _material(texts, prompts, completions, tokens)
-    columns = []
-    for name in names:
-        column = call_on_texts(f"feature {name!r}", get_feature(name).values, {}, texts, material)
-        bad = np.flatnonzero(~np.isfinite(column))
-        if bad.size:
-            raise RunError(
-                f"feature {name!r} is {column[bad[0]]} for the text {texts[bad[0]]!r} (sample "
-                f"{bad[0]} of {len(texts)}): a feature must be finite on every text"
-            )
-        columns.append(column)
+    # What several expressions hold, as a threshold and as a reward, is computed once.
+    known: dict[Atom, np.ndarray] = {}
+    columns = [_column(name, texts, material, known) for name in names]
     return np.stack(columns, axis=-1)
 
 
@@ -252,6 +258,8 @@ def get_feature(name: str) -> Feature:
     if name in FEATURES:
         return FEATURES[name]
     check_feature(name)
+    if (written := _written(name)) is not None:
+        return _feature_of(name, written)
     function = load_function(name)
     check_signature(name, function, leading=TEXTS)
     return Feature(_summary(function), function)
@@ -259,8 +267,14 @@ def get_feature(name: str) -> Feature:
 
 def check_feature(name: str) -> None:
     """Raise a ValueError unless the name is a feature; no file is executed."""
-    if name not in FEATURES:
-        _check_unregistered("feature", name, FEATURES, leading=TEXTS)
+    if name in FEATURES:
+        return
+    written = _written(name)
+    if written is None:
+        _check_unregistered("feature", name, {**FEATURES, **MAKERS}, leading=TEXTS)
+        return
+    for atom in written.atoms:
+        _ = _atom_feature(atom)
 
 
 def check_score_name(name: str) -> None:
@@ -307,6 +321,67 @@ def lives_on_list(name: str) -> bool:
 def short_name(name: str) -> str:
     """Return what tables and axes call a feature: of ``path/rewards.py:polite`` only polite."""
     return name.rpartition(":")[2] if is_reference(name) else name
+
+
+def _written(name: str) -> Expression | None:
+    """Return a feature that a recipe writes out, or None for another name."""
+    if is_reference(name) or not (name in MAKERS or is_expression(name)):
+        return None
+    return parse(name)
+
+
+def _atom_feature(atom: Atom) -> Feature:
+    """Return one feature of an expression; a ValueError if there is none of that name."""
+    if atom.name in MAKERS:
+        made, function = make(atom)
+        return Feature(made.description, function, bounds=made.bounds)
+    if atom.name not in FEATURES:
+        _check_unregistered("feature", atom.name, {**FEATURES, **MAKERS}, leading=TEXTS)
+    if atom != Atom(atom.name):
+        raise ValueError(f"the feature {atom.name} has no parameters: write {atom.name}")
+    return FEATURES[atom.name]
+
+
+def _feature_of(name: str, written: Expression) -> Feature:
+    def together(*_arguments: Any, **_options: Any) -> np.ndarray:
+        raise TypeError(f"{name} is made of features: call feature_values")
+
+    if not written.is_truth:
+        return _atom_feature(written.atoms[0])
+    return Feature(name, together, bounds=(0.0, 1.0))
+
+
+def _column(
+    name: str,
+    texts: Sequence[str],
+    material: Mapping[str, Sequence[Any] | None],
+    known: dict[Atom, np.ndarray],
+) -> np.ndarray:
+    """Return the values of one feature, shape (n,)."""
+    written = None if name in FEATURES else _written(name)
+    if written is None:
+        return _finite(name, get_feature(name).values, texts, material)
+    for atom in written.atoms:
+        if atom not in known:
+            known[atom] = _finite(str(atom), _atom_feature(atom).values, texts, material)
+    return written.values(known)
+
+
+def _finite(
+    name: str,
+    function: Callable[..., Any],
+    texts: Sequence[str],
+    material: Mapping[str, Sequence[Any] | None],
+) -> np.ndarray:
+    """Call a feature's function; a RunError unless every value is finite."""
+    column = call_on_texts(f"feature {name!r}", function, {}, texts, material)
+    bad = np.flatnonzero(~np.isfinite(column))
+    if bad.size:
+        raise RunError(
+            f"feature {name!r} is {column[bad[0]]} for the text {texts[bad[0]]!r} (sample "
+            f"{bad[0]} of {len(texts)}): a feature must be finite on every text"
+        )
+    return column
 
 
 def _is_known(check: Callable[[str], None], name: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lm.config import RunConfig
 from lm.features.files import is_reference
+from lm.features.recipe import files_of
 from lm.phases import phase
 
 
@@ -50,6 +51,8 @@ def _named(config: RunConfig) -> Iterator[str]:
     for name in functions:
         if name is not None and is_reference(name):
             yield from _with_neighbours(Path(name.rpartition(":")[0]))
+        elif name is not None:
+            yield from files_of(name)
 
 
 def _with_neighbours(path: Path) -> Iterator[str]:

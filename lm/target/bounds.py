@@ -74,4 +74,4 @@ def feature_bounds(target: Target, name: str, *, most_tokens: int) -> Bounds | N
     if lives_on_list(name):
         values = get_feature(name).values(list(census_names().names))
         return min(0.0, float(values.min())), max(0.0, float(values.max()))
-    return (1.0, float(most_tokens)) if name == "tokens" else None
+    return (1.0, float(most_tokens)) if name == "tokens" else get_feature(name).bounds

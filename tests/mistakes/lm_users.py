@@ -374,4 +374,32 @@ MUTANTS = [
             "lm/test_law.py::test_a_deep_model_of_large_logits_may_round_more_and_a_small_one_may_not",
         ),
     ),
+    Mutant(
+        "lm/features/words.py",
+        '(?!\\w)", re.IGNORECASE',
+        '", re.IGNORECASE',
+        "a word that is found inside a longer one",
+        ("lm/test_rewards.py::test_contains_sees_whole_words_in_any_capitals",),
+    ),
+    Mutant(
+        "lm/features/formats.py",
+        "    except NO_PROGRAM:\n        return False\n    return True",
+        "    except NO_PROGRAM:\n        return False\n    exec(text)\n    return True",
+        "a text of the model that is executed",
+        ("lm/test_rewards.py::test_valid_python_is_compiled_and_never_executed",),
+    ),
+    Mutant(
+        "lm/features/classifier.py",
+        "torch.autocast(device.type, enabled=False)",
+        "torch.autocast(device.type, enabled=torch.is_autocast_enabled(device.type))",
+        "a reward that depends on the policy's precision",
+        ("lm/test_rewards.py::test_a_classifier_is_float32_whatever_the_policy_computes_in",),
+    ),
+    Mutant(
+        "lm/features/registry.py",
+        "known[atom] = _finite(str(atom), _atom_feature(atom).values, texts, material)",
+        "known[atom] = call_on_texts(str(atom), _atom_feature(atom).values, {}, texts, material)",
+        "a NaN behind a threshold",
+        ("lm/test_rewards.py::test_a_threshold_does_not_hide_a_nan",),
+    ),
 ]
