@@ -6,8 +6,8 @@ Like all configurations, they need no torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from lm.config.typed import check_types
 from lm.config.validation import at_least, positive, require, share
@@ -15,6 +15,18 @@ from lm.config.validation import at_least, positive, require, share
 PartitionPolicy = Literal["auto", "exact", "frozen", "past_only", "leave_one_out", "same_batch"]
 BaselineKind = Literal["leave_one_out", "running", "constant", "none"]
 ProposalKind = Literal["policy", "kl_adaptive"]
+
+# What a run spends outside its steps, unless it says otherwise, as shares of the samples that its
+# steps draw: on Z, on samples of the target, and on its evaluations all together. A base sample
+# costs about a third of a sample of a step, one of an evaluation about as much. So steps take at
+# least three quarters of the time.
+SHARE_OF_DRAWS, SHARE_OF_EVALUATIONS = 0.1, 0.2
+# However short the run.
+LEAST_DRAWS, LEAST_EVALUATED = 256, 64
+MOST_EVALUATED = 2048
+# An error of a sixteenth of the spread; and the draws for a number of samples that was asked for.
+TARGET_SAMPLES, TARGET_DRAWS = 256, 4096
+GROUP = 256
 
 
 @dataclass(frozen=True)
@@ -77,15 +89,42 @@ class PartitionConfig:
 
     policy: PartitionPolicy = "auto"
     """auto is exact when the features live on the list, else frozen"""
-    samples: int = 10_000
-    """base samples behind the frozen estimate, or behind the start of past_only"""
+    samples: int | None = None
+    """base samples behind the frozen estimate, or behind the start of past_only; by default as many
+    as partition.error takes"""
+    error: float = 0.05
+    """without partition.samples: base samples are drawn until the relative standard error of Zhat
+    (with prompts, of each) is at most this"""
+    most: int | None = None
+    """without partition.samples: most base samples that are drawn for it; by default a tenth of the
+    run's own samples"""
     forgetting: float = 1.0
     """past_only: weight of the past at each step; 1 keeps everything"""
 
     def __post_init__(self) -> None:
         check_types(self, "partition")
-        at_least("partition.samples", self.samples, 2)
+        positive("partition.error", self.error)
+        for name, value in (("samples", self.samples), ("most", self.most)):
+            if value is not None:
+                at_least(f"partition.{name}", value, 2)
+        require(
+            self.samples is None or (self.most is None and self.error == PartitionConfig.error),
+            f"partition.samples is {self.samples}, a number that nothing else decides: remove it, "
+            "or remove partition.error and partition.most",
+        )
         share("partition.forgetting", self.forgetting)
+
+    def for_run(self, drawn: int) -> PartitionConfig:
+        """Return the same with its cap stated, for a run that draws so many samples in its steps.
+
+        Parameters
+        ----------
+        drawn
+            Steps times batch size.
+        """
+        if self.samples is not None or self.most is not None:
+            return self
+        return replace(self, most=max(LEAST_DRAWS, int(SHARE_OF_DRAWS * drawn)))
 
 
 @dataclass(frozen=True)
@@ -146,6 +185,15 @@ class OptimizerConfig:
             positive("optimizer.clip_norm", self.clip_norm)
 
 
+class Sizes(NamedTuple):
+    """Numbers of samples that an evaluation works with; see `EvaluationConfig`."""
+
+    samples: int
+    group: int
+    target_samples: int
+    target_draws: int
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """When and on how many samples the run is measured."""
@@ -154,15 +202,19 @@ class EvaluationConfig:
     """steps between two evaluations; the first and the last step are always evaluated"""
     early: tuple[int, ...] = ()
     """further steps to evaluate after, where curves are steep"""
-    samples: int = 2048
-    """samples from the policy, and as many from the base, of each evaluation"""
-    target_samples: int = 256
+    samples: int | None = None
+    """samples from the policy, and as many from the base, of each evaluation; by default those of
+    all evaluations are a fifth of the run's own, 64 to 2048 each"""
+    target_samples: int | None = None
     """samples of the target itself, drawn once a run by rejection from the base (a teacher is
-    sampled): they see what the policy has dropped. 0 draws none"""
-    target_draws: int = 4096
-    """most base samples that are drawn for them"""
-    group: int = 256
-    """diversity (distinct share, Distinct-n, Self-BLEU) is measured within groups of this size"""
+    sampled): they see what the policy has dropped. 0 draws none; by default 256, where the target
+    accepts enough base samples for that"""
+    target_draws: int | None = None
+    """most base samples that are drawn for them; by default a tenth of the run's own samples, or
+    4096 where target_samples is given"""
+    group: int | None = None
+    """diversity (distinct share, Distinct-n, Self-BLEU) is measured within groups of this size; by
+    default half of the samples, at most 256"""
     texts: int = 24
     """sample texts kept before and after training"""
     coverage: str | None = None
@@ -177,30 +229,73 @@ class EvaluationConfig:
         at_least("evaluation.every", self.every, 1)
         for step in self.early:
             at_least("evaluation.early", step, 1)
-        at_least("evaluation.target_samples", self.target_samples, 0)
+        for name, least in {
+            "samples": 4,
+            "target_samples": 0,
+            "target_draws": 2,
+            "group": 2,
+        }.items():
+            value = getattr(self, name)
+            if value is not None:
+                at_least(f"evaluation.{name}", value, least)
         require(
             self.target_samples != 1,
             "evaluation.target_samples is 1: a standard error needs two, and 0 draws none",
         )
-        at_least("evaluation.target_draws", self.target_draws, 2)
-        at_least("evaluation.group", self.group, 2)
         at_least("evaluation.texts", self.texts, 1)
         at_least("evaluation.contexts", self.contexts, 1)
         for number in self.coverage_at:
             at_least("evaluation.coverage_at", number, 1)
 
         # There must be samples enough for every figure.
+        if self.samples is None:
+            return
         require(
             self.coverage is None or 2 * max(self.coverage_at) <= self.samples,
             f"evaluation.coverage_at goes to {max(self.coverage_at, default=0)}, which needs twice "
             f"as many evaluation.samples for a standard error; there are {self.samples}",
         )
         require(
-            self.samples >= 2 * self.group,
+            self.group is None or self.samples >= 2 * self.group,
             f"evaluation.samples is {self.samples}, which is less than two groups of "
             f"evaluation.group = {self.group}: a standard error needs at least two",
         )
         require(
             self.texts <= self.samples,
             f"evaluation.texts is {self.texts}, more than evaluation.samples = {self.samples}",
+        )
+
+    def for_run(self, drawn: int, steps: int) -> EvaluationConfig:
+        """Return the same with its numbers of samples stated, by what the run itself costs.
+
+        Parameters
+        ----------
+        drawn
+            Samples that the run draws in its steps.
+        steps
+            How many there are.
+        """
+        samples, draws = self.samples, self.target_draws
+        if samples is None:
+            # Of the policy at each, before the first step included, and once of the base.
+            times = steps // self.every + 2 + len(self.early)
+            share = max(1, int(SHARE_OF_EVALUATIONS * drawn / times))
+            power = 2 ** (share.bit_length() - 1)
+            shown = [2 * max(self.coverage_at)] if self.coverage and self.coverage_at else []
+            least = max(LEAST_EVALUATED, self.texts, 2 * (self.group or 0), *shown)
+            samples = max(least, min(MOST_EVALUATED, power))
+        if draws is None and self.target_samples is None:
+            draws = max(LEAST_DRAWS, int(SHARE_OF_DRAWS * drawn))
+        return replace(self, samples=samples, target_draws=draws)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The numbers of samples; of what is left open, the most that a run would take."""
+        samples = MOST_EVALUATED if self.samples is None else self.samples
+        wanted, draws = self.target_samples, self.target_draws
+        return Sizes(
+            samples,
+            min(GROUP, samples // 2) if self.group is None else self.group,
+            TARGET_SAMPLES if wanted is None else wanted,
+            TARGET_DRAWS if draws is None else draws,
         )

@@ -139,7 +139,8 @@ def resolve(config: RunConfig) -> RunConfig:
     Parameters
     ----------
     config
-        A valid configuration; ``partition.policy`` and ``output`` may still be automatic.
+        A valid configuration; ``partition.policy``, ``output`` and numbers of samples may still be
+        automatic.
 
     Returns
     -------
@@ -152,4 +153,10 @@ def resolve(config: RunConfig) -> RunConfig:
         exact = on_list or config.target.is_normalised
         policy = "exact" if exact else "frozen"
     output = config.output or f"runs/{config.name}-{config.divergence}-seed{config.seed}"
-    return replace(config, partition=replace(config.partition, policy=policy), output=output)
+    drawn = config.steps * config.batch_size
+    return replace(
+        config,
+        partition=replace(config.partition.for_run(drawn), policy=policy),
+        evaluation=config.evaluation.for_run(drawn, config.steps),
+        output=output,
+    )

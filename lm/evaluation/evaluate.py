@@ -81,7 +81,7 @@ class Evaluator:
         self.seed = seed
         self.divergences = tuple(dict.fromkeys((*FOUR, divergence)))
         self.contexts = problem.evaluated
-        self.per_context = config.samples // len(self.contexts)
+        self.per_context = config.sizes.samples // len(self.contexts)
         self._prompts = None if problem.prompts is None else problem.prompts.rows(self.contexts)
         with phase("drawing base samples for the evaluations"):
             self._base_samples = self._draw(problem.base, random_stream(seed, EVALUATION_BASE))
@@ -136,7 +136,7 @@ class Evaluator:
             **divergence_entries(self.problem, evidence, self.divergences),
             **base_distance_entries(self.problem, evidence),
             **entropy_entries(evidence, policy.vocabulary_size, self._teacher_entropy),
-            **diversity_entries(evidence, self.config.group),
+            **diversity_entries(evidence, self.config.sizes.group),
             **weight_entries(self.problem, evidence),
             **kept_mass_entries(evidence),
             **self._coverage(evidence, reading),

@@ -89,8 +89,9 @@ def draw_target_samples(problem: Problem, config: EvaluationConfig) -> TargetSam
         A text weighs more than the stated bounds allow.
     """
     contexts, target = problem.evaluated, problem.target
-    each = max(2, config.target_samples // len(contexts))
-    if config.target_samples == 0:
+    wanted, draws = config.sizes.target_samples, config.sizes.target_draws
+    each = max(2, wanted // len(contexts))
+    if wanted == 0:
         return _none("evaluation.target_samples is 0")
     generator = random_stream(0, TARGET_SAMPLES)
 
@@ -104,7 +105,10 @@ def draw_target_samples(problem: Problem, config: EvaluationConfig) -> TargetSam
     bound = largest_log_weight(target, problem.listing, most_tokens=problem.base.max_new_tokens)
     if bound is None:
         return _none(_why_unbounded(problem))
-    most = max(each, config.target_draws // len(contexts))
+    most = max(each, draws // len(contexts))
+    # Nobody asked for a number: then it is not tried where it would come to nothing.
+    if config.target_samples is None and (reason := _too_rare(problem, bound, each, most)):
+        return _none(reason)
     with phase("drawing samples of the target", each * len(contexts)) as progress:
         rows, drawn, accepted = _reject(
             problem, each, most, bound=bound, generator=generator, progress=progress
@@ -114,7 +118,7 @@ def draw_target_samples(problem: Problem, config: EvaluationConfig) -> TargetSam
     reached = max(map(len, rows))
     n = min(each, reached)
     kept = [place for place, own in enumerate(rows) if len(own) >= n]
-    if n < 2 or n * len(kept) < min(LEAST, config.target_samples):
+    if n < 2 or n * len(kept) < min(LEAST, wanted):
         return _none(
             f"the target accepted {accepted} of {drawn:,} base samples, too few: raise "
             f"evaluation.target_draws, or {ADVICE}",
@@ -229,6 +233,21 @@ def _accepted(
         )
     uniform = torch.rand(len(log_weight), generator=generator, dtype=torch.float64)
     return uniform.log() < log_weight - bound
+
+
+def _too_rare(problem: Problem, bound: float, each: int, most: int) -> str | None:
+    """Return why too few samples would be accepted, by what Z says of it; None if enough are."""
+    log_z = problem.log_z[problem.evaluated]
+    # P(x)/(M a(x)) is accepted on average with probability Z/M.
+    rates = torch.exp(log_z - bound).clamp(max=1.0)
+    if float((most * rates).clamp(max=each).sum()) >= LEAST:
+        return None
+    rate = max(float(rates.mean()), 1e-30)
+    return (
+        f"the target accepts about one in {1 / rate:,.0f} base samples, so that {LEAST} take about "
+        f"{LEAST / rate:,.0f}, more than evaluation.target_draws, {most * len(log_z):,}: raise it, "
+        f"or {ADVICE}"
+    )
 
 
 def _none(reason: str, *, drawn: int = 0, accepted: int = 0) -> TargetSamples:

@@ -237,4 +237,5 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "absent"
+    # A key that a run of an earlier version does not have is one that it left to itself.
+    return json.dumps(flat[key]) if flat.get(key) is not None else "absent"

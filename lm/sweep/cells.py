@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from lm.config import RunConfig, resolve
 from lm.config.base import BaseConfig
 from lm.config.options import build_config, to_plain
+from lm.config.parts import PartitionConfig
 from lm.config.recipes import read_yaml
 from lm.config.target import TargetConfig
 from lm.errors import UsageError, reason_of
@@ -23,6 +24,9 @@ from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
 
 # Where a run is written and what it is called change no number of it.
 NOT_THE_RUN = ("name", "output", "overwrite", "resume")
+# Options that came after sweeps were run, each at the value that leaves a run what it was: so the
+# runs that are stored keep their names.
+LATER: dict[str, Any] = {"partition.error": PartitionConfig.error, "partition.most": None}
 
 
 class Labels(NamedTuple):
@@ -62,6 +66,11 @@ class Cell:
         """16 hexadecimal digits that are the same for two cells exactly if their runs are."""
         plain = to_plain(self.config)
         content = {name: value for name, value in plain.items() if name not in NOT_THE_RUN}
+        for key, usual in LATER.items():
+            group, _, name = key.rpartition(".")
+            held = content[group] if group else content
+            if held[name] == usual:
+                del held[name]
         if self.inputs:
             content["inputs"] = self.inputs
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

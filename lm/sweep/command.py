@@ -174,7 +174,7 @@ def cost(cell: Cell) -> float:
     """
     config = cell.config
     evaluations = config.steps // config.evaluation.every + 2 + len(config.evaluation.early)
-    measured = 2 * config.evaluation.samples + COST_OF_LIST
+    measured = 2 * config.evaluation.sizes.samples + COST_OF_LIST
     samples = config.steps * config.batch_size + evaluations * measured
     return samples * _cost_of_sample(config.base)
 
@@ -265,7 +265,8 @@ def _story(
         "a run": f"{first.steps} steps of {first.batch_size} samples, Adam at "
         f"{' or '.join(f'{rate:g}' for rate in rates)}, {first.optimizer.schedule} schedule with "
         f"{first.optimizer.warmup_steps} steps of warm-up, no stopping on a metric",
-        "measured": f"on {first.evaluation.samples} samples of the policy and as many of the base",
+        "measured": f"on {first.evaluation.sizes.samples} samples of the policy and as many of the "
+        "base",
         "versions": ", ".join(f"{name} {metadata.version(name)}" for name in VERSIONS),
         "commit": ", ".join(sorted({record["commit"] for record in records.values()})),
     }

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from fdpg_ref import (
     MultiplierFit,
+    MultipliersNotConverged,
     UnattainableMoments,
     exact_log_partition,
     fit_multipliers,
 )
 from lm.config import RunConfig
 from lm.config.target import TargetConfig
+from lm.device.streams import TRIAL, random_stream
+from lm.phases import phase
+from lm.policy.checks import check_score
+from lm.policy.prompts import Prompts
 from lm.policy.protocol import Policy
+from lm.target.bounds import largest_log_weight
+from lm.target.decoded import Reader
 from lm.target.listed import Listing
-from lm.target.offline import BaseSamples
-from lm.target.targets import Target, log_score, require_mass, wanted_moments
+from lm.target.offline import BaseSamples, Offline, estimate_offline
+from lm.target.targets import NoMass, Target, log_score, require_mass, wanted_moments
 from lm.target.teacher import load_teacher
+
+# Where a weight may be as large as it likes, fewer base samples say nothing of a rare large one.
+UNBOUNDED = 1024
 
 
 def fit_target(
@@ -78,6 +88,95 @@ def fit_target(
     names = [prompts[context] for context in drawn.contexts[seen].tolist()]
     rows = features.reshape(*uniform.shape, -1)[seen]
     return build_target(config.target, uniform[seen], rows, exact=False, prompts=names)
+
+
+def fit_on_samples(
+    config: RunConfig,
+    base: Policy,
+    listing: Listing | None,
+    draws: Iterable[BaseSamples],
+    evaluated: Tensor,
+    *,
+    prompts: tuple[str, ...],
+) -> tuple[Target, Offline]:
+    """Build the target and estimate its Z, on base samples until these are enough.
+
+    Parameters
+    ----------
+    config, base, listing, evaluated, prompts
+        As for `fit_target`.
+    draws
+        More and more base samples; each of them holds those before.
+
+    Returns
+    -------
+    Target, Offline
+        From as many as partition.error takes, or from the last.
+
+    Raises
+    ------
+    UnattainableMoments, MultipliersNotConverged, ValueError
+        The target cannot be built even on the last.
+    """
+    for drawn in draws:
+        try:
+            target = fit_target(config, base, listing, drawn, evaluated, prompts=prompts)
+            offline = estimate_offline(config, target, drawn, prompts)
+        except (UnattainableMoments, MultipliersNotConverged, NoMass):
+            # What no sample shows yet, more of them may.
+            if drawn.last:
+                raise
+            continue
+        if drawn.last or _is_precise(config, base, listing, target, offline):
+            return target, offline
+    raise ValueError("no base samples were drawn")
+
+
+def _is_precise(
+    config: RunConfig, base: Policy, listing: Listing | None, target: Target, offline: Offline
+) -> bool:
+    """Return whether Z of every context is known to within `partition.error`.
+
+    Samples of equal weight have no spread, also where a rare heavy text is missing among them. So
+    one more sample of the largest possible weight must not move Zhat by more, either.
+    """
+    log_z, errors, _ = offline.estimate
+    bound = largest_log_weight(target, listing, most_tokens=base.max_new_tokens)
+    if bound is None:
+        unseen = 0.0 if log_z.numel() * offline.samples >= UNBOUNDED else math.inf
+    else:
+        unseen = float((torch.exp(bound - log_z) / offline.samples).max())
+    # Not the other way round: an error that is NaN is not small.
+    return float(errors.max()) <= config.partition.error and unseen <= config.partition.error
+
+
+@torch.no_grad()
+def try_functions(config: RunConfig, base: Policy, reader: Reader, prompts: Prompts | None) -> None:
+    """Call a target's functions on two texts of the base, before many are drawn for them.
+
+    Parameters
+    ----------
+    config
+        Names them.
+    base, reader
+        Who writes the texts and who reads them.
+    prompts
+        All contexts; None without prompts.
+
+    Raises
+    ------
+    RunError
+        A function fails, or does not return two finite numbers.
+    """
+    if config.target.on_list or config.target.is_normalised:
+        return
+    with phase("trying the target's functions on two texts"):
+        first = None if prompts is None else prompts.rows(slice(0, 1))
+        samples = base.sample(2, generator=random_stream(config.seed, TRIAL), prompts=first)
+        reading = reader.read(samples)
+        if config.target.score is not None:
+            score = without_features(config.target).log_score_of(samples.log_prob, reading)
+            check_score(samples.log_prob, score, reading.texts, holes=base.transform.truncates)
 
 
 def build_target(

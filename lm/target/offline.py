@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from fdpg_ref import DIVERGENCES, InfiniteDivergence, find_divergence
 from lm.config import RunConfig
+from lm.config.parts import LEAST_DRAWS
 from lm.device.streams import OFFLINE, random_stream
 from lm.errors import RunError
 from lm.policy.checks import check_score
@@ -19,6 +21,11 @@ from lm.policy.protocol import Policy
 from lm.target.decoded import Reader, Reading
 from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
 from lm.target.targets import Target, require_mass
+
+# Base samples of the first round, where a precision says how many there will be.
+FIRST = 256
+
+_Row = TypeVar("_Row")
 
 
 class BaseSamples(NamedTuple):
@@ -32,11 +39,19 @@ class BaseSamples(NamedTuple):
         Shape (c, n): log a of n samples of each, in nats.
     reading
         The c x n samples, context by context.
+    last
+        Whether no more will be drawn.
     """
 
     contexts: Tensor
     log_base: Tensor
     reading: Reading
+    last: bool = True
+
+
+class _Worst(NamedTuple):
+    value: float
+    where: str
 
 
 class Offline(NamedTuple):
@@ -50,11 +65,15 @@ class Offline(NamedTuple):
         Base samples of each.
     estimate
         Its tensors have shape (c,), float64.
+    wanted
+        The relative standard error that was to be reached; None where a number of samples was
+        asked for.
     """
 
     contexts: Tensor
     samples: int
     estimate: PartitionEstimate
+    wanted: float | None = None
 
     def warnings(self, prompts: Sequence[str]) -> list[str]:
         """Return what is wrong with the estimate, one sentence each.
@@ -64,19 +83,33 @@ class Offline(NamedTuple):
         prompts
             The texts of all contexts; none without prompts.
         """
-        shares = self.estimate.largest_share
-        heavy = (shares > SHARE_TO_WARN).nonzero()[:, 0]
-        if len(heavy) == 0:
-            return []
-        worst = int(shares.argmax())
+        shares, errors = self.estimate.largest_share, self.estimate.relative_standard_error
+        more = "partition.samples" if self.wanted is None else "partition.most"
+        found = []
+        if worst := self._worst(shares, SHARE_TO_WARN, prompts):
+            found.append(
+                f"one sample of {self.samples} base samples makes up {worst.value:.0%} of the "
+                f"offline Zhat{worst.where} (warning above {SHARE_TO_WARN:.0%}): use more {more}"
+            )
+        elif self.wanted is not None and (worst := self._worst(errors, self.wanted, prompts)):
+            found.append(
+                f"{self.samples} base samples give the offline Zhat with a relative standard error "
+                f"of {worst.value:.0%}{worst.where}, above partition.error {self.wanted:.0%}: use "
+                "more partition.most"
+            )
+        return found
+
+    def _worst(self, values: Tensor, most: float, prompts: Sequence[str]) -> _Worst | None:
+        """Return the largest of values that are too large, and of which prompts they are."""
+        number = int((values > most).sum())
+        if number == 0:
+            return None
+        place = int(values.argmax())
         where = ""
         if prompts:
-            prompt = prompts[int(self.contexts[worst])]
-            where = f" for {len(heavy)} of {len(shares)} prompts (worst: {prompt!r})"
-        return [
-            f"one sample of {self.samples} base samples makes up {float(shares[worst]):.0%} of the "
-            f"offline Zhat{where} (warning above {SHARE_TO_WARN:.0%}): use more partition.samples"
-        ]
+            prompt = prompts[int(self.contexts[place])]
+            where = f" for {number} of {len(values)} prompts (worst: {prompt!r})"
+        return _Worst(float(values[place]), where)
 
     def describe(self) -> dict[str, Any]:
         """Return the estimate as target.json holds it: numbers, or with prompts lists."""
@@ -99,8 +132,8 @@ def draw_base(
     reader: Reader,
     prompts: Prompts | None,
     contexts: Tensor,
-) -> BaseSamples:
-    """Draw partition.samples base samples, equally many of each of some contexts.
+) -> Iterator[BaseSamples]:
+    """Draw base samples for Z, equally many of each of some contexts.
 
     Parameters
     ----------
@@ -113,24 +146,40 @@ def draw_base(
     contexts
         Shape (c,), int64: which of them.
 
+    Yields
+    ------
+    BaseSamples
+        partition.samples of them at once; or, where that leaves it to a precision, first some and
+        then twice as many as before, with the earlier ones, up to partition.most.
+
     Raises
     ------
     RunError
         There would be less than two samples of a context.
     """
-    n = config.partition.samples // len(contexts)
-    if n < 2:
+    asked = config.partition
+    key = "samples" if asked.samples is not None else "most"
+    total = asked.samples or asked.most or LEAST_DRAWS
+    most = total // len(contexts)
+    if most < 2:
         raise RunError(
-            f"partition.samples is {config.partition.samples}, which leaves less than two base "
-            f"samples for each of {len(contexts)} prompts: raise it, or set partition.policy "
-            "leave_one_out, which needs none"
+            f"partition.{key} is {total}, which leaves less than two base samples for each of "
+            f"{len(contexts)} prompts: raise it, or set partition.policy leave_one_out, which "
+            "needs none"
         )
 
     generator = random_stream(config.seed, OFFLINE)
     chosen = None if prompts is None else prompts.rows(contexts)
-    what = "drawing base samples for Z"
-    samples = draw(base, n, generator=generator, prompts=chosen, what=what)
-    return BaseSamples(contexts, samples.log_prob.reshape(len(contexts), n), reader.read(samples))
+    what, held, n = "drawing base samples for Z", None, 0
+    while n < most:
+        more = most if asked.samples is not None else max(n, 2, FIRST // len(contexts))
+        more = min(more, most - n)
+        samples = draw(base, more, generator=generator, prompts=chosen, what=what)
+        log_base = samples.log_prob.reshape(len(contexts), more)
+        n += more
+        part = BaseSamples(contexts, log_base, reader.read(samples), n == most)
+        held = part if held is None else _joined(held, part)
+        yield held
 
 
 def estimate_offline(
@@ -164,7 +213,32 @@ def estimate_offline(
     names = [prompts[context] for context in drawn.contexts.tolist()] if prompts else []
     require_mass(config.target, rows, names)
     estimate = estimate_partition(rows, drawn.log_base.double().cpu())
-    return Offline(drawn.contexts, rows.shape[1], estimate)
+    wanted = config.partition.error if config.partition.samples is None else None
+    return Offline(drawn.contexts, rows.shape[1], estimate, wanted)
+
+
+def _joined(first: BaseSamples, second: BaseSamples) -> BaseSamples:
+    """Put two rounds of the same contexts together, context by context."""
+    contexts, n = first.log_base.shape
+    places = torch.arange(contexts * n).reshape(contexts, n)
+    later = contexts * n + torch.arange(second.log_base.numel()).reshape(contexts, -1)
+    order = torch.cat([places, later], 1).flatten()
+    one, two = first.reading, second.reading
+
+    def rows(before: list[_Row], after: list[_Row]) -> list[_Row]:
+        both = [*before, *after]
+        return [both[place] for place in order.tolist()]
+
+    reading = Reading(
+        rows(one.texts, two.texts),
+        rows(one.prompts, two.prompts),
+        rows(one.completions, two.completions),
+        rows(one.tokens, two.tokens),
+        torch.cat([one.features, two.features])[order.to(one.features.device)],
+        torch.cat([one.listed, two.listed])[order.to(one.listed.device)],
+    )
+    log_base = torch.cat([first.log_base, second.log_base], 1)
+    return BaseSamples(first.contexts, log_base, reading, second.last)
 
 
 def _require_finite(config: RunConfig, log_score: Tensor, texts: Sequence[str]) -> None:

@@ -20,9 +20,9 @@ from lm.policy.prompts import PromptError, Prompts
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
 from lm.target.decoded import Reader, Reading, prompt_key
-from lm.target.fit import fit_target
+from lm.target.fit import fit_on_samples, fit_target, try_functions
 from lm.target.listed import Listing, find_support
-from lm.target.offline import Offline, draw_base, estimate_offline
+from lm.target.offline import Offline, draw_base
 from lm.target.partition import Partition
 from lm.target.prompt_file import PromptLine, read_prompt_lines, refuse_same_tokens
 from lm.target.targets import Target, describe_target
@@ -169,17 +169,18 @@ def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
     keys = [] if contexts is None else map(prompt_key, *map(Tensor.tolist, contexts))
     reader = Reader(base, features, frozenset(names), dict(zip(keys, texts, strict=True)))
 
-    # Base samples, of the contexts whose Z nothing gives exactly or the policy of Z asks for.
-    drawn = None
+    # The target and its Z, from base samples of the contexts whose Z nothing gives exactly or the
+    # policy of Z asks for.
+    try_functions(config, base, reader, contexts)
     everywhere = config.partition.policy in {"frozen", "past_only"}
     on_list = listing is not None and config.target.on_list
     if everywhere or not (on_list or config.target.is_normalised):
         wanted = torch.arange(max(1, len(texts))) if everywhere else evaluated
-        drawn = draw_base(config, base, reader, contexts, wanted)
-
-    # The target, and its Z.
-    target = fit_target(config, base, listing, drawn, evaluated, prompts=texts)
-    offline = None if drawn is None else estimate_offline(config, target, drawn, texts)
+        draws = draw_base(config, base, reader, contexts, wanted)
+        target, offline = fit_on_samples(config, base, listing, draws, evaluated, prompts=texts)
+    else:
+        target = fit_target(config, base, listing, None, evaluated, prompts=texts)
+        offline = None
     log_z = torch.full((max(1, len(texts)),), math.nan, dtype=torch.float64)
     if target.log_z is not None:
         log_z[:] = target.log_z
@@ -299,5 +300,5 @@ def _evaluated(config: RunConfig, contexts: int) -> Tensor:
     """Choose the contexts of the evaluations, at random and the same ones every time."""
     order = torch.randperm(contexts, generator=random_stream(config.seed, EVALUATED_CONTEXTS))
     # A standard error needs two samples of each.
-    most = min(config.evaluation.contexts, config.evaluation.samples // 2)
+    most = min(config.evaluation.contexts, config.evaluation.sizes.samples // 2)
     return order[:most].sort().values

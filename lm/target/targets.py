@@ -105,8 +105,12 @@ class Target:
         return torch.from_numpy(values).to(log_base)
 
 
+class NoMass(ValueError):
+    """A target has no mass on anything that was looked at."""
+
+
 def require_mass(config: TargetConfig, log_score: Tensor, prompts: Sequence[str] = ()) -> None:
-    """Raise a ValueError if a target has no mass on what stands for the base.
+    """Raise a NoMass, a ValueError, if a target has no mass on what stands for the base.
 
     Parameters
     ----------
@@ -126,7 +130,7 @@ def require_mass(config: TargetConfig, log_score: Tensor, prompts: Sequence[str]
         if config.constraints
         else f"has a finite score {config.score}"
     )
-    raise ValueError(
+    raise NoMass(
         f"no text of the base{where} {what}: the target would be empty. Use more base samples "
         "(partition.samples), loosen it" + (", or leave the prompt out" if prompts else "")
     )

@@ -361,4 +361,32 @@ MUTANTS = [
             "::test_what_is_infinite_on_the_list_is_not_made_finite_by_samples_that_miss_it",
         ),
     ),
+    Mutant(
+        "lm/target/fit.py",
+        " and unseen <= config.partition.error",
+        "",
+        "equal weights taken for a Z that is known, while the heavy text is not yet drawn",
+        ("lm/test_costs.py::test_equal_weights_are_no_precision_where_a_heavy_text_is_rare",),
+    ),
+    Mutant(
+        "lm/target/offline.py",
+        "order = torch.cat([places, later], 1).flatten()",
+        "order = torch.cat([places.flatten(), later.flatten()])",
+        "base samples of two rounds that stand under each other's prompts",
+        ("lm/test_costs.py::test_rounds_hold_the_samples_of_each_context_together",),
+    ),
+    Mutant(
+        "lm/target/problem.py",
+        "    try_functions(config, base, reader, contexts)\n",
+        "",
+        "a wrong function that is found only after all base samples are drawn",
+        ("lm/test_costs.py::test_a_wrong_function_is_found_before_anything_is_drawn",),
+    ),
+    Mutant(
+        "lm/evaluation/target_samples.py",
+        "if config.target_samples is None and (reason",
+        "if (reason",
+        "samples of the target that were asked for by number, and are not even tried",
+        ("lm/test_costs.py::test_samples_of_a_rare_target_are_not_tried_in_vain",),
+    ),
 ]
