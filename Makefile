@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Nothing here is ever fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo demo-full test test-slow numbers check mutants notebooks ci-all bench reproduce reproduce-second reproduce-fast \
+.PHONY: demo demo-full test test-slow engines numbers check mutants notebooks ci-all bench reproduce reproduce-second reproduce-fast \
 	report clean
 
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
@@ -39,6 +39,14 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PARALLEL) -m 'slow and not serial'
 	$(PYTEST) -m 'slow and serial'
+
+# Inside TRL, on the CPU: a release of it in a venv of its own. `make engines TRL=1.8.0` is another.
+TRL ?= 1.16.0
+ENGINES := .venv-engines
+
+engines: $(STAMP)
+	tools/engines.sh $(VENV) $(ENGINES) trl==$(TRL)
+	$(ENGINES)/bin/python -m pytest -n auto --dist worksteal -m 'slow or not slow' tests/engines
 
 # The tests of numbers as a processor without AVX-512 computes: other kernels, other roundings.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
@@ -102,7 +110,7 @@ report: $(STAMP)
 	$(BIN)/python -m study report
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(ENGINES) build *.egg-info
 
 INSTALL := pyproject.toml constraints.txt tools/install.sh
 

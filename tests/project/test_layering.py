@@ -74,7 +74,7 @@ ORDER = {
     "lm": (
         *("errors", "phases", "features", "device", "config", "models", "policy", "target", "run"),
         *("report", "evaluation", "surrogate", "training", "train", "sweep", "demo"),
-        *("selfcheck", "cli", "__main__"),
+        *("selfcheck", "engines", "cli", "__main__"),
     ),
     "toy": (
         *(
@@ -216,6 +216,15 @@ def test_a_reader_can_overlook_each_package(package):
     folders = [path.parent for path in (ROOT / package).rglob("__init__.py")]
     sizes = {str(folder.relative_to(ROOT)): len([*folder.glob("*.py")]) for folder in folders}
     assert {folder: size for folder, size in sizes.items() if size > MOST_FILES} == {}
+
+
+def test_engines_are_asked_for_by_their_own_package_alone():
+    """Nothing else imports `lm.engines`, and it names an engine to `extras.engine` only."""
+    outside = [i for i in IMPORTS["lm"] if not i.path.startswith("lm/engines/")]
+    assert [i for i in outside if i.module.startswith("lm.engines")] == []
+    assert [i for i in IMPORTS["lm"] if i.top in ("trl", "verl", "datasets")] == []
+    named = [p.name for p in (ROOT / "lm").rglob("*.py") if 'engine("' in p.read_text("utf-8")]
+    assert named == ["trl_private.py"]
 
 
 @pytest.mark.parametrize("path", EMPTY)
