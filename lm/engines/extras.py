@@ -1,4 +1,4 @@
-"""Engines are extras: one that is missing is named with the command that installs it."""
+"""Engines are extras: one that is missing is named, with the command that installs it, on use."""
 
 from __future__ import annotations
 
@@ -6,24 +6,40 @@ import importlib
 from typing import Any
 
 
+class Missing:
+    """Stands in for an engine that is not installed: its classes are there, and cannot be used.
+
+    So every module of this package can be imported, read and documented without any engine.
+
+    Parameters
+    ----------
+    name
+        Of the package, and of the extra that brings it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, attribute: str) -> type:
+        message = f"{self.name} is an extra of this project: pip install -e '.[{self.name}]'"
+
+        def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+            raise ImportError(message)
+
+        return type(attribute, (), {"__new__": refuse})
+
+
 def engine(name: str) -> Any:
-    """Import an engine.
+    """Return an engine, or what stands in for it where it is not installed.
 
     Parameters
     ----------
     name
         Of its package, and of the extra that brings it.
-
-    Raises
-    ------
-    ImportError
-        It is not installed.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise ImportError(
-            f"{name} is an extra of this project: pip install -e '.[{name}]'"
-        ) from error
+        return Missing(name)

@@ -146,12 +146,7 @@ OURS = ("fdpg_ref", "toy", "lm", "study")
 
 @pytest.mark.parametrize("name", [name for name in USED if name.partition(".")[0] in OURS])
 def test_what_users_import_is_declared_public(name):
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        if "is an extra of this project" not in str(error):
-            raise
-        pytest.skip(str(error))
+    module = importlib.import_module(name)
     declared = set(getattr(module, "__all__", None) or defined_by(module))
     modules = {info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []))}
     assert USED[name] - declared - modules == set()
