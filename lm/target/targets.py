@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fdpg_ref import MultiplierFit, constrained, exponential_family, reward_tilted
 from lm.config.target import TargetConfig
+from lm.errors import RunError
 from lm.features.registry import score_values
 from lm.policy.protocol import Policy
 from lm.target.decoded import Reading
@@ -105,7 +106,7 @@ class Target:
         return torch.from_numpy(values).to(log_base)
 
 
-class NoMass(ValueError):
+class NoMass(RunError):
     """A target has no mass on anything that was looked at."""
 
 
