@@ -18,6 +18,7 @@ STAGES = [
     "test-slow",
     "engines",
     "notebooks",
+    "docs",
     "mutants",
     "reproduce-fast",
 ]

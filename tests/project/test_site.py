@@ -1,0 +1,101 @@
+"""The documentation site: its menu, its concept pages, and the checks that its build makes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+CONCEPTS = sorted((DOCS / "concepts").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def tool():
+    path = ROOT / "tools" / "build_site.py"
+    spec = importlib.util.spec_from_file_location("build_site", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def menu() -> list[str]:
+    """Return the pages that the menu names itself; some sections are listed from files."""
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    items = [item for section in settings["nav"] for part in section.values() for item in part]
+    return [item if isinstance(item, str) else next(iter(item.values())) for item in items]
+
+
+def test_every_page_of_docs_is_in_the_menu():
+    written = {str(path.relative_to(ROOT)) for path in DOCS.rglob("*.md")}
+    listed = {page for page in written if page.startswith("docs/decisions/")}
+    assert written - listed == {page for page in menu() if page.startswith("docs/")}
+
+
+def test_every_page_of_the_menu_is_there():
+    made = {"explorer.md", "verified.md"}
+    assert [page for page in menu() if page not in made and not (ROOT / page).is_file()] == []
+
+
+@pytest.mark.parametrize("path", CONCEPTS, ids=lambda path: path.stem)
+def test_a_concept_is_one_short_page_that_opens_with_its_picture(path):
+    text = path.read_text(encoding="utf-8")
+    title, picture, caption = (part for part in text.split("\n\n")[:3])
+    assert title.startswith("# ")
+    assert picture.endswith(f"]({path.stem}.png)")
+    assert caption.startswith("*")
+    assert (path.parent / f"{path.stem}.png").is_file()
+    assert len(text.split()) <= 600
+
+
+def test_links_that_lead_nowhere_and_other_hosts_are_found(tool, tmp_path):
+    page = (
+        '<link rel="stylesheet" href="https://fonts.example/a.css"><p id="here"></p>'
+        '<a href="https://example.org">may be followed</a><a href="#here"></a><a href="#gone"></a>'
+        '<a href="other.html#there"></a><a href="lost.html"></a><img src="lost.png">'
+        '<script src="//cdn.example/x.js"></script><img src="data:image/png;base64,AA==">'
+    )
+    _ = (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    _ = (tmp_path / "other.html").write_text('<h2 id="there"></h2>', encoding="utf-8")
+    assert sorted(tool.check(tmp_path)) == [
+        "a.html: #gone has no such anchor",
+        "a.html: asks another host for //cdn.example/x.js",
+        "a.html: asks another host for https://fonts.example/a.css",
+        "a.html: lost.html leads nowhere",
+        "a.html: lost.png leads nowhere",
+    ]
+
+
+def test_what_a_page_links_to_is_found(tool):
+    found = {path.relative_to(ROOT).as_posix() for path in tool.linked_files(DOCS / "tour.md")}
+    assert {"lm/train.py", "docs/notes/kl-gradients.md", "docs/decisions"} <= found
+
+
+def test_the_core_is_documented_name_by_name(tool):
+    import fdpg_ref
+
+    page = tool.reference("fdpg_ref")
+    assert [name for name in fdpg_ref.__all__ if f'"{name}"' not in page] == []
+
+
+def test_formulas_become_mathml():
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from site_hooks import mathml
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    made = mathml(r"\mathbb E_p\Big[f\big(\tfrac{\pi}{p}\big)\Big]\|x\|", block=True)
+    assert made.startswith("<math")
+    assert 'display="block"' in made
+    assert "<mfrac>" in made
+    # Nothing is left that the converter took for plain text.
+    assert "\\" not in made
+    assert "Big" not in made
