@@ -151,15 +151,20 @@ def reference(module: str) -> str:
     if module != "fdpg_ref":
         return f"::: {module}\n"
 
-    # What the core exports, under the module that defines it.
+    # What the core exports, under the module that defines it, and the rest under the core.
     core = importlib.import_module(module)
-    parts = ["Everything here is imported from `fdpg_ref`.\n"]
+    rest, parts = list(core.__all__), ["Everything here is imported from `fdpg_ref`.\n"]
     for part in CORE:
         defined = importlib.import_module(f"fdpg_ref.{part}")
-        names = [name for name in core.__all__ if is_from(getattr(core, name), defined, name)]
-        options = f"    options:\n      members: {json.dumps(names)}\n"
-        parts.append(f"::: fdpg_ref.{part}\n{options}")
-    return "\n".join(parts)
+        names = [name for name in rest if is_from(getattr(core, name), defined, name)]
+        rest = [name for name in rest if name not in names]
+        parts.append(section_of(f"fdpg_ref.{part}", names))
+    return "\n".join([*parts, section_of(module, rest)])
+
+
+def section_of(module: str, names: list[str]) -> str:
+    """Return what mkdocstrings reads as some names of a module."""
+    return f"::: {module}\n    options:\n      members: {json.dumps(names)}\n"
 
 
 def is_from(value: object, module: ModuleType, name: str) -> bool:

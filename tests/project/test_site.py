@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -14,16 +15,20 @@ DOCS = ROOT / "docs"
 CONCEPTS = sorted((DOCS / "concepts").glob("*.md"))
 
 
-@pytest.fixture(scope="module")
-def tool():
-    path = ROOT / "tools" / "build_site.py"
-    spec = importlib.util.spec_from_file_location("build_site", path)
+def loaded(name: str) -> ModuleType:
+    """Return a module of tools/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    return loaded("build_site")
 
 
 def menu() -> list[str]:
@@ -87,12 +92,9 @@ def test_the_core_is_documented_name_by_name(tool):
 
 def test_formulas_become_mathml():
     _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        from site_hooks import mathml
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
-    made = mathml(r"\mathbb E_p\Big[f\big(\tfrac{\pi}{p}\big)\Big]\|x\|", block=True)
+    made = loaded("site_hooks").mathml(
+        r"\mathbb E_p\Big[f\big(\tfrac{\pi}{p}\big)\Big]\|x\|", block=True
+    )
     assert made.startswith("<math")
     assert 'display="block"' in made
     assert "<mfrac>" in made
