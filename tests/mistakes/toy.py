@@ -77,6 +77,20 @@ MUTANTS = [
         ("toy/test_audit.py::test_the_dictionary_of_penalties",),
     ),
     Mutant(
+        "toy/audit/hints.py",
+        "sums = [one.gradient * case.outcomes for one",
+        "sums = [one.gradient for one",
+        "a sum over all outcomes whose size depends on the problem",
+        ("toy/test_audit_command.py::test_common_mistakes_are_recognised",),
+    ),
+    Mutant(
+        "toy/audit/losses.py",
+        "return names[functions[-1]]",
+        "return names[functions[0]]",
+        "the helper of a pasted loss judged in its place",
+        ("toy/test_audit_command.py::test_a_pasted_function_is_judged_the_verdict_first",),
+    ),
+    Mutant(
         "toy/audit/call.py",
         'value = torch.where(tensors["mask"], value, 0.0).sum(-1)',
         "value = value.sum(-1)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from fdpg_ref import DIVERGENCES
-from toy.audit.audits import audit
-from toy.audit.losses import F7
+from toy.audit.audits import assert_descends, audit
+from toy.audit.losses import DESCRIPTIONS, F7, PENALTIES, pasted_loss
 from toy.audit.report import plot_signals
+from toy.audit.sentence import details, headline
 from toy.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,3 +167,116 @@ def test_the_documentation_example_runs():
     for test in tests:
         assert callable(test)
         assert test() is None
+
+
+# ---------------------------------------------------------------- pasted losses, and hints
+
+
+def paste(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    return run(capsys, "-", *more)
+
+
+def test_a_pasted_function_is_judged_the_verdict_first(monkeypatch, capsys):
+    text = "def half(x):\n    return x / 2\n\n\ndef mine(a, b):\n    return half((a - b) ** 2)\n"
+    code, out, err = paste(text, monkeypatch, capsys)
+    assert (code, err) == (0, "")
+    # The last function is the loss; what comes before it helps.
+    verdict = "Has its minimum at the reference. mine in the loss descends reverse KL"
+    assert out.startswith(verdict)
+    assert out.index("relative residual") > out.index("descends")
+    assert "Hint" not in out
+
+
+def test_a_pasted_expression_is_a_loss(tmp_path, monkeypatch, capsys):
+    target = tmp_path / "audit.json"
+    text = "torch.exp(log_policy - log_behavior) * (log_policy - log_reference)\n"
+    code, out, _ = paste(text, monkeypatch, capsys, "--samples", "stale", "--json", str(target))
+    assert code == 0
+    assert "your_loss in the loss on stale samples descends reverse KL" in out
+    assert json.loads(target.read_text(encoding="utf-8"))["hints"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def loss(:", "is no Python"),
+        ("a\0b", "is no Python"),
+        ("", "defines no function"),
+        ("x = 3", "defines no function"),
+        (
+            "import nothing_of_that_name\ndef loss(a, b):\n    return a",
+            "raised ModuleNotFoundError",
+        ),
+        ("log_polcy - log_reference", "name 'log_polcy' is not defined"),
+    ],
+)
+def test_what_is_no_loss_is_said(text, message, monkeypatch, capsys):
+    code, out, err = paste(text, monkeypatch, capsys)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+HINTS = [
+    ("log_policy - log_reference", [], "Hint: in the reward it descends reverse KL"),
+    ("(log_policy - log_reference) ** 2 / 2", ["--samples", "stale"], "on fresh samples it"),
+    ("log_policy.exp() * (log_policy - log_reference)", [], "counts twice"),
+    (
+        "F.kl_div(log_policy, log_reference, log_target=True, reduction='none')",
+        [],
+        "summed once over every outcome it descends forward KL",
+    ),
+    ("(log_policy - log_reference) * log_policy", [], "factor.detach() * log_policy descends rev"),
+    ("-((log_policy - log_reference) ** 2)", [], "Hint: change its sign."),
+    (
+        "def loss(a, b):\n    c = (a - b).detach()\n    return (c - c.mean()) * a",
+        ["--batch_size", "2"],
+        "(sum - own) / (n - 1)",
+    ),
+    ("((log_policy - log_reference) ** 2).sum()", [], "call .mean(), not .sum()"),
+    # No hint: a factor that is detached, and what is no known mistake.
+    ("(log_policy - log_reference).detach() * log_policy", [], ""),
+    ("(log_policy - log_reference) ** 3", [], ""),
+]
+
+
+@pytest.mark.parametrize(("text", "more", "hint"), HINTS)
+def test_common_mistakes_are_recognised(text, more, hint, monkeypatch, capsys):
+    code, out, err = paste(text, monkeypatch, capsys, *more)
+    assert (code, err) == (0, "")
+    assert hint in out
+    assert ("Hint:" in out) == bool(hint)
+
+
+def test_what_a_hint_says_is_true():
+    """The three repairs that hints name descend what they promise."""
+    assert_descends(
+        pasted_loss(
+            "torch.exp(log_policy - log_behavior).detach() * (log_policy - log_reference) ** 2"
+        ),
+        "reverse_kl",
+        samples="stale",
+    )
+    assert_descends(pasted_loss("(log_policy - log_reference).detach() * log_policy"), "reverse_kl")
+    text = (
+        "def f(a, b):\n    c = (a - b).detach()\n    return (c - (c.sum() - c) / (len(c) - 1)) * a"
+    )
+    assert audit(pasted_loss(text), batch_size=2).batch_change == pytest.approx({3: 0}, abs=1e-12)
+
+
+def test_the_penalties_are_listed(capsys):
+    code, out, err = run(capsys, "--list")
+    assert (code, err) == (0, "")
+    assert set(DESCRIPTIONS) == set(PENALTIES)
+    assert all(name in out for name in PENALTIES)
+    code, out, err = run(capsys, "--list", "--samples", "stale", "--json", "x.json")
+    assert (code, out) == (2, "")
+    assert "leave out --samples, --json" in err
+
+
+def test_the_headline_is_the_end_of_the_sentence():
+    for report in (audit("k1"), audit("k2"), audit("k3", placement="reward")):
+        first = headline(report)
+        assert report.sentence == f"{details(report)} It {first[0].lower()}{first[1:]}"

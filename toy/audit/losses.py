@@ -6,15 +6,16 @@ dictionary of KL penalties, which `F7` lists and ``python -m toy audit --all`` m
 
 from __future__ import annotations
 
+import ast
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from toy.audit.call import AuditError
+from toy.audit.call import FIRST, NAMED, AuditError
 from toy.checks import check_choice
 
 if TYPE_CHECKING:
@@ -72,6 +73,21 @@ PENALTIES: Mapping[str, Loss] = MappingProxyType(
 )
 
 
+# One line each, for `python -m toy audit --list`.
+DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "k1": "u, the log-ratio itself; its mean is KL(policy‖reference)",
+        "k2": "u²/2; its mean is something else",
+        "k3": "e⁻ᵘ - 1 + u, never negative; its mean is KL(policy‖reference)",
+        "abs": "|u|",
+        "k3_reversed": "eᵘ - 1 - u: k3 with the log-ratio the wrong way round",
+        "ratio_k1": "k1 times policy/behaviour, the ratio differentiated too",
+        "ratio_k3": "k3 times policy/behaviour, the ratio differentiated too",
+        "ratio_k2": "k2 times policy/behaviour, the ratio differentiated too",
+    }
+)
+
+
 class Entry(NamedTuple):
     """One cell of the dictionary: its row, the penalty, and how it is used."""
 
@@ -123,8 +139,53 @@ def find_loss(text: str) -> Loss:
     try:
         check_choice("penalty", text, PENALTIES)
     except ValueError as error:
-        raise AuditError(f"{error} Or name a function in a file: FILE.py:FUNCTION.") from None
+        raise AuditError(
+            f"{error} Or name a function in a file: FILE.py:FUNCTION; or paste one: -"
+        ) from None
     return PENALTIES[text]
+
+
+def pasted_loss(text: str) -> Loss:
+    """Return the loss that a text defines: its last function, or the expression that it is.
+
+    Parameters
+    ----------
+    text : str
+        Python, which is run with ``torch`` and ``F`` (torch.nn.functional) at hand. An expression
+        may use the names of the tensors, such as ``(log_policy - log_reference) ** 2 / 2``.
+
+    Returns
+    -------
+    callable
+        The loss.
+
+    Raises
+    ------
+    AuditError
+        If the text is no Python, defines no function, or raises.
+    """
+    try:
+        tree = ast.parse(text.strip())
+    except (SyntaxError, ValueError) as error:
+        raise AuditError(f"what was pasted is no Python: {error}") from None
+    if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        arguments = ", ".join(n for n in NAMED if n in FIRST or n in used)
+        tree = ast.parse(f"def your_loss({arguments}):\n    return ({ast.unparse(tree)})")
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if not functions:
+        raise AuditError(
+            "what was pasted defines no function: paste `def loss(log_policy, log_reference): ...` "
+            "or an expression in log_policy and log_reference"
+        )
+
+    names: dict[str, Any] = {"torch": torch, "F": torch.nn.functional, "__name__": "audited"}
+    try:
+        exec(compile(tree, "<pasted>", "exec"), names)
+    # A user's text may raise anything, and may leave the program.
+    except (Exception, SystemExit) as error:
+        raise AuditError(f"what was pasted raised {type(error).__name__}: {error}") from error
+    return names[functions[-1]]
 
 
 def _from_file(path: Path, function: str) -> Loss:

@@ -16,8 +16,9 @@ from rich.text import Text
 
 from fdpg_ref import DIVERGENCES
 from fdpg_ref.display import INK, color_of, title_of
-from toy.audit.findings import AuditReport
-from toy.audit.sentence import batch_sentence, short_verdict
+from toy.audit.findings import MINIMUM, TRIED, AuditReport
+from toy.audit.losses import DESCRIPTIONS
+from toy.audit.sentence import batch_sentence, details, headline, short_verdict
 from toy.audit.signal import FLAT, centred
 from toy.files import write_text
 from toy.printing import titled_table
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from toy.audit.signal import Signal
 
 
-def print_audit(report: AuditReport, console: Console) -> None:
-    """Print the sentence, and the cosine and residual beside each divergence.
+def print_audit(report: AuditReport, console: Console, *, hints: Sequence[str] = ()) -> None:
+    """Print the verdict, what is descended, hints, and the numbers beside each divergence.
 
     Parameters
     ----------
@@ -37,8 +38,16 @@ def print_audit(report: AuditReport, console: Console) -> None:
         The findings.
     console : rich.console.Console
         Where to.
+    hints : sequence of str
+        From `toy.audit.hints.hints`.
     """
-    console.print(Text(report.sentence, style=f"bold {_colour(report)}"))
+    good = report.at_reference in (MINIMUM, TRIED) and report.uses_reference
+    console.print(Text(headline(report), style="bold green" if good else "bold red"))
+    console.print(Text(details(report)))
+    for hint in hints:
+        console.print(Text.assemble(("Hint: ", "bold"), hint))
+
+    # The numbers.
     found = report.comparison
     if found.cosine is not None and found.relative_residual is not None:
         table = titled_table(
@@ -92,6 +101,17 @@ def print_all(reports: Sequence[AuditReport], console: Console) -> None:
         "residual: what the nearest single divergence leaves of the gradient, rescaled.",
         style="dim",
     )
+
+
+def print_penalties(console: Console) -> None:
+    """Print the named penalties, one line each, with u = log policy/reference."""
+    table = titled_table("named penalties, u = log policy/reference", padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True)
+    table.add_column("value", ratio=1)
+    for name, says in DESCRIPTIONS.items():
+        table.add_row(name, says)
+    console.print(table)
+    console.print("python -m toy audit NAME, or --all for what each descends.", style="dim")
 
 
 def write_json(record: dict[str, Any] | list[dict[str, Any]], path: Path) -> None:

@@ -17,6 +17,8 @@ _KL = {"forward_kl": "KL(reference‖policy)", "reverse_kl": "KL(policy‖refere
 # Where the signal is recovered: `toy.audit.problems.grid_problems`.
 _GRID = "for log-ratios from -3 to 3"
 _BENDS = f"f'(t) both rises and falls {_GRID}"
+# Two common causes of a gradient that the batch size rescales.
+SUM, OWN_MEAN = "sum", "own mean"
 _ABBREVIATIONS = {"forward_kl": "FKL", "reverse_kl": "RKL"}
 
 
@@ -34,10 +36,21 @@ def sentence(report: AuditReport) -> str:
         Which divergence is descended or ascended, what else was found, whether it depends on the
         batch size and, last, what the reference is to the loss.
     """
+    return f"{details(report)} {_meaning(report)}"
+
+
+def headline(report: AuditReport) -> str:
+    """Return what the reference is to the loss, to be read before anything else."""
+    meaning = _meaning(report).removeprefix("It ")
+    return meaning[0].upper() + meaning[1:]
+
+
+def details(report: AuditReport) -> str:
+    """Return the sentence but for its last part, which `headline` says."""
     where = f"{report.title} in the {report.placement}"
     where += ", per token," if report.level == "token" else ""
     where += " on stale samples" if report.samples == "stale" else ""
-    parts = [f"{where} {_verdict(report)}.", batch_sentence(report), _meaning(report)]
+    parts = [f"{where} {_verdict(report)}.", batch_sentence(report)]
     return " ".join(part for part in parts if part)
 
 
@@ -60,8 +73,8 @@ def batch_sentence(report: AuditReport) -> str:
     return f"It depends on the batch size: the gradient differs {changes}."
 
 
-def _reason(report: AuditReport) -> str:
-    """Say what makes the batch size rescale a gradient, where it is one of two common causes."""
+def batch_cause(report: AuditReport) -> str:
+    """Return what makes the batch size rescale a gradient: `SUM`, `OWN_MEAN`, or nothing known."""
     base, factors = report.batch_base, report.batch_factor
 
     def grows_like(law: Callable[[int], float]) -> bool:
@@ -70,13 +83,19 @@ def _reason(report: AuditReport) -> str:
         return bool(known) and all(error <= report.precision.match * base for error in off)
 
     if grows_like(lambda n: n):
-        return ": it is a sum over the batch, not a mean"
-    if base > 1 and grows_like(lambda n: (n - 1) / n):
-        return (
+        return SUM
+    return OWN_MEAN if base > 1 and grows_like(lambda n: (n - 1) / n) else ""
+
+
+def _reason(report: AuditReport) -> str:
+    return {
+        SUM: ": it is a sum over the batch, not a mean",
+        OWN_MEAN: (
             ": (n - 1)/n of it is left, as after a baseline that holds the sample's own value, "
             "such as the mean of the batch; the mean of the other samples leaves all of it"
-        )
-    return ""
+        ),
+        "": "",
+    }[batch_cause(report)]
 
 
 def _meaning(report: AuditReport) -> str:

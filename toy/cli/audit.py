@@ -5,6 +5,7 @@ Nothing here imports torch until an audit runs, so the other commands work witho
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,11 @@ def add_audit_arguments(parser: ArgumentParser) -> None:
         type=str | None,
         nargs="?",
         default=None,
-        help="a named penalty (k1, k2, k3, abs, ...) or path/to/file.py:function",
+        help="a named penalty (see --list), path/to/file.py:function, or - for what you paste on "
+        "standard input: a function, or an expression in log_policy and log_reference",
     )
 
+    parser.add_argument("--list", action="store_true", help="list the named penalties, and stop")
     parser.add_argument("--all", action="store_true", help="audit the dictionary of KL penalties")
     parser.add_argument(
         "--placement",
@@ -74,37 +77,77 @@ def run_audit(options: Namespace) -> int:
     """
     _check(options)
     from toy.audit.audits import audit, audit_all  # noqa: PLC0415
-    from toy.audit.report import plot_signals, print_all, print_audit, write_json  # noqa: PLC0415
+    from toy.audit.hints import hints  # noqa: PLC0415
+    from toy.audit.losses import find_loss, pasted_loss  # noqa: PLC0415
+    from toy.audit.report import (  # noqa: PLC0415
+        plot_signals,
+        print_all,
+        print_audit,
+        print_penalties,
+        write_json,
+    )
     from toy.cli.plots import save_figure  # noqa: PLC0415
 
+    console = Console()
+    if options.list:
+        print_penalties(console)
+        return 0
+
+    # Audit one loss, with hints, or the whole dictionary.
     how = {name: options[name] for name in ("placement", "samples", "level", "batch_size")}
-    reports = audit_all() if options.all else [audit(options.loss, **how)]
+    said: list[str] = []
+    if options.all:
+        reports = audit_all()
+    else:
+        loss = pasted_loss(_pasted()) if options.loss == "-" else find_loss(options.loss)
+        reports = [audit(loss if options.loss == "-" else options.loss, **how)]
+        said = hints(loss, reports[0])
+
+    # Write before anything is printed: what cannot be written is an error alone.
     if options.figure is not None and any(report.signal is None for report in reports):
         raise ValueError("--figure: a loss that takes the reward has no f'(t) of its own to draw")
     records = [report.record() for report in reports]
+    if not options.all:
+        records[0]["hints"] = said
     if options.json is not None:
         write_json(records if options.all else records[0], Path(options.json))
     if options.figure is not None:
         save_figure(plot_signals(reports), Path(options.figure))
-    console = Console()
     if options.all:
         print_all(reports, console)
     else:
-        print_audit(reports[0], console)
+        print_audit(reports[0], console, hints=said)
     for path in (options.json, options.figure):
         if path is not None:
             console.print(f"written: {path}", soft_wrap=True, highlight=False)
     return 0
 
 
+def _pasted() -> str:
+    """Return standard input; who sits before a terminal is told what to do."""
+    if sys.stdin.isatty():
+        print(
+            "Paste a function of log_policy and log_reference, or an expression in them; "
+            "then Ctrl-D on a line of its own.",
+            file=sys.stderr,
+        )
+    return sys.stdin.read()
+
+
 def _check(options: Namespace) -> None:
     """Refuse what means nothing, before torch is imported or anything is written."""
-    if (options.loss is None) != options.all:
-        raise ValueError("name one loss, NAME or FILE.py:FUNCTION, or give --all, not both")
+    if [options.loss is not None, options.all, options.list].count(True) != 1:
+        raise ValueError(
+            "name one loss (NAME, FILE.py:FUNCTION, or - to paste one), or give --all or --list, "
+            "not both"
+        )
     defaults = {"placement": "loss", "samples": "on_policy", "level": "sequence", "batch_size": 1}
     changed = [f"--{name}" for name, value in defaults.items() if options[name] != value]
     if options.all and changed:
         raise ValueError(f"--all audits every use by itself: leave out {', '.join(changed)}")
+    written = [f"--{name}" for name in ("json", "figure") if options[name] is not None]
+    if options.list and (changed or written):
+        raise ValueError(f"--list audits nothing: leave out {', '.join(changed + written)}")
     if options.figure is not None and options.level == "token":
         raise ValueError("--figure: f'(t) is recovered per sequence only; leave out --level token")
     for path, suffix in ((options.json, ".json"), (options.figure, ".png")):
