@@ -127,8 +127,8 @@ MUTANTS = [
     ),
     Mutant(
         "toy/audit/sentence.py",
-        "if base > 1 and grows_like(lambda n: (n - 1) / n):",
-        "if base > 1 and grows_like(lambda n: (n + 1) / n):",
+        "if base > 1 and grows_like(lambda n: (n - 1) / n) else",
+        "if base > 1 and grows_like(lambda n: (n + 1) / n) else",
         "a baseline that holds its own sample is not recognised",
         (
             "toy/test_audit.py::test_a_baseline_and_a_sum_depend_on_the_batch_size_for_different_reasons",
