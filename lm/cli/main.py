@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
+from lm.cli.partition_words import add_words, options_of
 from lm.config import RunConfig, SamplingConfig, resolve
 from lm.config.base import PRETRAINED, BaseConfig
 from lm.config.options import parse_config, shipped_recipes, to_plain
@@ -264,6 +265,18 @@ def sample_command(words: Sequence[str]) -> None:
     commands.run_sample(commands.SampleOptions(**options, prompts=prompts, transform=transform))
 
 
+def partition_command(words: Sequence[str]) -> None:
+    """Write log Z beside each prompt: ``MODEL PROMPTS OUTPUT --constraints NAME ...``."""
+    parser = _parser("partition")
+    add_words(parser)
+    _add_seed(parser, 0, "of the samples")
+    _add_device(parser)
+    _add_length(parser)
+    options = options_of(parser.parse_args(words))
+    _commands()
+    importlib.import_module("lm.cli.partition").run_partition(options)
+
+
 def precision_command(words: Sequence[str]) -> None:
     """Measure a model in four precisions: ``[MODEL] [--n N] [--device cpu|cuda] ...``."""
     parser = _parser("precision")
@@ -344,6 +357,7 @@ COMMANDS = {
     "evaluate": Command("measure a finished run's policy again, on new samples", evaluate_command),
     "report": Command("draw a run's figures and report again from its records", report_command),
     "export": Command("write a run's policy as a plain Hugging Face folder", export_command),
+    "partition": Command("write log Z of each prompt beside it, for runs", partition_command),
     "precision": Command("compare float32, bfloat16 and float16 with float64", precision_command),
     "selfcheck": Command("check this machine against exact values", selfcheck_command),
     "unification": Command("compare RLHF's and DPG's updates with f-DPG's", unification_command),

@@ -41,7 +41,7 @@ def test_without_a_command_all_are_listed(capsys):
 
 def test_the_commands_are_those_that_are_promised():
     promised = "train sample evaluate report precision selfcheck unification base env export"
-    assert set(COMMANDS) == {*promised.split(), "demo", "fetch", "sweep"}
+    assert set(COMMANDS) == {*promised.split(), "demo", "fetch", "partition", "sweep"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

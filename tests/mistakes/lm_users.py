@@ -402,4 +402,18 @@ MUTANTS = [
         "a NaN behind a threshold",
         ("lm/test_rewards.py::test_a_threshold_does_not_hide_a_nan",),
     ),
+    Mutant(
+        "lm/cli/partition.py",
+        'whole = content[: content.rfind(b"\\n") + 1]',
+        "whole = content",
+        "a torn line of log Z kept, and the next prompt written behind it",
+        ("lm/test_partition_column.py::test_a_second_call_goes_on_where_the_first_ended",),
+    ),
+    Mutant(
+        "lm/cli/partition.py",
+        "found = _estimate(options, base, reader, one, index)",
+        "found = _estimate(options, base, reader, one, index - done)",
+        "samples that depend on where an earlier call ended",
+        ("lm/test_partition_column.py::test_a_second_call_goes_on_where_the_first_ended",),
+    ),
 ]

@@ -1,0 +1,154 @@
+"""What `python -m lm partition` does: log Z of each prompt from base samples, as a column."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lm.cli.partition_words import PartitionOptions
+from lm.device.streams import OFFLINE, random_stream
+from lm.errors import RunError
+from lm.phases import phase
+from lm.policy import Policy, load_policy
+from lm.policy.checks import check_device, check_score
+from lm.policy.drawing import draw
+from lm.policy.prompts import Prompts
+from lm.run.files import append_line, write_output
+from lm.target.decoded import Reader, prompt_key
+from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
+from lm.target.prompt_file import JSON_LINES, PromptLine, read_prompt_lines, refuse_same_tokens
+from lm.target.targets import Target
+
+COLUMNS = ("log_z", "log_z_error")
+
+
+def run_partition(options: PartitionOptions) -> None:
+    """Estimate log Z prompt by prompt and append each line; a second call goes on where one ended.
+
+    Parameters
+    ----------
+    options
+        The model is the base: it is sampled, and the target is made of it.
+
+    Raises
+    ------
+    RunError
+        The prompts cannot be read, or the output is that of other settings.
+    """
+    lines = read_prompt_lines(str(options.prompts))
+    rows = [*_rows(options.prompts, lines)]
+    done = _lines_done(options, rows)
+    if done:
+        print(f"{options.output}: {done} of {len(rows)} prompts are done")
+
+    # The base and its prompts.
+    check_device(options.device)
+    base = load_policy(options.model, max_new_tokens=options.max_new_tokens, device=options.device)
+    tokens = base.vocabulary.encode_prompts([line.text for line in lines])
+    refuse_same_tokens(str(options.prompts), lines, tokens)
+    contexts = Prompts.from_ids(tokens, pad_id=base.ids.pad_id)
+    base.check_prompts(contexts)
+    keys = map(prompt_key, contexts.tokens.tolist(), contexts.mask.tolist())
+    texts = [line.text for line in lines]
+    features = options.target.features
+    reader = Reader(base, features, frozenset(), dict(zip(keys, texts, strict=True)))
+
+    # A stream of random numbers for each prompt: where a call ends changes nothing.
+    unmet, heavy = 0, 0
+    with phase("estimating log Z", len(rows)) as progress:
+        for index in range(done, len(rows)):
+            one = contexts.rows(torch.tensor([index]))
+            found = _estimate(options, base, reader, one, index)
+            log_z, error = float(found.log_z), float(found.relative_standard_error)
+            known = log_z > -math.inf
+            values = (log_z, error) if known else (None, None)
+            record = rows[index] | dict(zip(COLUMNS, values, strict=True))
+            append_line(options.output, json.dumps(record, ensure_ascii=False))
+            unmet += not known
+            heavy += known and float(found.largest_share) > SHARE_TO_WARN
+            progress.update(index + 1)
+
+    # What is not to be trusted.
+    if unmet:
+        print(f"{unmet} prompts have log_z null: none of {options.samples} samples met the target")
+    if heavy:
+        share = f"{SHARE_TO_WARN:.0%}"
+        print(f"{heavy} prompts rest on one sample by more than {share}: use more --samples")
+    print(f"log Z of {len(rows)} prompts, {options.samples} base samples each: {options.output}")
+
+
+def _estimate(
+    options: PartitionOptions, base: Policy, reader: Reader, prompts: Prompts, index: int
+) -> PartitionEstimate:
+    """Estimate log Z of one prompt."""
+    generator = random_stream(options.seed, OFFLINE, index)
+    samples = draw(base, options.samples, generator=generator, prompts=prompts)
+    reading = reader.read(samples)
+    log_score = _target(options).log_score_of(samples.log_prob, reading)
+    check_score(samples.log_prob, log_score, reading.texts)
+    return estimate_partition(log_score.double().cpu(), samples.log_prob.double().cpu())
+
+
+def _target(options: PartitionOptions) -> Target:
+    config = options.target
+    weights = [config.reward.get(name, 1.0) for name in config.features]
+    nothing = torch.zeros(len(weights), dtype=torch.float64)
+    tensor = torch.tensor(weights, dtype=torch.float64)
+    return Target(config, tensor, nothing, nothing, log_z=None, fit=None)
+
+
+def _rows(path: Path, lines: list[PromptLine]) -> Iterator[dict[str, Any]]:
+    """Yield each prompt with the other columns of its line."""
+    if path.suffix.lower() not in JSON_LINES:
+        yield from ({"prompt": line.text} for line in lines)
+        return
+    text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    for line in lines:
+        row = json.loads(text[line.number - 1])
+        taken = [name for name in COLUMNS if name in row]
+        if taken:
+            raise RunError(
+                f"{path}, line {line.number} has a {taken[0]} already: take it out, or the old "
+                "values and the new ones could not be told apart"
+            )
+        yield row
+
+
+def _lines_done(options: PartitionOptions, rows: list[dict[str, Any]]) -> int:
+    """Return how many lines an earlier call has written; a torn last one is taken away.
+
+    The settings stand beside the output, so that a file is continued by the same ones only.
+    """
+    beside = options.output.with_name(options.output.name + ".settings.json")
+    prompts = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    settings = json.loads(json.dumps(asdict(options) | {"prompts_sha256": prompts}, default=str))
+    for name in ("prompts", "output", "device"):  # where, and not what
+        del settings[name]
+    if not options.output.exists():
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_output(beside, (json.dumps(settings, indent=2) + "\n").encode())
+        return 0
+
+    # Is it ours, and of the same settings?
+    if not beside.exists():
+        raise RunError(f"{options.output} is there and not of this command: name another file")
+    stored = json.loads(beside.read_text(encoding="utf-8"))
+    other = [name for name in settings if stored.get(name) != settings[name]]
+    if other:
+        raise RunError(
+            f"{options.output} was begun with another {other[0]} ({stored.get(other[0])!r:.60}): "
+            "name another file, or remove this one and the .settings.json beside it"
+        )
+
+    content = options.output.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_output(options.output, whole)
+    return whole.count(b"\n")

@@ -1,0 +1,145 @@
+"""`python -m lm partition`: log Z of each prompt as a column, resumed, and refused by name."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.lm_models import make_llama_folder
+
+from lm.cli.main import main
+from lm.policy import load_policy
+from lm.policy.prompts import Prompts
+
+PROMPTS = ("ann", "bo", "cleo")
+SAMPLES = 200
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("partition")
+    _ = make_llama_folder(path / "model")
+    rows = [{"prompt": text, "number": i} for i, text in enumerate(PROMPTS)]
+    _ = (path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def features(folder: Path) -> str:
+    """A file of features: of the first token, whose law is one row of the model, and of nothing."""
+    path = folder / "mine.py"
+    even = "def even(texts, tokens):\n    return [float(t[0] % 2 == 0) for t in tokens]\n"
+    _ = path.write_text(f"{even}\ndef never(texts):\n    return [0.0] * len(texts)\n")
+    return str(path)
+
+
+def run(folder: Path, output: Path, *target: str, samples: int = SAMPLES) -> int:
+    files = [str(folder / "model"), str(folder / "prompts.jsonl"), str(output)]
+    sizes = ["--samples", str(samples), "--max-new-tokens", "3"]
+    return main(["partition", *files, *target, *sizes])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def exact_pass_rates(folder: Path) -> list[float]:
+    """Return the probability that the first token is even, summed over the vocabulary."""
+    policy = load_policy(folder / "model", max_new_tokens=3)
+    even = torch.arange(0, policy.vocabulary_size, 2)[:, None]
+    rates = []
+    for row in policy.vocabulary.encode_prompts(list(PROMPTS)):
+        prompts = Prompts.from_ids([row]).repeat(len(even))
+        with torch.no_grad():
+            found = policy.log_prob(even, torch.ones_like(even, dtype=torch.bool), prompts=prompts)
+        rates.append(float(found.double().exp().sum()))
+    return rates
+
+
+def test_log_z_of_a_verifier_is_its_log_pass_rate(folder, features, tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    assert run(folder, output, "--constraints", f"{features}:even") == 0
+    assert "log Z of 3 prompts, 200 base samples each" in capsys.readouterr().out
+    rows = read(output)
+    assert [(row["prompt"], row["number"]) for row in rows] == [
+        *zip(PROMPTS, range(3), strict=True)
+    ]
+    for row, rate in zip(rows, exact_pass_rates(folder), strict=True):
+        found = math.exp(row["log_z"])
+        # The standard error of a share is that of a coin, relative to the share.
+        coin = math.sqrt(found * (1 - found) / SAMPLES) / found
+        assert row["log_z_error"] == pytest.approx(coin, rel=0.01)
+        assert abs(found - rate) < 5 * coin * found
+
+
+def test_log_z_of_a_reward(folder, features, tmp_path):
+    output = tmp_path / "out.jsonl"
+    assert run(folder, output, "--reward", f"{features}:even=2", "--beta", "0.5") == 0
+    for row, rate in zip(read(output), exact_pass_rates(folder), strict=True):
+        exact = math.log(rate * math.exp(4) + 1 - rate)
+        assert abs(row["log_z"] - exact) < 5 * row["log_z_error"]
+
+
+def test_a_second_call_goes_on_where_the_first_ended(folder, features, tmp_path, capsys):
+    whole, torn = tmp_path / "whole.jsonl", tmp_path / "torn.jsonl"
+    target = ("--constraints", f"{features}:even")
+    assert run(folder, whole, *target) == 0
+    assert run(folder, torn, *target) == 0
+    lines = torn.read_text().splitlines(keepends=True)
+    _ = torn.write_text(lines[0] + lines[1][:17])
+    _ = capsys.readouterr()
+    assert run(folder, torn, *target) == 0
+    assert "torn.jsonl: 1 of 3 prompts are done" in capsys.readouterr().out
+    assert torn.read_bytes() == whole.read_bytes()
+
+
+def test_other_settings_and_foreign_files_are_not_continued(folder, features, tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    assert run(folder, output, "--constraints", f"{features}:even", samples=4) == 0
+    _ = capsys.readouterr()
+    assert run(folder, output, "--constraints", f"{features}:even", samples=8) == 2
+    assert "was begun with another samples (4)" in capsys.readouterr().err
+    (tmp_path / "out.jsonl.settings.json").unlink()
+    assert run(folder, output, "--constraints", f"{features}:even", samples=4) == 2
+    assert "is there and not of this command: name another file" in capsys.readouterr().err
+
+
+def test_a_target_that_is_never_met_has_no_number(folder, features, tmp_path, capsys):
+    output = tmp_path / "out.jsonl"
+    assert run(folder, output, "--constraints", f"{features}:never", samples=4) == 0
+    assert {row["log_z"] for row in read(output)} == {None}
+    assert "3 prompts have log_z null: none of 4 samples met" in capsys.readouterr().out
+
+
+def test_a_column_that_is_there_already_is_not_written_over(folder, features, tmp_path, capsys):
+    prompts = tmp_path / "again.jsonl"
+    _ = prompts.write_text('{"prompt": "ann", "log_z": -1.0}\n')
+    words = [str(folder / "model"), str(prompts), str(tmp_path / "out.jsonl")]
+    assert main(["partition", *words, "--constraints", f"{features}:even"]) == 2
+    assert "line 1 has a log_z already: take it out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ([], "name the target: --reward with --beta, --constraints, or --score"),
+        (["--reward", "letters"], "--beta belongs to --reward, and --reward needs it"),
+        (["--constraints", "letters", "--beta", "1"], "--beta belongs to --reward"),
+        (["--constraints", "letters", "--samples", "1"], "an error needs two samples or more"),
+        (["--constraints", "leters"], "leters"),
+    ],
+)
+def test_words_that_do_not_go_together(tmp_path, capsys, target, message):
+    files = ["model", "prompts.jsonl", str(tmp_path / "out.jsonl")]
+    assert main(["partition", *files, *target]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out.json", "prompts.jsonl"])
+def test_an_output_of_another_kind_is_refused(capsys, name):
+    assert main(["partition", "model", "prompts.jsonl", name, "--constraints", "letters"]) == 2
+    assert name in capsys.readouterr().err
