@@ -208,6 +208,7 @@ def test_a_run_on_reward_alone_descends_minus_the_reward(tmp_path, monkeypatch):
         tmp_path / "run", target=REWARD, measure=RARE, divergence="reverse_kl", steps=3,
         precision="float64", report=False,
     )  # fmt: skip
+    assert build_problem(resolve(config), load_policy(tiny_model())).anchor is None
     folder = train(config)
     assert len(seen) == 3
     for (signal, coefficients), step in zip(seen, lines(folder, "step"), strict=True):
@@ -259,13 +260,13 @@ def test_a_run_is_measured_against_the_other_target(tmp_path):
     config = tiny_config(
         tmp_path / "run", target=penalised, measure=RARE, divergence="reverse_kl", report=False
     )
-    folder = train(config)
     base = load_policy(tiny_model())
     own = build_problem(resolve(config), base)
     measured = measured_problem(resolve(config), base, own)
     assert own.target.features == ("listed",)
     assert measured.target.features == ("ends_in_i",)
     assert measured_problem(resolve(replace(config, measure=None)), base, own) is own
+    folder = train(config)
     start = lines(folder, "evaluation")[0]["estimates"]
     assert start["log_z"]["exact"]["value"] == pytest.approx(measured.target.log_z, abs=1e-6)
 
