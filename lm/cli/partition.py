@@ -23,7 +23,13 @@ from lm.policy.prompts import Prompts
 from lm.run.files import append_line, write_output
 from lm.target.decoded import Reader, prompt_key
 from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
-from lm.target.prompt_file import JSON_LINES, PromptLine, read_prompt_lines, refuse_same_tokens
+from lm.target.prompt_file import (
+    JSON_LINES,
+    PromptLine,
+    columns_of,
+    read_prompt_lines,
+    refuse_same_tokens,
+)
 from lm.target.targets import Target
 
 COLUMNS = ("log_z", "log_z_error")
@@ -55,10 +61,11 @@ def run_partition(options: PartitionOptions) -> None:
     refuse_same_tokens(str(options.prompts), lines, tokens)
     contexts = Prompts.from_ids(tokens, pad_id=base.ids.pad_id)
     base.check_prompts(contexts)
-    keys = map(prompt_key, contexts.tokens.tolist(), contexts.mask.tolist())
+    keys = [*map(prompt_key, contexts.tokens.tolist(), contexts.mask.tolist())]
     texts = [line.text for line in lines]
     features = options.target.features
-    reader = Reader(base, features, frozenset(), dict(zip(keys, texts, strict=True)))
+    columns = dict(zip(keys, columns_of(lines), strict=True))
+    reader = Reader(base, features, frozenset(), dict(zip(keys, texts, strict=True)), columns)
 
     # A stream of random numbers for each prompt: where a call ends changes nothing.
     unmet, heavy = 0, 0

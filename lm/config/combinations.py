@@ -43,9 +43,9 @@ def _check_coverage(config: RunConfig) -> None:
         return
     check_feature(name)
     require(
-        lives_on_list(name) and config.prompts.file is None,
+        lives_on_list(name) and not config.prompts.given,
         f"evaluation.coverage counts listed names, but {name!r} is not a feature of these, or "
-        "there are prompts: name one that lives on the list, without prompts.file",
+        "there are prompts: name one that lives on the list, without prompts",
     )
 
 
@@ -113,13 +113,14 @@ def _check_prompts(config: RunConfig) -> None:
         f"batch_size is {config.batch_size}, which {contexts} prompts (prompts.per_step) do not "
         "divide: every prompt gets the same number of samples",
     )
-    if config.prompts.file is None:
+    if not config.prompts.given:
         return
 
     require(
-        config.target.kind != "exponential_family",
+        config.target.kind != "exponential_family" or config.prompts.text is not None,
         "target.kind exponential_family fits moments over all texts, but with prompts.file every "
-        "prompt has a target of its own: use target.kind reward_tilted or constrained",
+        "prompt has a target of its own: use target.kind reward_tilted or constrained, or one "
+        "prompt as prompts.text",
     )
     require(
         config.partition.policy != "exact" or config.target.is_normalised,

@@ -34,7 +34,14 @@ class PromptsConfig:
     """Where the contexts of a conditional model come from; without a file there is none."""
 
     file: str | None = None
-    """one prompt per line, or .jsonl with the key "prompt" """
+    """one prompt per line; .jsonl with the key "prompt", a text or messages of a chat, and columns
+    that functions ask for; the folder of a data set, or hf:NAME of one on the hub"""
+    text: str | None = None
+    """one fixed prompt in place of a file; moments may be held after it"""
+    column: str = "prompt"
+    """the key or column that holds the prompt"""
+    split: str = "train"
+    """of a data set that has several"""
     per_step: int = 1
     """prompts of each step; each gets batch_size / per_step samples"""
 
@@ -43,10 +50,20 @@ class PromptsConfig:
         at_least("prompts.per_step", self.per_step, 1)
         require(self.file != "", "prompts.file is empty: name a file, or leave the key out")
         require(
+            self.file is None or self.text is None,
+            "prompts.file and prompts.text are both given: keep one",
+        )
+        require(self.text != "", "prompts.text is empty: give the prompt, or leave the key out")
+        require(
             self.file is not None or self.per_step == 1,
             f"prompts.per_step is {self.per_step}, but there is no prompts.file to take prompts "
             "from: name one, or remove prompts.per_step",
         )
+
+    @property
+    def given(self) -> bool:
+        """Whether completions continue a prompt."""
+        return self.file is not None or self.text is not None
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def resolve(config: RunConfig) -> RunConfig:
     """
     policy = config.partition.policy
     if policy == "auto":
-        on_list = config.target.on_list and config.prompts.file is None
+        on_list = config.target.on_list and not config.prompts.given
         exact = on_list or config.target.is_normalised
         policy = "exact" if exact else "frozen"
     output = config.output or f"runs/{config.name}-{config.divergence}-seed{config.seed}"

@@ -55,7 +55,9 @@ def call_on_texts(
     """
     given = {**before, "texts": texts, **material}
     names = given_names(what, _signature(function), leading=(*before, "texts"))
-    missing = [name for name in names if given[name] is None]
+    missing = [name for name in names if given.get(name) is None]
+    if missing and missing[0] not in MATERIAL:
+        raise RunError(no_column(what, missing[0], [*given.keys() - {*before, "texts", *MATERIAL}]))
     if missing:
         raise RunError(f"{what} asks for {missing[0]}=, which only samples of a policy have")
 
@@ -74,6 +76,33 @@ def call_on_texts(
             columns.append(_numbers_of(what, call, block, texts))
             progress.update(number + 1)
     return np.concatenate(columns)
+
+
+def no_column(what: str, name: str, columns: Sequence[str]) -> str:
+    """Return the sentence for a column that the prompts do not have."""
+    listed = f"they have {', '.join(sorted(columns))}" if columns else "they have none"
+    return (
+        f"{what} asks for the column {name!r} of the prompts (an argument after the star), but "
+        f"{listed}: name one of these, or add it to prompts.file"
+    )
+
+
+def check_columns(
+    what: str, function: Callable[..., Any], columns: Sequence[str], *, leading: Sequence[str]
+) -> None:
+    """Raise a RunError if a function asks for a column that the prompts do not have.
+
+    Parameters
+    ----------
+    what, function, leading
+        As in `check_signature`.
+    columns
+        Those of the prompts.
+    """
+    known = {*leading, *MATERIAL, *columns}
+    for name in given_names(what, _signature(function), leading=leading):
+        if name not in known:
+            raise RunError(no_column(what, name, columns))
 
 
 def _numbers_of(
@@ -211,12 +240,18 @@ def given_names(
             break
         elif parameter.name in known:
             names[parameter.name] = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+        elif (
+            parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            and parameter.default is inspect.Parameter.empty
+        ):
+            names[parameter.name] = False  # a column of the prompts, found when there are some
         elif parameter.name.startswith("_") and place == 0:
             names[leading[0]] = True  # a name that says: not looked at
         elif parameter.default is inspect.Parameter.empty:
             raise ValueError(
                 f"{what} asks for {parameter.name!r}, which there is not: a function is given "
-                f"{', '.join(known)}, each by its name"
+                f"{', '.join(known)}, each by its name, and after a star (*, answer) columns of "
+                "prompts.file"
             )
 
     if len(names) < len(leading):

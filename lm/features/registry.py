@@ -11,7 +11,8 @@ that are given as a whole, by log P(x).
 
 A function is given what its signature names, and copies, so that it may sort them: ``texts``,
 ``prompts`` and ``completions`` (n strings each), ``tokens`` (n lists of the completion's token
-ids), and a score also ``log_base``. A name that is none of these is refused.
+ids), and a score also ``log_base``. A name that is none of these is refused, but after a star: in
+``def right(completions, *, answer)`` answer is a column of the prompts.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lm.errors import RunError
 from lm.features import text as text_features
-from lm.features.calls import call_on_texts, check_signature
+from lm.features.calls import call_on_texts, check_columns, check_signature
 from lm.features.expressions import Atom, Expression, is_expression, parse
 from lm.features.files import check_reference, is_reference, load_function
 from lm.features.recipe import MAKERS, make
 
 # What a function is given if its signature asks for nothing else, in this order.
 TEXTS, BASE_AND_TEXTS = ("texts",), ("log_base", "texts")
+NO_COLUMNS: Mapping[str, Sequence[Any]] = MappingProxyType({})
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -168,6 +171,7 @@ def feature_values(
     prompts: Sequence[str] | None = None,
     completions: Sequence[str] | None = None,
     tokens: Sequence[Sequence[int]] | None = None,
+    columns: Mapping[str, Sequence[Any]] = NO_COLUMNS,
 ) -> np.ndarray:
     """Evaluate several features.
 
@@ -180,6 +184,8 @@ def feature_values(
     prompts, completions, tokens
         What functions may ask for by name; without prompts, these are empty and the completions
         are the texts.
+    columns
+        Of each text's prompt, by name: what functions ask for after a star.
 
     Returns
     -------
@@ -196,11 +202,11 @@ def feature_values(
     """
     if not names:
         raise ValueError(f"name at least one feature of {', '.join(FEATURES)}")
-    material = _material(texts, prompts, completions, tokens)
+    material = {**columns, **_material(texts, prompts, completions, tokens)}
     # What several expressions hold, as a threshold and as a reward, is computed once.
     known: dict[Atom, np.ndarray] = {}
-    columns = [_column(name, texts, material, known) for name in names]
-    return np.stack(columns, axis=-1)
+    found = [_column(name, texts, material, known) for name in names]
+    return np.stack(found, axis=-1)
 
 
 def score_values(
@@ -211,6 +217,7 @@ def score_values(
     prompts: Sequence[str] | None = None,
     completions: Sequence[str] | None = None,
     tokens: Sequence[Sequence[int]] | None = None,
+    columns: Mapping[str, Sequence[Any]] = NO_COLUMNS,
 ) -> np.ndarray:
     """Evaluate a user's log P.
 
@@ -220,7 +227,7 @@ def score_values(
         Key of `SCORES`, or a function in a file.
     log_base
         Shape (n,), float64, nats.
-    texts, prompts, completions, tokens
+    texts, prompts, completions, tokens, columns
         As for `feature_values`.
 
     Returns
@@ -235,7 +242,7 @@ def score_values(
     RunError
         The function raises, returns another number of values, NaN or +inf; the text is named.
     """
-    material = _material(texts, prompts, completions, tokens)
+    material = {**columns, **_material(texts, prompts, completions, tokens)}
     before = {"log_base": log_base}
     values = call_on_texts(f"score {name!r}", _get_score(name), before, texts, material)
     bad = np.flatnonzero(np.isnan(values) | (values == np.inf))
@@ -281,6 +288,27 @@ def check_score_name(name: str) -> None:
     """Raise a ValueError unless the name is a score; no file is executed."""
     if name not in SCORES:
         _check_unregistered("score", name, SCORES, leading=BASE_AND_TEXTS)
+
+
+def require_columns(names: Sequence[str], score: str | None, columns: Sequence[str]) -> None:
+    """Raise a RunError if a feature or a score asks for a column that the prompts do not have.
+
+    Parameters
+    ----------
+    names
+        Features that are known.
+    score
+        A score that is known, or None.
+    columns
+        Names of those there are.
+    """
+    for name in names:
+        written = None if name in FEATURES else _written(name)
+        used = [get_feature(name)] if written is None else map(_atom_feature, written.atoms)
+        for one in used:
+            check_columns(f"feature {name!r}", one.values, columns, leading=TEXTS)
+    if score is not None:
+        check_columns(f"score {score!r}", _get_score(score), columns, leading=BASE_AND_TEXTS)
 
 
 def admit_names(target: Mapping[str, Any]) -> None:

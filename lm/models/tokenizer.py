@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -90,21 +91,52 @@ class TokenizerVocabulary:
         """Write the tokenizer's files."""
         self.tokenizer.save_pretrained(folder)
 
+    def chat_text(self, messages: list[dict[str, str]]) -> str | None:
+        """Return the text of a chat by the model's template; None if it has none.
+
+        Where the last message is the assistant's, the model goes on with it.
+        """
+        if self.tokenizer.chat_template is None:
+            return None
+        ours = messages[-1]["role"] == "assistant"
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=not ours, continue_final_message=ours
+        )
+        return str(text)
+
+    @cached_property
+    def _chat_start(self) -> int | None:
+        """The special token that the template writes first, if it does."""
+        try:
+            text = self.chat_text([{"role": "user", "content": "x"}]) or ""
+        except Exception:  # a template for other messages than these
+            return None
+        first = self._encode(text, special=False)[:1]
+        # Also those that the tokenizer has no role for: all_special_ids lacks them.
+        added = self.tokenizer.added_tokens_decoder
+        return first[0] if first and first[0] in added and added[first[0]].special else None
+
     def _context(self, text: str) -> list[int]:
         bare = self._encode(text, special=False)
+        if bare and bare[0] == self._chat_start:
+            # A chat begins as its template says: a start token before it would be a second one.
+            return self._known(text, bare)
         ids = self._encode(text, special=True)
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if bos is not None and ids[:2] == [bos, bos] and bare[:1] == [bos]:
             ids = ids[1:]
         if eos is not None and len(ids) > 1 and ids[-1] == eos and bare[-1:] != [eos]:
             ids = ids[:-1]
+        return self._known(text, ids) or [self.ids.bos_id]
+
+    def _known(self, text: str, ids: list[int]) -> list[int]:
         unknown = [token for token in ids if token >= self.size]
         if unknown:
             raise VocabularyError(
                 f"the tokenizer turns {text!r} into the token {unknown[0]}, but the model has "
                 f"{self.size} tokens: tokenizer and model do not belong together"
             )
-        return ids or [self.ids.bos_id]
+        return ids
 
     def _text(self, ids: list[int]) -> str:
         # Tidied spaces ("do n't" to "don't") would give two token sequences one text.

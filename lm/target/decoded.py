@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lm.features.registry import feature_values
+from lm.features.registry import NO_COLUMNS, feature_values
 from lm.policy.prompts import Prompts
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
@@ -28,6 +28,8 @@ class Reading(NamedTuple):
         Shape (n, features): the target's features; no columns for a target without any.
     listed
         Shape (n,), bool: whether the text is a name on the list; never where there is no list.
+    columns
+        What else is known of each text's prompt: n values by name.
     """
 
     texts: list[str]
@@ -36,6 +38,7 @@ class Reading(NamedTuple):
     tokens: list[list[int]]
     features: Tensor
     listed: Tensor
+    columns: Mapping[str, Sequence[Any]] = NO_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,15 @@ class Reader:
         The listed names.
     prompt_texts
         The text of every prompt, by its tokens.
+    prompt_columns
+        What else is known of every prompt, likewise; all have the same columns, or there are none.
     """
 
     base: Policy
     features: tuple[str, ...]
     known: frozenset[str]
     prompt_texts: Mapping[tuple[int, ...], str]
+    prompt_columns: Mapping[tuple[int, ...], Mapping[str, Any]] = field(default_factory=dict)
 
     def read(self, samples: Samples) -> Reading:
         """Decode samples and evaluate the features on them.
@@ -80,25 +86,42 @@ class Reader:
         rows, lengths = samples.tokens.tolist(), samples.mask.sum(-1).tolist()
         tokens = [row[:length] for row, length in zip(rows, lengths, strict=True)]
         texts = self.base.decode(samples)
-        prompts, completions = [""] * len(texts), texts
+        prompts, completions, columns = [""] * len(texts), texts, dict[str, list[Any]]()
         if samples.prompts is not None and self.prompt_texts:
-            prompts = self._prompts_of(samples.prompts)
+            keys = _keys_of(samples.prompts)
+            prompts = [self.prompt_texts[key] for key in keys]
+            # What stands beside each prompt comes with its samples.
+            columns = self._columns_of(keys)
             completions = self.base.vocabulary.decode_completions(
                 samples.tokens, samples.mask, samples.prompts
             )
+
+        # The target's features, on the device of the samples.
         log_prob = samples.log_prob
         values = log_prob.new_zeros(len(texts), 0)
         if self.features:
             found = feature_values(
-                self.features, texts, prompts=prompts, completions=completions, tokens=tokens
+                self.features,
+                texts,
+                prompts=prompts,
+                completions=completions,
+                tokens=tokens,
+                columns=columns,
             )
             values = torch.from_numpy(found).to(log_prob)
         listed = torch.tensor([text in self.known for text in texts], device=log_prob.device)
-        return Reading(texts, prompts, completions, tokens, values, listed)
+        return Reading(texts, prompts, completions, tokens, values, listed, columns)
 
-    def _prompts_of(self, prompts: Prompts) -> list[str]:
-        pairs = zip(prompts.tokens.tolist(), prompts.mask.tolist(), strict=True)
-        return [self.prompt_texts[prompt_key(tokens, mask)] for tokens, mask in pairs]
+    def _columns_of(self, keys: list[tuple[int, ...]]) -> dict[str, list[Any]]:
+        if not self.prompt_columns:
+            return {}
+        rows = [self.prompt_columns[key] for key in keys]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _keys_of(prompts: Prompts) -> list[tuple[int, ...]]:
+    pairs = zip(prompts.tokens.tolist(), prompts.mask.tolist(), strict=True)
+    return [prompt_key(tokens, mask) for tokens, mask in pairs]
 
 
 def prompt_key(tokens: list[int], mask: list[bool]) -> tuple[int, ...]:

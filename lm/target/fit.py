@@ -80,8 +80,9 @@ def fit_target(
     assert drawn is not None
     features = drawn.reading.features.double().cpu()
     uniform = torch.full_like(drawn.log_base, -math.log(drawn.log_base.shape[1])).double().cpu()
-    if not prompts:
-        return build_target(config.target, uniform[0], features, exact=False)
+    # One fixed prompt is one context, in which moments are fitted as without any.
+    if len(prompts) <= 1:
+        return build_target(config.target, uniform[0], features, exact=False, prompts=prompts)
 
     # Nothing is fitted with prompts: this only says what the target's features are expected to be.
     seen = torch.isin(drawn.contexts, evaluated)

@@ -14,6 +14,7 @@ from torch import Tensor
 from lm.config import RunConfig, resolve
 from lm.device.streams import EVALUATED_CONTEXTS, random_stream
 from lm.errors import RunError, border
+from lm.features.registry import require_columns
 from lm.phases import phase
 from lm.policy.checks import check_score
 from lm.policy.prompts import PromptError, Prompts
@@ -24,7 +25,13 @@ from lm.target.fit import fit_on_samples, fit_target, try_functions
 from lm.target.listed import Listing, find_support
 from lm.target.offline import Offline, draw_base
 from lm.target.partition import Partition
-from lm.target.prompt_file import PromptLine, read_prompt_lines, refuse_same_tokens
+from lm.target.prompt_file import (
+    PromptLine,
+    columns_of,
+    read_prompt_lines,
+    refuse_same_tokens,
+    shared_columns,
+)
 from lm.target.targets import Target, describe_target
 
 
@@ -144,8 +151,16 @@ def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
     # Read the contexts.
     lines: list[PromptLine] = []
     if prompts is None and config.prompts.file is not None:
-        lines = read_prompt_lines(config.prompts.file)
+        lines = read_prompt_lines(
+            config.prompts.file,
+            column=config.prompts.column,
+            split=config.prompts.split,
+            chat=getattr(base.vocabulary, "chat_text", None),
+        )
         prompts = [line.text for line in lines]
+    elif prompts is None and config.prompts.text is not None:
+        prompts = [config.prompts.text]
+    require_columns(config.target.features, config.target.score, shared_columns(lines))
     texts, contexts = tuple(prompts or ()), None
     if texts:
         rows = base.vocabulary.encode_prompts(list(texts))
@@ -166,8 +181,14 @@ def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
     if support is not None:
         names = support.names
         listing = Listing(support, support.log_prob(base), support.reading(features))
-    keys = [] if contexts is None else map(prompt_key, *map(Tensor.tolist, contexts))
-    reader = Reader(base, features, frozenset(names), dict(zip(keys, texts, strict=True)))
+    keys = [] if contexts is None else [*map(prompt_key, *map(Tensor.tolist, contexts))]
+    reader = Reader(
+        base,
+        features,
+        frozenset(names),
+        dict(zip(keys, texts, strict=True)),
+        dict(zip(keys, columns_of(lines), strict=bool(lines))),
+    )
 
     # The target and its Z, from base samples of the contexts whose Z nothing gives exactly or the
     # policy of Z asks for.
@@ -216,7 +237,9 @@ def measured_problem(config: RunConfig, base: Policy, trained: Problem) -> Probl
         divergence="jensen_shannon",
         partition=replace(config.partition, policy="auto"),
     )
-    return build_problem(resolve(other), base, trained.prompt_texts or None)
+    # Read from where the run reads them, with their columns, unless a program gave texts.
+    texts = None if config.prompts.given else trained.prompt_texts or None
+    return build_problem(resolve(other), base, texts)
 
 
 def build_partition(config: RunConfig, problem: Problem) -> Partition:

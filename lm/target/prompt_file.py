@@ -1,13 +1,15 @@
-"""Reading prompts from a file: one per line, or JSON lines."""
+"""Reading prompts: from a text file with one per line, JSON lines, or a data set."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from lm.errors import RunError
+from lm.target.data_set import HUB, read_rows
 
 JSON_LINES = (".jsonl", ".ndjson")
 # Files that hold prompts in a form of their own: as text, each would become nonsense.
@@ -16,14 +18,19 @@ OTHER_FORMS = (
     *(".pkl", ".pickle", ".npy", ".npz", ".pt", ".safetensors", ".xls", ".xlsx", ".ods", ".sqlite"),
     *(".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".pdf", ".doc", ".docx", ".rtf"),
 )
+# Messages of a chat may stand here as well as under the prompt's own key.
+MESSAGES = "messages"
+# From messages to the text that the model is given; None for a model without a template.
+Chat = Callable[[list[dict[str, str]]], str | None]
 ADVICE = 'name a text file with one prompt per line, or a .jsonl file with the key "prompt"'
 
 
 class PromptLine(NamedTuple):
-    """A prompt, and the line of its file, from 1."""
+    """A prompt, the line of its file (from 1), and what else stands there."""
 
     number: int
     text: str
+    columns: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_prompts(path: str) -> list[str]:
@@ -48,19 +55,43 @@ def read_prompts(path: str) -> list[str]:
     return [line.text for line in read_prompt_lines(path)]
 
 
-def read_prompt_lines(path: str) -> list[PromptLine]:
-    """Read the prompts of a run as `read_prompts` does, each with the number of its line."""
+def read_prompt_lines(
+    path: str, *, column: str = "prompt", split: str = "train", chat: Chat | None = None
+) -> list[PromptLine]:
+    """Read the prompts of a run as `read_prompts` does, each with its line and its columns.
+
+    Parameters
+    ----------
+    path
+        As for `read_prompts`; also the folder of a data set, or ``hf:NAME`` of one on the hub.
+    column
+        The key or column that holds the prompt.
+    split
+        Of a data set that has several.
+    chat
+        The model's chat template, for prompts that are messages.
+
+    Raises
+    ------
+    RunError
+        As for `read_prompts`; there is no such column, or the model has no template.
+    """
     suffix = Path(path).suffix.lower()
-    if suffix in OTHER_FORMS:
+    if path.startswith(HUB) or Path(path).is_dir():
+        prompts = list(_from_rows(path, read_rows(path, split), column, chat))
+    elif suffix in OTHER_FORMS:
         raise RunError(f"prompts.file {path} is a {suffix} file, which is not read: {ADVICE}")
-    text = _text_of(path)
-    parse = _from_json_lines if suffix in JSON_LINES else _from_text
-    prompts = [PromptLine(number, prompt) for number, prompt in parse(path, text)]
+    elif suffix in JSON_LINES:
+        prompts = list(_from_rows(path, _from_json_lines(path, _text_of(path)), column, chat))
+    else:
+        prompts = [
+            PromptLine(number, prompt) for number, prompt in _from_text(path, _text_of(path))
+        ]
 
     if not prompts:
         raise RunError(f"prompts.file {path} holds no prompt: give it one per line")
     first: dict[str, int] = {}
-    for number, prompt in prompts:
+    for number, prompt, _ in prompts:
         if not _is_unicode(prompt):
             raise RunError(
                 f"prompts.file {path}, line {number} holds half of a character (a lone "
@@ -73,6 +104,19 @@ def read_prompt_lines(path: str) -> list[PromptLine]:
             )
         first[prompt] = number
     return prompts
+
+
+def shared_columns(lines: Sequence[PromptLine]) -> list[str]:
+    """Return the columns that every prompt has."""
+    if not lines:
+        return []
+    return [name for name in lines[0].columns if all(name in line.columns for line in lines)]
+
+
+def columns_of(lines: Sequence[PromptLine]) -> list[dict[str, Any]]:
+    """Return for every prompt what stands in the columns that all have."""
+    shared = shared_columns(lines)
+    return [{name: line.columns[name] for name in shared} for line in lines]
 
 
 def refuse_same_tokens(
@@ -135,17 +179,58 @@ def _from_text(path: str, text: str) -> Iterator[tuple[int, str]]:
         yield number, line
 
 
-def _from_json_lines(path: str, text: str) -> Iterator[tuple[int, str]]:
+def _from_json_lines(path: str, text: str) -> Iterator[tuple[int, Any]]:
     for number, line in _lines_of(text):
         where = f"prompts.file {path}, line {number}"
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise RunError(f"{where} is not valid JSON: {error}") from error
-        prompt = record.get("prompt") if isinstance(record, dict) else None
+        yield number, record
+
+
+def _from_rows(
+    path: str, rows: Iterator[tuple[int, Any]], column: str, chat: Chat | None
+) -> Iterator[PromptLine]:
+    for number, row in rows:
+        where = f"prompts.file {path}, line {number}"
+        named = row if isinstance(row, dict) else {}
+        key = column if column in named or MESSAGES not in named else MESSAGES
+        prompt = named.get(key)
+        if isinstance(prompt, list):
+            prompt = _chat_text(where, prompt, chat)
         if not isinstance(prompt, str) or not prompt.strip():
-            raise RunError(f'{where} has no text under the key "prompt": {line[:80]}')
-        yield number, prompt
+            listed = f" (it has {', '.join(map(str, named))})" if named else ""
+            raise RunError(
+                f'{where} has no text under the key "{column}"{listed}: {row!s:.80}; '
+                "prompts.column names another key"
+            )
+        yield PromptLine(number, prompt, {str(k): v for k, v in named.items() if k != key})
+
+
+def _chat_text(where: str, messages: list[Any], chat: Chat | None) -> str:
+    """Return what the model is given for the messages of a chat."""
+    for message in messages:
+        parts = message if isinstance(message, dict) else {}
+        if not all(isinstance(parts.get(key), str) for key in ("role", "content")):
+            raise RunError(
+                f"{where} holds the message {message!r:.80}: it must be an object with the texts "
+                '"role" and "content"'
+            )
+    if not messages:
+        raise RunError(f"{where} holds no message: leave the line out")
+
+    try:
+        text = None if chat is None else chat(messages)
+    # A template is a program of the model's folder, and refuses what it was not written for.
+    except Exception as error:
+        raise RunError(f"{where}: the model's chat template refuses it: {error}") from error
+    if text is None:
+        raise RunError(
+            f"{where} holds messages of a chat, but the model has no chat template: give the "
+            "prompt as a text, or take a model that was trained on chats"
+        )
+    return text
 
 
 def _looks_like_json(line: str) -> bool:

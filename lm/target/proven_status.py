@@ -155,7 +155,7 @@ def _status_of_same_batch(power: float | None, baseline: str) -> Status:
 
 def _status_of_prompts(config: RunConfig, status: Status) -> Status:
     # A factor of n alone is every prompt's.
-    if config.prompts.file is None or status.factor in {None, "(n-1)/n"}:
+    if not config.prompts.given or status.factor in {None, "(n-1)/n"}:
         return status
     return Status(
         "biased",

@@ -102,6 +102,7 @@ class Target:
             prompts=reading.prompts,
             completions=reading.completions,
             tokens=reading.tokens,
+            columns=reading.columns,
         )
         return torch.from_numpy(values).to(log_base)
 

@@ -416,4 +416,20 @@ MUTANTS = [
         "samples that depend on where an earlier call ended",
         ("lm/test_partition_column.py::test_a_second_call_goes_on_where_the_first_ended",),
     ),
+    Mutant(
+        "lm/models/tokenizer.py",
+        "if bare and bare[0] == self._chat_start:",
+        "if False:",
+        "a chat that begins with a second start token",
+        (
+            "lm/test_prompt_columns.py::test_messages_go_through_the_template_without_a_second_start",
+        ),
+    ),
+    Mutant(
+        "lm/target/problem.py",
+        "columns_of(lines), strict=bool(lines)",
+        "columns_of(lines)[::-1], strict=bool(lines)",
+        "the columns of another prompt",
+        ("lm/test_prompt_columns.py::test_columns_reach_a_function_by_the_names_after_the_star",),
+    ),
 ]
