@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Nothing here is ever fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo demo-full test test-slow engines numbers check mutants notebooks docs ci-all bench reproduce reproduce-second reproduce-fast \
+.PHONY: demo demo-full test test-slow engines numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second reproduce-fast \
 	report clean
 
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
@@ -67,6 +67,10 @@ mutants: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python tools/run_notebooks.py
+
+# Notebooks 01 to 04 without outputs and solutions, into build/student: what a class is given.
+student: $(STAMP)
+	$(BIN)/python tools/student_notebooks.py
 
 # The documentation site, into build/site: any static server shows it, and pages open by themselves.
 docs: $(STAMP)
