@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lm.config import RunConfig, resolve
 from lm.config.base import BaseConfig
 from lm.config.options import build_config, to_plain
-from lm.config.parts import PartitionConfig
+from lm.config.parts import PartitionConfig, PromptsConfig
 from lm.config.recipes import read_yaml
 from lm.config.target import TargetConfig
 from lm.errors import UsageError, reason_of
@@ -26,7 +26,13 @@ from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
 NOT_THE_RUN = ("name", "output", "overwrite", "resume")
 # Options that came after sweeps were run, each at the value that leaves a run what it was: so the
 # runs that are stored keep their names.
-LATER: dict[str, Any] = {"partition.error": PartitionConfig.error, "partition.most": None}
+LATER: dict[str, Any] = {
+    "partition.error": PartitionConfig.error,
+    "partition.most": None,
+    "prompts.text": None,
+    "prompts.column": PromptsConfig.column,
+    "prompts.split": PromptsConfig.split,
+}
 
 
 class Labels(NamedTuple):
