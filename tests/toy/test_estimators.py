@@ -304,8 +304,8 @@ def test_zeros_of_the_bias_table(column: str, zeros: list[str], n: int):
 
 def test_every_estimator_is_claimed():
     claimed = {id(estimator) for estimator in ESTIMATORS.values()}
-    composed = [value for value in vars(estimators).values() if isinstance(value, partial)]
-    composed.append(estimators.grouped_with_exact_z)
+    partials = [value for value in vars(estimators).values() if isinstance(value, partial)]
+    composed = [*partials, estimators.grouped_with_exact_z]
     assert {id(value) for value in composed} == claimed
     assert len(composed) > 10
 
