@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Longest part of a library's message that is repeated; some list all architectures there are.
 MOST_CHARACTERS = 400
@@ -52,6 +53,20 @@ class RunInterrupted(Exception):
             f"stopped by {signal_name} after step {step} of {steps}; everything is saved in "
             f"{folder}"
         )
+
+
+class RunPlanned(Exception):
+    """A run was to be planned and not to be made; not an error.
+
+    Attributes
+    ----------
+    plan
+        A `lm.training.plan.Plan`.
+    """
+
+    def __init__(self, plan: Any) -> None:
+        super().__init__("the run was planned and not made")
+        self.plan = plan
 
 
 @contextmanager

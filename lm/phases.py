@@ -78,14 +78,17 @@ def phase(what: str, total: int | None = None) -> Iterator[Phase]:
         To be told how far it is.
     """
     one, speaker = Phase(what, total), _Listening.speaker
-    if speaker is None:
-        yield one
-        return
-    speaker.begin(one)
+    if speaker is not None:
+        speaker.begin(one)
     try:
         yield one
+    except KeyboardInterrupt as interrupt:
+        # The innermost phase that is left says what it was.
+        interrupt.args = interrupt.args or (f"interrupted while {what}",)
+        raise
     finally:
-        speaker.end(one)
+        if speaker is not None:
+            speaker.end(one)
 
 
 def each(what: str, items: Sequence[_Item]) -> Iterator[_Item]:

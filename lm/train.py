@@ -31,7 +31,7 @@ from lm.run.start import how_to_start
 from lm.run.state import Moving
 from lm.run.trackers import open_tracker
 from lm.surrogate import surrogate_loss
-from lm.target.problem import build_partition, build_problem, measured_problem
+from lm.target.problem import build_partition, draft_problem, fit_problem, measured_problem
 from lm.training.accumulate import MicroBatches
 from lm.training.average import WeightAverage
 from lm.training.baseline import Baseline
@@ -43,6 +43,7 @@ from lm.training.describe import (
     describe_weights,
 )
 from lm.training.optimizer import build_optimizer
+from lm.training.plan import Plan, plan_run, planned
 from lm.training.proposal import Proposal
 from lm.training.session import Session, StepRecord
 from lm.training.setup import adopt_base, build_policy, load_base, resolve_with
@@ -56,6 +57,7 @@ def train(
     *,
     base: Policy | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> Path:
     """Train a policy toward its target and write the run folder.
 
@@ -67,6 +69,10 @@ def train(
         A base of your own, copied and then left alone; by default what the configuration names.
     on_step
         Called before the first step and after every step, in the main process.
+    on_plan
+        Called with what a run of more than some seconds will take, before anything is drawn; the
+        short measurement is made for it alone. Not for several processes, nor for a run that
+        continues.
 
     Returns
     -------
@@ -80,6 +86,8 @@ def train(
         message says what to do.
     RunInterrupted
         A signal asked the run to stop; everything is saved.
+    RunPlanned
+        With `config.plan`: the run is measured and not made, and nothing is written.
     UnattainableMoments, FileNotFoundError
         The target cannot be fitted; the model folder is missing.
     """
@@ -89,9 +97,11 @@ def train(
     accelerator = build_accelerator(config.device)
     check_processes(accelerator, config)
     main, device = accelerator.is_main_process, str(accelerator.device)
+    if config.plan:
+        raise planned(config, base, accelerator)
     with fail_together(accelerator):
-        complete = main and how_to_start(config) == "complete"
-    if agree(accelerator, complete):
+        start = how_to_start(config) if main else "new"
+    if agree(accelerator, start == "complete"):
         return Path(config.output or "")
 
     with open_run(config, main=main) as run:
@@ -108,7 +118,12 @@ def train(
         # Fit the target to the base, and draw the samples of all evaluations.
         amp = Amp(config.precision, device)
         with amp.autocast():
-            problem = build_problem(config, base)
+            draft = draft_problem(config, base)
+            if on_plan and start == "new" and accelerator.num_processes == 1:
+                plan = plan_run(config, draft, policy, amp)
+                if plan is not None:
+                    on_plan(plan)
+            problem = fit_problem(config, draft)
             measured = measured_problem(config, base, problem)
             run.write_problem(measured, problem)
             drawn = find_target_samples(config, measured, run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,13 +19,14 @@ from lm.config.base import BaseConfig, Pretrained
 from lm.device.amp import Amp
 from lm.device.launched import is_main
 from lm.device.processes import leave_group
-from lm.errors import RunError, border
+from lm.errors import RunError, RunPlanned, border
 from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.target_file import FILE_NAME, read_target_samples, stored_target_samples
 from lm.evaluation.target_samples import TargetSamples
 from lm.models.folder import ModelFolderError
 from lm.models.pretrained import fetch
 from lm.models.vocabulary import VocabularyError
+from lm.phases import duration
 from lm.policy import load_policy
 from lm.policy.checks import check_device, check_longest
 from lm.policy.drawing import draw
@@ -42,6 +44,7 @@ from lm.run.records import printable, read_records
 from lm.target.problem import Problem, build_problem, measured_problem
 from lm.train import StepRecord, train
 from lm.training.base import read_facts, train_base
+from lm.training.plan import Plan
 from lm.training.setup import load_base
 
 # Errors that a user can put right, in addition to those of lm.cli.main.
@@ -75,7 +78,11 @@ class SampleOptions:
 
 def run_train(config: RunConfig) -> None:
     """Train, then print the headline table and where the report is."""
-    folder = train(config, on_step=_warn_at_start)
+    try:
+        folder = train(config, on_step=_warn_at_start, on_plan=print_plan)
+    except RunPlanned as planned:
+        print_plan(planned.plan)
+        return
     leave_group()
     if is_main():
         evaluations = read_records(folder, "evaluation")
@@ -88,6 +95,21 @@ def run_train(config: RunConfig) -> None:
             print(f"report: {folder / 'report.html'}")
         else:
             print(f"run: {folder} (python -m lm report {folder} draws its report)")
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what a run will take: a line for each phase, and the whole."""
+    table = new_table(
+        f"the plan, as measured now: {plan.sampled:,.0f} tokens a second drawn, "
+        f"{plan.trained:,.0f} in a step"
+    )
+    for heading in ("phase", "samples", "time", "peak memory", "keys"):
+        table.add_column(heading, no_wrap=heading != "keys")
+    for line in plan.lines:
+        memory = "" if math.isnan(line.memory) else f"{line.memory / 2**30:.1f} GiB"
+        table.add_row(line.name, line.samples, duration(line.seconds), memory, line.keys)
+    print_table(table)
+    print(f"about {duration(plan.seconds)} in all", flush=True)
 
 
 def _warn_at_start(done: StepRecord) -> None:

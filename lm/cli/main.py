@@ -157,7 +157,8 @@ def train_command(words: Sequence[str]) -> None:
     if not words:
         raise UsageError(f"no recipe and no target is given; try {shipped_recipes()} (or --help)")
     config = resolve(parse_config(RunConfig, words, program="python -m lm train"))
-    start = how_to_start(config)
+    # A plan writes nothing, whatever is there.
+    start = "new" if config.plan else how_to_start(config)
     refuse_launch(config.device)
     if start == "complete":
         _say(f"{config.output} is complete: nothing is left to do")

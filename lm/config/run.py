@@ -92,6 +92,8 @@ class RunConfig:
     """auto takes a GPU when there is one"""
     tracker: Literal["none", "tensorboard"] = "none"
     """also write the records as TensorBoard events into the run folder"""
+    plan: bool = False
+    """measure how fast the model is here, print what the run will take, and stop"""
     report: bool = True
     """draw figures and the report at the end; python -m lm report RUN draws them later, too"""
 

@@ -137,7 +137,7 @@ def prefix_sums(policy: Policy, base: Policy, samples: Samples) -> tuple[Tensor,
     lengths = samples.mask.sum(-1)
     order = torch.argsort(lengths, stable=True)
     parts = []
-    blocks = order.split(_rows_of_laws(policy, samples))
+    blocks = order.split(laws_at_once(samples.tokens.shape[1], policy.vocabulary_size))
     for rows in each("comparing policy and base, token by token", blocks):
         longest = int(lengths[rows].max())
         some = samples.rows(rows)
@@ -164,6 +164,6 @@ def _prefix_sums(
     )
 
 
-def _rows_of_laws(policy: Policy, samples: Samples) -> int:
-    a_row = samples.tokens.shape[1] * policy.vocabulary_size
-    return max(1, min(CHUNK_ROWS, LAW_ELEMENTS // a_row))
+def laws_at_once(length: int, vocabulary_size: int) -> int:
+    """Return how many samples of a length have the laws of all their tokens in memory at once."""
+    return max(1, min(CHUNK_ROWS, LAW_ELEMENTS // (length * vocabulary_size)))

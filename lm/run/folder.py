@@ -355,6 +355,9 @@ def _leave(run: RunFolder, error: BaseException) -> None:
             remove_owned(run.partial, BEGUN_RUN)
         except RunError as kept:
             error.add_note(str(kept))
+        else:
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note("no step was done yet, so nothing of the run is kept")
     else:
         error.add_note(f"what was recorded until then is in {run.partial}")
         steps = checkpoint_steps(run.checkpoints)
@@ -363,6 +366,7 @@ def _leave(run: RunFolder, error: BaseException) -> None:
                 f"the newest checkpoint is of step {steps[0]}: --resume continues from there"
             )
         advice = "run the same command with --resume"
+
     if is_disk_full(error):
         full = RunError(f"the disk is full, so the run stops: free some space, then {advice}")
         for note in getattr(error, "__notes__", ()):

@@ -23,7 +23,7 @@ Start = Literal["new", "resumed", "complete"]
 
 # What may differ between the beginning of a run and its continuation: where it is, how often it
 # is saved, and who else is told. `steps` may not: the learning rate depends on it.
-MAY_DIFFER = ("output", "overwrite", "resume", "checkpoint", "tracker")
+MAY_DIFFER = ("output", "overwrite", "resume", "checkpoint", "tracker", "plan")
 # Of a log: the base's evaluation, then a step.
 FIRST_LINES = 3
 

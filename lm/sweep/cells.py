@@ -23,7 +23,7 @@ from lm.run.inputs import input_digests
 from lm.sweep.config import MethodConfig, RateConfig, SweepConfig, TaskConfig
 
 # Where a run is written and what it is called change no number of it.
-NOT_THE_RUN = ("name", "output", "overwrite", "resume")
+NOT_THE_RUN = ("name", "output", "overwrite", "resume", "plan")
 # Options that came after sweeps were run, each at the value that leaves a run what it was: so the
 # runs that are stored keep their names.
 LATER: dict[str, Any] = {

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,12 +116,33 @@ class Problem:
         return [] if self.offline is None else self.offline.warnings(self.prompt_texts)
 
 
-@phase("building the target from the base")
-@border(
-    "building the target from the base",
+class Draft(NamedTuple):
+    """What is known of a problem before anything is drawn for it.
+
+    Attributes
+    ----------
+    base, reader, listing, prompts, prompt_texts, evaluated
+        As in `Problem`.
+    wanted
+        Shape (c,), int64: the contexts whose Z is estimated from base samples; empty for none.
+    """
+
+    base: Policy
+    reader: Reader
+    listing: Listing | None
+    prompts: Prompts | None
+    prompt_texts: tuple[str, ...]
+    evaluated: Tensor
+    wanted: Tensor
+
+
+BUILDING = "building the target from the base"
+ADVICE = (
     "If the model cannot be run like this, try another --precision or model; --debug true shows "
-    "where",
+    "where"
 )
+
+
 def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None = None) -> Problem:
     """Fit the target to the base: exactly over the list, or else on base samples.
 
@@ -147,6 +168,19 @@ def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
         A feature or a score fails; the model does not fit what was asked for.
     InfiniteDivergence
         A custom target has holes and the divergence an infinite slope.
+    """
+    return fit_problem(config, draft_problem(config, base, prompts))
+
+
+@phase("reading the prompts and the list")
+@border(BUILDING, ADVICE)
+def draft_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None = None) -> Draft:
+    """Do what needs no samples: read the contexts and the list, and try the user's functions.
+
+    Parameters
+    ----------
+    config, base, prompts
+        As for `build_problem`, which raises the same.
     """
     # Read the contexts.
     lines: list[PromptLine] = []
@@ -190,18 +224,37 @@ def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
         dict(zip(keys, columns_of(lines), strict=bool(lines))),
     )
 
-    # The target and its Z, from base samples of the contexts whose Z nothing gives exactly or the
-    # policy of Z asks for.
     try_functions(config, base, reader, contexts)
+
+    # Base samples, of the contexts whose Z nothing gives exactly or the policy of Z asks for.
+    wanted = evaluated[:0]
     everywhere = config.partition.policy in {"frozen", "past_only"}
     on_list = listing is not None and config.target.on_list
     if everywhere or not (on_list or config.target.is_normalised):
         wanted = torch.arange(max(1, len(texts))) if everywhere else evaluated
+    return Draft(base, reader, listing, contexts, texts, evaluated, wanted)
+
+
+@phase(BUILDING)
+@border(BUILDING, ADVICE)
+def fit_problem(config: RunConfig, draft: Draft) -> Problem:
+    """Draw base samples where Z needs them, and fit the target.
+
+    Parameters
+    ----------
+    config
+        A resolved configuration.
+    draft
+        Of the same.
+    """
+    base, reader, listing, contexts, texts, evaluated, wanted = draft
+    offline = None
+    if len(wanted) > 0:
         draws = draw_base(config, base, reader, contexts, wanted)
         target, offline = fit_on_samples(config, base, listing, draws, evaluated, prompts=texts)
     else:
         target = fit_target(config, base, listing, None, evaluated, prompts=texts)
-        offline = None
+
     log_z = torch.full((max(1, len(texts)),), math.nan, dtype=torch.float64)
     if target.log_z is not None:
         log_z[:] = target.log_z

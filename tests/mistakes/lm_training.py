@@ -210,4 +210,18 @@ MUTANTS = [
         "a running mean that forgets what it should keep",
         ("lm/test_average.py::test_the_average_is_a_slow_loops_and_is_only_lent",),
     ),
+    Mutant(
+        "lm/training/plan.py",
+        "self._generator = random_stream(config.seed, PLAN)",
+        "torch.manual_seed(0); self._generator = torch.default_generator",
+        "a plan that draws from, and sets, the random numbers of the program",
+        ("lm/test_plan.py::test_the_measurement_leaves_the_policy_and_the_random_numbers_alone",),
+    ),
+    Mutant(
+        "lm/training/plan.py",
+        "            parameter.grad = None\n",
+        "            pass\n",
+        "gradients of the measurement in the first step",
+        ("lm/test_plan.py::test_the_measurement_leaves_the_policy_and_the_random_numbers_alone",),
+    ),
 ]
