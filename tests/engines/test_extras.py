@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,12 @@ def test_a_fault_inside_an_engine_is_not_hidden(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModuleNotFoundError, match="nothing_of_that_name"):
         _ = engine("half_an_engine")
+
+
+def test_the_entry_point_of_verl_names_a_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (name,) = project["entry-points"]["verl.plugins"].values()
+    assert importlib.util.find_spec(name) is not None
 
 
 @pytest.mark.slow

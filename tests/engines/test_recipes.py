@@ -72,7 +72,8 @@ def test_the_options_of_a_recipe_are_accepted(name, tmp_path, monkeypatch):
     assert words[place + 1] == "true"
     words[place + 1] = "false"
     script = runpy_script()
-    _, args = HfArgumentParser([script, FDPGConfig]).parse_args_into_dataclasses(
+    kinds: Any = [script, FDPGConfig]
+    _, args = HfArgumentParser(kinds).parse_args_into_dataclasses(
         [*words, "--use_cpu", "true", "--output_dir", str(tmp_path)]
     )
     assert args.accept == ["bf16", "max_grad_norm"]
@@ -92,7 +93,7 @@ def runpy_script() -> Any:
 def test_accelerate_reads_its_files(name):
     from accelerate.commands.config.config_args import load_config_from_file
 
-    config = load_config_from_file(str(RECIPES / name))
+    config: Any = load_config_from_file(str(RECIPES / name))
     kind = yaml.safe_load((RECIPES / name).read_text())["distributed_type"]
     assert str(config.distributed_type).endswith(kind)
     assert config.num_processes == 6

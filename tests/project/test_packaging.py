@@ -159,10 +159,10 @@ def test_the_source_distribution_holds_what_the_tests_need(distributions):
     (path,) = distributions.glob("fdpg_ref-*.tar.gz")
     with tarfile.open(path) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    folders = ("tests", "docs", "benchmarks", "notebooks", "study", "tools", ".ci", *PACKAGES)
+    folders = ("tests", "docs", "examples", "benchmarks", "notebooks", "study", "tools", ".ci")
     needed = {
         file.relative_to(ROOT).as_posix()
-        for folder in folders
+        for folder in (*folders, *PACKAGES)
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and not MADE & set(file.relative_to(ROOT).parts)
     }
