@@ -13,13 +13,7 @@ from fdpg_ref import find_divergence, score_coefficients, score_signal
 from lm.config import RunConfig
 from lm.device.amp import Amp
 from lm.device.interrupt import interruptible
-from lm.device.processes import (
-    agree,
-    build_accelerator,
-    fail_together,
-    gather,
-    main_process_first,
-)
+from lm.device.processes import agree, build_accelerator, fail_together, gather, main_process_first
 from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.target_file import find_target_samples
 from lm.phases import phase
@@ -31,7 +25,7 @@ from lm.run.start import how_to_start
 from lm.run.state import Moving
 from lm.run.trackers import open_tracker
 from lm.surrogate import surrogate_loss
-from lm.target.problem import build_partition, draft_problem, fit_problem, measured_problem
+from lm.target.problem import build_partition, measured_problem
 from lm.training.accumulate import MicroBatches
 from lm.training.average import WeightAverage
 from lm.training.baseline import Baseline
@@ -43,7 +37,7 @@ from lm.training.describe import (
     describe_weights,
 )
 from lm.training.optimizer import build_optimizer
-from lm.training.plan import Plan, plan_run, planned
+from lm.training.plan import Plan, fit_after_plan, planned
 from lm.training.proposal import Proposal
 from lm.training.session import Session, StepRecord
 from lm.training.setup import adopt_base, build_policy, load_base, resolve_with
@@ -70,9 +64,7 @@ def train(
     on_step
         Called before the first step and after every step, in the main process.
     on_plan
-        Called with what a run of more than some seconds will take, before anything is drawn; the
-        short measurement is made for it alone. Not for several processes, nor for a run that
-        continues.
+        Called with what a new run of one process will take, before anything is drawn.
 
     Returns
     -------
@@ -84,10 +76,8 @@ def train(
     RunError
         The folder cannot be written, the model does not fit, or a value is not finite; the
         message says what to do.
-    RunInterrupted
-        A signal asked the run to stop; everything is saved.
-    RunPlanned
-        With `config.plan`: the run is measured and not made, and nothing is written.
+    RunInterrupted, RunPlanned
+        A signal asked the run to stop, and all is saved; `config.plan` did, and nothing is written.
     UnattainableMoments, FileNotFoundError
         The target cannot be fitted; the model folder is missing.
     """
@@ -118,12 +108,8 @@ def train(
         # Fit the target to the base, and draw the samples of all evaluations.
         amp = Amp(config.precision, device)
         with amp.autocast():
-            draft = draft_problem(config, base)
-            if on_plan and start == "new" and accelerator.num_processes == 1:
-                plan = plan_run(config, draft, policy, amp)
-                if plan is not None:
-                    on_plan(plan)
-            problem = fit_problem(config, draft)
+            new = start == "new" and accelerator.num_processes == 1
+            problem = fit_after_plan(config, base, policy, amp, on_plan if new else None)
             measured = measured_problem(config, base, problem)
             run.write_problem(measured, problem)
             drawn = find_target_samples(config, measured, run)

@@ -25,7 +25,7 @@ from lm.phases import phase
 from lm.policy.drawing import rows_in_memory
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
-from lm.target.problem import Draft, draft_problem
+from lm.target.problem import Draft, Problem, draft_problem, fit_problem
 from lm.training.setup import adopt_base, build_policy, load_base
 
 # A shorter run is not planned unless that is asked for, and nothing more is measured for it.
@@ -143,6 +143,29 @@ def plan_run(
             if size >= config.batch_size:
                 break
     return _plan(config, draft, policy, probe.summary(seen))
+
+
+def fit_after_plan(
+    config: RunConfig,
+    base: Policy,
+    policy: Policy,
+    amp: Amp,
+    on_plan: Callable[[Plan], None] | None,
+) -> Problem:
+    """Return the fitted problem of a run, having said before what the run will take.
+
+    Parameters
+    ----------
+    config, base, policy, amp
+        Of the run.
+    on_plan
+        Whom to tell, if the run takes more than some seconds; without it nothing is measured.
+    """
+    draft = draft_problem(config, base)
+    plan = plan_run(config, draft, policy, amp) if on_plan else None
+    if on_plan and plan is not None:
+        on_plan(plan)
+    return fit_problem(config, draft)
 
 
 def planned(config: RunConfig, base: Policy | None, accelerator: Accelerator) -> RunPlanned:

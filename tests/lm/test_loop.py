@@ -125,7 +125,8 @@ def test_no_scoring_of_a_step_holds_more_than_a_micro_batch(tmp_path, monkeypatc
             steps(session)
 
     monkeypatch.setattr(lm.train, "train_steps", only_steps)
-    _ = train(_config(tmp_path / "run", steps=1, micro_batch_size=8))
+    unaided = replace(SELDOM, target_samples=0)
+    _ = train(_config(tmp_path / "run", steps=1, micro_batch_size=8, evaluation=unaided))
     # The base's four parts of the 32 samples, the policy's, and the policy's with their graphs; the
     # evaluations have batches of their own, and score their longest row alone.
     assert [n for n in rows if n not in {1, SELDOM.samples}] == [8] * 12

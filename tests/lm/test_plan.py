@@ -179,7 +179,7 @@ def test_an_interrupt_names_the_innermost_phase(tmp_path, monkeypatch, capsys):
         with phase("drawing base samples for Z"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(lm.train, "fit_problem", interrupted)
+    monkeypatch.setattr("lm.training.plan.fit_problem", interrupted)
     words = ["train", "--model", str(tiny_model()), "--target.moments", "{listed: 0.3}"]
     assert main([*words, "--output", str(tmp_path / "run")]) == 130
     error = capsys.readouterr().err
