@@ -316,7 +316,7 @@ def test_env_names_the_versions(capsys):
 CLOSED, FULL = 141, 2
 
 
-@pytest.mark.parametrize("words", [["help"], ["env"]])
+@pytest.mark.parametrize("words", [["help"], pytest.param(["env"], marks=pytest.mark.slow)])
 def test_an_output_that_is_closed_ends_the_program_without_a_word(words):
     command = f"{sys.executable} -m lm {' '.join(words)} | true; exit ${{PIPESTATUS[0]}}"
     # The pipe is closed before the first word.
@@ -330,7 +330,7 @@ def test_an_output_that_is_closed_ends_the_program_without_a_word(words):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
-@pytest.mark.parametrize("words", [["help"], ["env"]])
+@pytest.mark.parametrize("words", [["help"], pytest.param(["env"], marks=pytest.mark.slow)])
 def test_an_output_that_cannot_be_written_is_said_in_one_line(words):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

@@ -268,6 +268,7 @@ def test_a_sweep_replaces_its_own_files_and_writes_to_a_device(done, tmp_path):
     assert store.stat().st_size
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
     block = tiny_block(methods=["forward_kl", "jensen_shannon"])
     sweep = tiny_sweep(tmp_path, blocks=[block])

@@ -62,6 +62,7 @@ def table_of(runs, **changes) -> Table:
     return Table("lm_main2", frame.assign(**changes), {"tasks": {}})
 
 
+@pytest.mark.slow
 def test_every_hypothesis_is_judged_on_full_tables(verdicts):
     assert list(dict.fromkeys(name for name, _ in verdicts)) == list(SECOND_STATEMENTS)
     assert not [key for key, one in verdicts.items() if one.verdict == NOT_JUDGED]
@@ -83,6 +84,7 @@ def test_every_hypothesis_is_judged_on_full_tables(verdicts):
     assert words["H12", "lm"] == HOLDS
 
 
+@pytest.mark.slow
 def test_the_effects_are_those_put_in(verdicts):
     known = {key: one.effect for key, one in verdicts.items()}
     assert known["H5", "lm, batch 256"] == pytest.approx(-0.5, abs=0.05)
@@ -192,6 +194,7 @@ def test_the_report_is_about_the_second_edition_and_keeps_the_first(tables, tmp_
     assert (tmp_path / "figures" / "sides.png").is_file()
 
 
+@pytest.mark.slow
 def test_both_sides_of_every_task_stand_next_to_each_other(tables):
     table = sides_table(tables.main2)
     known = table.set_index(["setting", "side", "task"])["value"]
@@ -212,6 +215,7 @@ def test_both_sides_of_every_task_stand_next_to_each_other(tables):
     assert all(len(row) == len(grid.heads) for row in grid.rows)
 
 
+@pytest.mark.slow
 def test_a_task_with_too_few_seeds_has_no_row(tables):
     frame = tables.main2.frame
     few = frame[(frame["task"] != "reward") | (frame["seed"] < 4)]
@@ -221,6 +225,7 @@ def test_a_task_with_too_few_seeds_has_no_row(tables):
     assert set(table.loc[table["task"] == "teacher", "n"]) == {8}
 
 
+@pytest.mark.slow
 def test_slopes_and_matched_entropies_are_tables(tables):
     slopes = slopes_grid(runs_of(tables.scale2))
     assert slopes.heads[2:5] == ("1x32", "2x64", "4x128")
@@ -245,6 +250,7 @@ def test_a_finding_says_times_where_the_effect_is_a_logarithm():
     assert set(QUESTIONS) == set(SECOND_STATEMENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "fails"), [(0.05, False), (0.2, True)])
 def test_samples_of_the_target_must_agree_in_nine_of_ten(tables, share, fails):
     frame = tables.main2.frame.copy()
