@@ -59,11 +59,11 @@ def fault_of(read: Read, errors: tuple[str, ...], data: bytes) -> BaseException 
 
 
 def _prompts(name: str, folder: Path) -> Read:
-    from lm.target.prompt_file import read_prompts  # noqa: PLC0415
+    from lm.target.prompt_file import read_prompt_lines  # noqa: PLC0415
 
     def read(data: bytes) -> None:
         _ = (folder / name).write_bytes(data)
-        prompts = read_prompts(str(folder / name))
+        prompts = [line.text for line in read_prompt_lines(str(folder / name))]
         assert prompts
         assert all(prompt.strip() for prompt in prompts)
         assert len(set(prompts)) == len(prompts)

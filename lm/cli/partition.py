@@ -21,7 +21,7 @@ from lm.policy.checks import check_device, check_score
 from lm.policy.drawing import draw
 from lm.policy.prompts import Prompts
 from lm.run.files import append_line, write_output
-from lm.target.decoded import Reader, prompt_key
+from lm.target.decoded import Reader, prompt_keys
 from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
 from lm.target.prompt_file import (
     JSON_LINES,
@@ -48,20 +48,21 @@ def run_partition(options: PartitionOptions) -> None:
     RunError
         The prompts cannot be read, or the output is that of other settings.
     """
-    lines = read_prompt_lines(str(options.prompts))
+    # The base and its prompts, as its chat template writes them.
+    check_device(options.device)
+    base = load_policy(options.model, max_new_tokens=options.max_new_tokens, device=options.device)
+    lines = read_prompt_lines(str(options.prompts), chat=base.vocabulary.chat_text)
     rows = [*_rows(options.prompts, lines)]
     done = _lines_done(options, rows)
     if done:
         print(f"{options.output}: {done} of {len(rows)} prompts are done")
 
-    # The base and its prompts.
-    check_device(options.device)
-    base = load_policy(options.model, max_new_tokens=options.max_new_tokens, device=options.device)
+    # What is read of its samples.
     tokens = base.vocabulary.encode_prompts([line.text for line in lines])
     refuse_same_tokens(str(options.prompts), lines, tokens)
     contexts = Prompts.from_ids(tokens, pad_id=base.ids.pad_id)
     base.check_prompts(contexts)
-    keys = [*map(prompt_key, contexts.tokens.tolist(), contexts.mask.tolist())]
+    keys = prompt_keys(contexts)
     texts = [line.text for line in lines]
     features = options.target.features
     columns = dict(zip(keys, columns_of(lines), strict=True))

@@ -67,6 +67,10 @@ class Vocabulary(Protocol):
         """Return what follows each prompt: the end of the text that `decode` gives with prompts."""
         ...
 
+    def chat_text(self, messages: list[dict[str, str]]) -> str | None:
+        """Return the prompt that stands for the messages of a chat; None where nothing says so."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Write what a model folder needs to have this vocabulary, beside the token ids."""
         ...
@@ -171,6 +175,9 @@ class CharVocabulary:
         """Turn tokens into texts: letters do not depend on what is before them."""
         return self.decode(tokens, mask)
 
+    def chat_text(self, messages: list[dict[str, str]]) -> None:
+        """Return None: letters have no chat."""
+
     def save(self, folder: Path) -> None:
         """Write nothing: the letters are stored with the token ids."""
 
@@ -235,6 +242,9 @@ class IdVocabulary:
     ) -> list[str]:
         """Turn tokens into texts: ids do not depend on what is before them."""
         return self.decode(tokens, mask)
+
+    def chat_text(self, messages: list[dict[str, str]]) -> None:
+        """Return None: ids have no chat."""
 
     def save(self, folder: Path) -> None:
         """Write nothing: the ids are the texts."""

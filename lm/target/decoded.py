@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lm.features.registry import NO_COLUMNS, feature_values
+from lm.features.registry import feature_values
 from lm.policy.prompts import Prompts
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
@@ -29,7 +29,7 @@ class Reading(NamedTuple):
     listed
         Shape (n,), bool: whether the text is a name on the list; never where there is no list.
     columns
-        What else is known of each text's prompt: n values by name.
+        What else is known of each text's prompt: n values by name; none without prompts.
     """
 
     texts: list[str]
@@ -38,7 +38,7 @@ class Reading(NamedTuple):
     tokens: list[list[int]]
     features: Tensor
     listed: Tensor
-    columns: Mapping[str, Sequence[Any]] = NO_COLUMNS
+    columns: Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Reader:
         texts = self.base.decode(samples)
         prompts, completions, columns = [""] * len(texts), texts, dict[str, list[Any]]()
         if samples.prompts is not None and self.prompt_texts:
-            keys = _keys_of(samples.prompts)
+            keys = prompt_keys(samples.prompts)
             prompts = [self.prompt_texts[key] for key in keys]
             # What stands beside each prompt comes with its samples.
             columns = self._columns_of(keys)
@@ -119,11 +119,10 @@ class Reader:
         return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _keys_of(prompts: Prompts) -> list[tuple[int, ...]]:
-    pairs = zip(prompts.tokens.tolist(), prompts.mask.tolist(), strict=True)
-    return [prompt_key(tokens, mask) for tokens, mask in pairs]
-
-
-def prompt_key(tokens: list[int], mask: list[bool]) -> tuple[int, ...]:
-    """Return the tokens of one prompt without its padding."""
-    return tuple(token for token, real in zip(tokens, mask, strict=True) if real)
+def prompt_keys(prompts: Prompts) -> list[tuple[int, ...]]:
+    """Return the tokens of each prompt without its padding."""
+    rows = zip(prompts.tokens.tolist(), prompts.mask.tolist(), strict=True)
+    return [
+        tuple(token for token, real in zip(tokens, mask, strict=True) if real)
+        for tokens, mask in rows
+    ]

@@ -80,7 +80,7 @@ class ListedSupport:
         if features:
             values = torch.from_numpy(feature_values(features, texts, tokens=tokens))
         everything = torch.ones(len(texts), dtype=torch.bool)
-        return Reading(texts, [""] * len(texts), texts, tokens, values, everything)
+        return Reading(texts, [""] * len(texts), texts, tokens, values, everything, {})
 
     @torch.no_grad()
     def log_prob(self, policy: Policy) -> Tensor:

@@ -225,7 +225,7 @@ def _joined(first: BaseSamples, second: BaseSamples) -> BaseSamples:
     order = torch.cat([places, later], 1).flatten()
     one, two = first.reading, second.reading
 
-    def rows(before: list[_Row], after: list[_Row]) -> list[_Row]:
+    def rows(before: Sequence[_Row], after: Sequence[_Row]) -> list[_Row]:
         both = [*before, *after]
         return [both[place] for place in order.tolist()]
 
@@ -236,6 +236,7 @@ def _joined(first: BaseSamples, second: BaseSamples) -> BaseSamples:
         rows(one.tokens, two.tokens),
         torch.cat([one.features, two.features])[order.to(one.features.device)],
         torch.cat([one.listed, two.listed])[order.to(one.listed.device)],
+        {name: rows(column, two.columns[name]) for name, column in one.columns.items()},
     )
     log_base = torch.cat([first.log_base, second.log_base], 1)
     return BaseSamples(first.contexts, log_base, reading, second.last)

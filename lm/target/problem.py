@@ -20,7 +20,7 @@ from lm.policy.checks import check_score
 from lm.policy.prompts import PromptError, Prompts
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
-from lm.target.decoded import Reader, Reading, prompt_key
+from lm.target.decoded import Reader, Reading, prompt_keys
 from lm.target.fit import fit_on_samples, fit_target, try_functions
 from lm.target.listed import Listing, find_support
 from lm.target.offline import Offline, draw_base
@@ -189,7 +189,7 @@ def draft_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
             config.prompts.file,
             column=config.prompts.column,
             split=config.prompts.split,
-            chat=getattr(base.vocabulary, "chat_text", None),
+            chat=base.vocabulary.chat_text,
         )
         prompts = [line.text for line in lines]
     elif prompts is None and config.prompts.text is not None:
@@ -215,7 +215,7 @@ def draft_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
     if support is not None:
         names = support.names
         listing = Listing(support, support.log_prob(base), support.reading(features))
-    keys = [] if contexts is None else [*map(prompt_key, *map(Tensor.tolist, contexts))]
+    keys = [] if contexts is None else prompt_keys(contexts)
     reader = Reader(
         base,
         features,

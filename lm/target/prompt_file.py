@@ -33,37 +33,17 @@ class PromptLine(NamedTuple):
     columns: Mapping[str, Any] = MappingProxyType({})
 
 
-def read_prompts(path: str) -> list[str]:
-    """Read the prompts of a run.
-
-    Parameters
-    ----------
-    path
-        A text file with one prompt per line (empty lines are left out), or a ``.jsonl`` or
-        ``.ndjson`` file whose lines are objects with the key "prompt", which may hold line breaks.
-
-    Returns
-    -------
-    list of str
-        At least one prompt, none of them empty, none twice.
-
-    Raises
-    ------
-    RunError
-        The file cannot be read, a line is not what it should be, or nothing is left.
-    """
-    return [line.text for line in read_prompt_lines(path)]
-
-
 def read_prompt_lines(
     path: str, *, column: str = "prompt", split: str = "train", chat: Chat | None = None
 ) -> list[PromptLine]:
-    """Read the prompts of a run as `read_prompts` does, each with its line and its columns.
+    """Read the prompts of a run, each with its line and its columns.
 
     Parameters
     ----------
     path
-        As for `read_prompts`; also the folder of a data set, or ``hf:NAME`` of one on the hub.
+        A text file with one prompt per line (empty lines are left out); a ``.jsonl`` or ``.ndjson``
+        file whose lines are objects with the prompt under a key, which may hold line breaks; the
+        folder of a data set, or ``hf:NAME`` of one on the hub.
     column
         The key or column that holds the prompt.
     split
@@ -71,10 +51,16 @@ def read_prompt_lines(
     chat
         The model's chat template, for prompts that are messages.
 
+    Returns
+    -------
+    list of PromptLine
+        At least one prompt, none of them empty, none twice.
+
     Raises
     ------
     RunError
-        As for `read_prompts`; there is no such column, or the model has no template.
+        The file cannot be read, a line is not what it should be, nothing is left, there is no such
+        column, or the model has no template.
     """
     suffix = Path(path).suffix.lower()
     if path.startswith(HUB) or Path(path).is_dir():

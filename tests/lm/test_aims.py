@@ -91,7 +91,7 @@ def test_a_teachers_score_is_its_log_probability_of_every_sequence():
     rows = [row[keep].tolist() for row, keep in zip(*sequences, strict=True)]
     nothing, texts = torch.zeros(len(rows), 0), [""] * len(rows)
     listed = torch.zeros(len(rows), dtype=torch.bool)
-    reading = Reading(texts, texts, texts, rows, nothing, listed)
+    reading = Reading(texts, texts, texts, rows, nothing, listed, {})
     found = teacher_log_prob(policy, reading)
     torch.testing.assert_close(found, policy.log_prob(*sequences).detach(), rtol=0, atol=1e-12)
     # Its partition function is 1: nothing has to be estimated.

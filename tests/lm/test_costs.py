@@ -24,7 +24,7 @@ from lm.sweep.cells import expand
 from lm.sweep.config import SweepConfig
 from lm.target import fit
 from lm.target import problem as problems
-from lm.target.decoded import Reader
+from lm.target.decoded import Reader, prompt_keys
 from lm.target.offline import draw_base
 from lm.target.problem import Problem, build_problem
 from lm.target.targets import NoMass
@@ -165,8 +165,10 @@ def test_a_cap_ends_it_with_a_warning():
 def test_rounds_hold_the_samples_of_each_context_together():
     config, base = _config(most=600), _model()
     contexts = problems.Prompts.from_ids(base.vocabulary.encode_prompts(list(PROMPTS)), pad_id=1)
-    keys = map(problems.prompt_key, contexts.tokens.tolist(), contexts.mask.tolist())
-    reader = Reader(base, ("twos",), frozenset(), dict(zip(keys, PROMPTS, strict=True)))
+    keys = prompt_keys(contexts)
+    columns = {key: {"answer": prompt} for key, prompt in zip(keys, PROMPTS, strict=True)}
+    texts = dict(zip(keys, PROMPTS, strict=True))
+    reader = Reader(base, ("twos",), frozenset(), texts, columns)
     rounds = list(draw_base(config, base, reader, contexts, torch.arange(3)))
     assert [drawn.log_base.shape[1] for drawn in rounds] == [85, 170, 200]
     assert [drawn.last for drawn in rounds] == [False, False, True]
@@ -174,6 +176,7 @@ def test_rounds_hold_the_samples_of_each_context_together():
     # Whatever is said of a text is said of its own prompt.
     reading, log_base = rounds[-1].reading, rounds[-1].log_base.flatten()
     assert reading.prompts == [prompt for prompt in PROMPTS for _ in range(200)]
+    assert reading.columns == {"answer": reading.prompts}
     assert reading.features[:, 0].tolist() == [float(row.count(2)) for row in reading.tokens]
     assert rounds[0].log_base[2].equal(rounds[-1].log_base[2, :85])
     tokens = torch.tensor([row + [1] * (LIMIT - len(row)) for row in reading.tokens])

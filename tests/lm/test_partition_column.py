@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lm.policy.prompts import Prompts
 
 PROMPTS = ("ann", "bo", "cleo")
 SAMPLES = 200
+LENGTH = ("--max-new-tokens", "3")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def features(folder: Path) -> str:
 
 def run(folder: Path, output: Path, *target: str, samples: int = SAMPLES) -> int:
     files = [str(folder / "model"), str(folder / "prompts.jsonl"), str(output)]
-    sizes = ["--samples", str(samples), "--max-new-tokens", "3"]
+    sizes = ["--samples", str(samples), *LENGTH]
     return main(["partition", *files, *target, *sizes])
 
 
@@ -115,11 +117,30 @@ def test_a_target_that_is_never_met_has_no_number(folder, features, tmp_path, ca
     assert "3 prompts have log_z null: none of 4 samples met" in capsys.readouterr().out
 
 
+def test_messages_of_a_chat_go_through_the_models_template(folder, features, tmp_path, capsys):
+    chat = tmp_path / "chat.jsonl"
+    _ = chat.write_text(json.dumps({"prompt": [{"role": "user", "content": "ann"}]}) + "\n")
+    words = [str(folder / "model"), str(chat), str(tmp_path / "out.jsonl"), "--samples", "4"]
+    target = ["--constraints", f"{features}:even", *LENGTH]
+    assert main(["partition", *words, *target]) == 2
+    assert "the model has no chat template" in capsys.readouterr().err
+
+    # The same model with one.
+    model = tmp_path / "chatty"
+    _ = shutil.copytree(folder / "model", model)
+    template = "{% for m in messages %}{{ '<|turn|>' + m['content'] }}{% endfor %}"
+    _ = (model / "chat_template.jinja").write_text(template)
+    assert main(["partition", str(model), *words[1:], *target]) == 0
+    (row,) = read(tmp_path / "out.jsonl")
+    assert row["prompt"] == [{"role": "user", "content": "ann"}]
+    assert row["log_z"] <= 0.0
+
+
 def test_a_column_that_is_there_already_is_not_written_over(folder, features, tmp_path, capsys):
     prompts = tmp_path / "again.jsonl"
     _ = prompts.write_text('{"prompt": "ann", "log_z": -1.0}\n')
     words = [str(folder / "model"), str(prompts), str(tmp_path / "out.jsonl")]
-    assert main(["partition", *words, "--constraints", f"{features}:even"]) == 2
+    assert main(["partition", *words, "--constraints", f"{features}:even", *LENGTH]) == 2
     assert "line 1 has a log_z already: take it out" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from lm.config import EvaluationConfig, PartitionConfig, PromptsConfig, RunConfi
 from lm.errors import RunError
 from lm.policy.load import load_policy
 from lm.target.problem import build_problem
-from lm.target.prompt_file import PromptLine, read_prompt_lines, read_prompts, refuse_same_tokens
+from lm.target.prompt_file import PromptLine, read_prompt_lines, refuse_same_tokens
 
 RECORD = b'{"prompt": "the cat"}\n'
 
@@ -37,7 +37,8 @@ def _write(tmp_path, name: str, content: bytes) -> str:
     ],
 )
 def test_a_prompt_is_its_text_and_nothing_else(tmp_path, name, content):
-    assert read_prompts(_write(tmp_path, name, content)) == ["the cat"]
+    (line,) = read_prompt_lines(_write(tmp_path, name, content))
+    assert line.text == "the cat"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_prompt_is_its_text_and_nothing_else(tmp_path, name, content):
 )
 def test_what_would_become_another_prompt_is_refused(tmp_path, name, content, reason):
     with pytest.raises(RunError, match=reason):
-        _ = read_prompts(_write(tmp_path, name, content))
+        _ = read_prompt_lines(_write(tmp_path, name, content))
 
 
 def test_a_prompt_may_hold_every_kind_of_line_break_but_the_files_own(tmp_path):

@@ -376,6 +376,13 @@ MUTANTS = [
         ("lm/test_costs.py::test_rounds_hold_the_samples_of_each_context_together",),
     ),
     Mutant(
+        "lm/target/offline.py",
+        "{name: rows(column, two.columns[name]) for name, column in one.columns.items()},",
+        "{},",
+        "columns of the prompts that a second round of base samples loses",
+        ("lm/test_costs.py::test_rounds_hold_the_samples_of_each_context_together",),
+    ),
+    Mutant(
         "lm/target/problem.py",
         "    try_functions(config, base, reader, contexts)\n",
         "",

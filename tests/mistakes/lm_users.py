@@ -417,6 +417,13 @@ MUTANTS = [
         ("lm/test_partition_column.py::test_a_second_call_goes_on_where_the_first_ended",),
     ),
     Mutant(
+        "lm/cli/partition.py",
+        ", chat=base.vocabulary.chat_text",
+        "",
+        "messages of a chat that lm partition says no model understands",
+        ("lm/test_partition_column.py::test_messages_of_a_chat_go_through_the_models_template",),
+    ),
+    Mutant(
         "lm/models/tokenizer.py",
         "if bare and bare[0] == self._chat_start:",
         "if False:",
