@@ -167,7 +167,7 @@ def group_coefficients(
         past of the prompt; or how to estimate it from the samples of the group.
     baseline : float or array, or "leave_one_out"
         As in `score_coefficients`, or the mean signal of the other samples of the group, which is
-        biased with a Z from the same group (`python -m toy verify`).
+        biased with a Z from the group (`python -m toy verify`), but for reverse KL and same_batch.
     log_weights : (..., n) array, nats, optional
         log w = log pi - log q, for samples of a proposal q, such as another engine's sampler.
 

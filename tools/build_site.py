@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -232,26 +232,32 @@ def check(site: Path) -> Iterator[str]:
     for path in site.rglob("*.html"):
         pages[path] = parser = Links()
         parser.feed(path.read_text(encoding="utf-8"))
+
     for path, page in pages.items():
-        where = path.relative_to(site)
         for link in [*page.links, *page.requests]:
-            parts = urlsplit(link)
-            if parts.scheme in {"data", "mailto", "javascript"} or not link:
-                continue
-            if parts.scheme or parts.netloc:
-                if link in page.requests:
-                    yield f"{where}: asks another host for {link}"
-                continue
-            target = path if not parts.path else (path.parent / unquote(parts.path)).resolve()
-            target = target / "index.html" if target.is_dir() else target
-            if not target.exists():
-                yield f"{where}: {link} leads nowhere"
-                continue
-            # The explorer reads the fragment itself.
-            known = pages[target].anchors if target in pages else {parts.fragment}
-            free = not parts.fragment or target.parent.name == "explorer"
-            if not free and unquote(parts.fragment) not in known | {"__search"}:
-                yield f"{where}: {link} has no such anchor"
+            if fault := fault_of(path, link, pages, asked=link in page.requests):
+                yield f"{path.relative_to(site)}: {fault}"
+
+
+def fault_of(path: Path, link: str, pages: Mapping[Path, Links], *, asked: bool) -> str:
+    """Return what is wrong with a link of a page; asked: the browser follows it by itself."""
+    parts = urlsplit(link)
+    if not link or parts.scheme in {"data", "mailto", "javascript"}:
+        return ""
+    if parts.scheme or parts.netloc:
+        return f"asks another host for {link}" if asked else ""
+
+    # A page, a folder's page, or a file.
+    target = path if not parts.path else (path.parent / unquote(parts.path)).resolve()
+    target = target / "index.html" if target.is_dir() else target
+    if not target.exists():
+        return f"{link} leads nowhere"
+
+    # The explorer reads the fragment itself, and so does the search.
+    fragment = unquote(parts.fragment)
+    free = fragment in {"", "__search"} or target.parent.name == "explorer"
+    known = free or target not in pages or fragment in pages[target].anchors
+    return "" if known else f"{link} has no such anchor"
 
 
 if __name__ == "__main__":

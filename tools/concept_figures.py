@@ -152,6 +152,8 @@ def kl_penalties_figure() -> Figure:
     values = {"k1": u, "k2": u**2 / 2.0, "k3": np.exp(-u) - 1.0 + u}
     slopes = {"k1": np.ones_like(u), "k2": u, "k3": 1.0 - np.exp(-u)}
     looks = {"k1": "-", "k2": "--", "k3": ":"}
+
+    # What is left of the value, by where it is put.
     figure, grid = _panels(3)
     parts = {
         "value k(u), the detached reward": values,
@@ -166,6 +168,7 @@ def kl_penalties_figure() -> Figure:
         axes.set_ylim(-4.0, 4.0)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("u = log(π/ref)")
+
     grid[0].set_ylabel("multiplies the score")
     grid[0].legend(fontsize=8)
     return figure

@@ -60,8 +60,9 @@ class FDPGConfig(GRPOConfig):
         P = ref where all of them give 1, and nothing where one gives 0. ``score``: the trainer's
         ``log_score(log_ref, rewards)``.
     partition
-        Where log Z of a prompt comes from. ``leave_one_out``: the other completions. ``past_only``:
-        completions of earlier visits of the prompt, the first of which only fills this memory.
+        Where log Z of a prompt comes from. ``leave_one_out``: the other completions; for reverse KL
+        with a baseline all of them, where Z cancels. ``past_only``: completions of earlier visits
+        of the prompt, the first of which only fills this memory.
         ``column``: the column log_z of the dataset, as `python -m lm partition` writes it.
     baseline
         ``leave_one_out`` or ``none``.
@@ -135,10 +136,10 @@ class PartitionMemory(TrainerCallback, ExportableState):
         """Return what a checkpoint holds."""
         return {"args": {"values": self.values}, "attributes": {}}
 
-    def recall(self, key: str) -> float:
-        """Return log Z, NaN for a prompt whose past shows no mass of the target."""
-        log_z = self.values.get(key, [math.nan])[0]
-        return log_z if log_z > -math.inf else math.nan
+    def recall(self, key: str) -> float | None:
+        """Return log Z, None for a prompt whose past shows no mass of the target."""
+        log_z = self.values[key][0] if key in self.values else -math.inf
+        return None if log_z == -math.inf else log_z
 
     def remember(self, key: str, log_score: Tensor, log_proposal: Tensor) -> None:
         """Add the samples of one prompt."""
@@ -200,10 +201,11 @@ class FDPGTrainer(HookedGRPO):
                     f"{type(one).__name__} has a table of positions, and TRL scores prompts that "
                     "are padded on the left without any: they are derived from the mask"
                 )
-        if args.partition == args.baseline == "leave_one_out":
+        if args.partition == args.baseline == self._group_z == "leave_one_out":
             self._say(
                 "Z and the baseline both come from the group, which biases the gradient by "
-                "O(1/n); partition column (python -m lm partition) leaves none"
+                "O(1/n), and much in a small group; partition column (python -m lm partition) "
+                "leaves none"
             )
         self.add_callback(PartitionMemory())
 
@@ -213,27 +215,36 @@ class FDPGTrainer(HookedGRPO):
         _require_finite(scored)
         log_score = self._log_scores(log_ref, rewards)
         keys = self._keys(rows, log_policy.shape[1])
-        log_z = self._log_z(keys, rows, log_policy.shape[1]).to(log_score)
+        log_z = self._log_z(keys, rows, log_policy.shape[1])
 
-        # A prompt without a past waits for its next visit.
-        unknown = log_z.isnan()
-        leave_one_out = self.args.partition == "leave_one_out"
+        # A prompt without a past waits for its next visit: whatever stands for its Z, its
+        # coefficients are zero.
+        waits = torch.tensor([one is None for one in log_z], device=log_score.device)
+        stated = log_score.new_tensor([0.0 if one is None else one for one in log_z])
         coefficients = core.group_coefficients(
             log_score - log_policy,
             divergence=core.find_divergence(self.args.divergence),
-            log_z="leave_one_out" if leave_one_out else log_z.nan_to_num()[:, None],
+            log_z=self._group_z if self.args.partition == "leave_one_out" else stated[:, None],
             baseline="leave_one_out" if self.args.baseline == "leave_one_out" else 0.0,
             log_weights=log_policy - log_proposal,
         )
-        if not leave_one_out:
-            coefficients = coefficients.masked_fill(unknown[:, None], 0.0)
+        if self.args.partition == "past_only":
+            coefficients = coefficients.masked_fill(waits[:, None], 0.0)
         self._require_finite_coefficients(coefficients, keys)
 
-        self._record(scored, log_score, unknown)
+        self._record(scored, log_score, waits)
         if self.args.partition == "past_only" and self.model.training:
             for key, score, proposal in zip(keys, log_score, log_proposal, strict=True):
                 self._memory.remember(key, score, proposal)
         return coefficients
+
+    @property
+    def _group_z(self) -> str:
+        """Which Z of the group biases nothing, where there is one."""
+        # Where Z is a constant in the signal, as for reverse KL, a Z that all samples share cancels
+        # against the mean of the others. One of each sample's own would not.
+        cancels = core.find_divergence(self.args.divergence).z_power == 0.0
+        return "same_batch" if cancels and self.args.baseline != "none" else "leave_one_out"
 
     @property
     def _memory(self) -> PartitionMemory:
@@ -262,12 +273,14 @@ class FDPGTrainer(HookedGRPO):
             )
         return log_score.to(log_ref)
 
-    def _log_z(self, keys: list[str], rows: Sequence[Mapping[str, Any]], n: int) -> Tensor:
-        """Return log Z of each prompt, NaN where nothing is known of it yet."""
+    def _log_z(
+        self, keys: list[str], rows: Sequence[Mapping[str, Any]], n: int
+    ) -> Sequence[float | None]:
+        """Return log Z of each prompt, None where only its group or its future can say."""
         if self.args.partition == "past_only":
-            return torch.tensor([self._memory.recall(key) for key in keys], dtype=torch.float64)
+            return [self._memory.recall(key) for key in keys]
         if self.args.partition == "leave_one_out":
-            return torch.full((len(keys),), math.nan)
+            return [None] * len(keys)
         missing = [row for row in rows if row.get(Z_COLUMN) is None]
         if missing:
             raise ValueError(
@@ -281,7 +294,7 @@ class FDPGTrainer(HookedGRPO):
                 f"a prompt has {Z_COLUMN} {wrong[0]}: no sample of the base has met its target, "
                 "so there is nothing to learn from it: leave it out"
             )
-        return torch.tensor(values, dtype=torch.float64)
+        return values
 
     def _keys(self, rows: Sequence[Mapping[str, Any]], n: int) -> list[str]:
         """Return a digest of the prompt of each group of all processes."""
@@ -289,7 +302,7 @@ class FDPGTrainer(HookedGRPO):
         digests = [hashlib.sha256(text.encode()).hexdigest()[:20] for text in texts]
         return self.of_all_prompts(digests, n)
 
-    def _record(self, scored: Scored, log_score: Tensor, unknown: Tensor) -> None:
+    def _record(self, scored: Scored, log_score: Tensor, waits: Tensor) -> None:
         log_policy, log_ref, log_proposal, _ = scored
         masses = log_score - log_proposal
         known = core.importance_log_partition(log_score, log_proposal)
@@ -301,7 +314,7 @@ class FDPGTrainer(HookedGRPO):
         self.record("fdpg/kl_policy_ref", (log_policy - log_ref).mean().item())
         self.record("fdpg/largest_log_weight", (log_policy - log_proposal).max().item())
         if self.args.partition == "past_only":
-            self.record("fdpg/prompts_without_past", unknown.double().mean().item())
+            self.record("fdpg/prompts_without_past", waits.double().mean().item())
 
     def _require_finite_coefficients(self, coefficients: Tensor, keys: list[str]) -> None:
         wrong = (~torch.isfinite(coefficients).all(1)).nonzero()

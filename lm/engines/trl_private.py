@@ -8,6 +8,7 @@ release that moves something is met by one sentence (`require_hooks`) and mended
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -96,6 +97,7 @@ class HookedGRPO(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._rewards: Tensor | None = None
 
+    @abstractmethod
     def coefficients(self, scored: Scored, rows: Sequence[dict[str, Any]]) -> Tensor:
         """Return c, shape (prompts, n), such that mean(c grad log pi) is the gradient.
 
@@ -106,7 +108,6 @@ class HookedGRPO(GRPOTrainer):
         rows
             The dataset's rows of this process, one per completion.
         """
-        raise NotImplementedError
 
     def record(self, name: str, value: float) -> None:
         """Add a number to the metrics of this step."""

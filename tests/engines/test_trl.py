@@ -183,6 +183,24 @@ def test_leave_one_out_z(folders, elsewhere, tmp_path):
     torch.testing.assert_close(shown(trainer), expected, rtol=2e-5, atol=2e-6)
 
 
+def test_under_a_baseline_reverse_kl_needs_no_z(folders, elsewhere, tmp_path):
+    """A Z of each sample's peers would bias it; of two completions it would leave nothing."""
+    found = {}
+    for partition in ("leave_one_out", "column"):
+        args = runs.settings(
+            tmp_path / partition,
+            divergence="reverse_kl",
+            partition=partition,
+            baseline="leave_one_out",
+        )
+        trainer = runs.trainer_of(folders["llama"], args)
+        _ = elsewhere(trainer.model)
+        _ = runs.one_step(trainer)
+        found[partition] = shown(trainer)
+    # Z itself is a number of float32 in both.
+    torch.testing.assert_close(found["leave_one_out"], found["column"], rtol=2e-5, atol=2e-6)
+
+
 def test_past_only_z_waits_for_a_second_visit_and_travels_in_the_state(
     folders, elsewhere, tmp_path
 ):

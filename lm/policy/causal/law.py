@@ -71,7 +71,10 @@ def rounding_of(model: PreTrainedModel, bos_id: int) -> float:
     tokens = torch.randint(config.vocab_size, (1, length), generator=random)
     tokens[0, 0] = bos_id
     output: Any = model(input_ids=tokens.to(next(model.parameters()).device), use_cache=False)
-    size = float(output.logits.double().nan_to_num(0.0, 0.0, 0.0).abs().max())
+    # Tokens that can never follow have logits of -inf, which do not round. A NaN is `law_fault`'s.
+    logits = output.logits.double()
+    finite = logits[logits.isfinite()].abs()
+    size = float(finite.max()) if finite.numel() else 0.0
     depth = getattr(config, "num_hidden_layers", None) or USUAL_LAYERS
     return max(1.0, size / USUAL_SIZE) * max(1.0, depth / USUAL_LAYERS) ** 0.5
 
