@@ -22,8 +22,8 @@ from study.report.figures.all import draw_all
 from study.report.figures.drawing import save
 from study.report.figures.sides import sides_figure
 from study.report.findings import findings
-from study.report.pairs import grids_of, matched_grid, sides_grid, sides_table, slopes_grid
 from study.report.provenance import limitations, method_section, provenance_grid
+from study.report.second_edition import grids_of, matched_grid, sides_grid, sides_table, slopes_grid
 from study.rules.judge import judge
 from study.rules.judge_second import judge_second
 from study.rules.verdicts import Verdict

@@ -315,7 +315,7 @@ MUTANTS = [
     ),
     # ------------------------------------------------------------------ the report
     Mutant(
-        "study/report/pairs.py",
+        "study/report/second_edition.py",
         "ratios = {BEST: pair_ratio(best), POLICY: pair_ratio(seen, best)}",
         "ratios = {BEST: pair_ratio(seen), POLICY: pair_ratio(best, seen)}",
         "the two sides under each other's names",

@@ -20,7 +20,7 @@ from support.study_tables import (
 from study.report.agreement import target_side_failures, target_side_share
 from study.report.document import write_report
 from study.report.findings import QUESTIONS, findings, times
-from study.report.pairs import (
+from study.report.second_edition import (
     ALL,
     BEST,
     BIAS,

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fdpg_ref.display import COLORS, MUTED
 from study.report.figures.drawing import panels, picture, rows_axis
-from study.report.pairs import ALL, BEST, POLICY
+from study.report.second_edition import ALL, BEST, POLICY
 from study.rules.bands import BAND
 from study.tables.stored import Frame
 
@@ -33,7 +33,7 @@ def sides_figure(table: Frame) -> Figure | None:
     Parameters
     ----------
     table
-        As `study.report.pairs.sides_table` gives it.
+        As `study.report.second_edition.sides_table` gives it.
     """
     settings = list(dict.fromkeys(table["setting"]))
     if not settings:
