@@ -21,6 +21,7 @@ from lm.policy.checks import check_device, check_score
 from lm.policy.drawing import draw
 from lm.policy.prompts import Prompts
 from lm.run.files import append_line, write_output
+from lm.run.owned import holds_keys, json_object, require_replaceable_file
 from lm.target.decoded import Reader, prompt_keys
 from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
 from lm.target.prompt_file import (
@@ -53,7 +54,8 @@ def run_partition(options: PartitionOptions) -> None:
     base = load_policy(options.model, max_new_tokens=options.max_new_tokens, device=options.device)
     lines = read_prompt_lines(str(options.prompts), chat=base.vocabulary.chat_text)
     rows = [*_rows(options.prompts, lines)]
-    done = _lines_done(options, rows)
+    settings = _settings(options, rows)
+    done = _lines_done(options, rows, settings)
     if done:
         print(f"{options.output}: {done} of {len(rows)} prompts are done")
 
@@ -67,6 +69,11 @@ def run_partition(options: PartitionOptions) -> None:
     features = options.target.features
     columns = dict(zip(keys, columns_of(lines), strict=True))
     reader = Reader(base, features, frozenset(), dict(zip(keys, texts, strict=True)), columns)
+
+    # Not before: a model that does not load leaves nothing behind.
+    if not options.output.exists():
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        write_output(_beside(options), (json.dumps(settings, indent=2) + "\n").encode())
 
     # A stream of random numbers for each prompt: where a call ends changes nothing.
     unmet, heavy = 0, 0
@@ -129,34 +136,59 @@ def _rows(path: Path, lines: list[PromptLine]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _lines_done(options: PartitionOptions, rows: list[dict[str, Any]]) -> int:
-    """Return how many lines an earlier call has written; a torn last one is taken away.
+def _beside(options: PartitionOptions) -> Path:
+    """Return where the settings stand, so that a file is continued by the same ones only."""
+    return options.output.with_name(options.output.name + ".settings.json")
 
-    The settings stand beside the output, so that a file is continued by the same ones only.
-    """
-    beside = options.output.with_name(options.output.name + ".settings.json")
+
+def _settings(options: PartitionOptions, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the values depend on."""
     prompts = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
     settings = json.loads(json.dumps(asdict(options) | {"prompts_sha256": prompts}, default=str))
     for name in ("prompts", "output", "device"):  # where, and not what
         del settings[name]
-    if not options.output.exists():
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_output(beside, (json.dumps(settings, indent=2) + "\n").encode())
+    return settings
+
+
+def _lines_done(
+    options: PartitionOptions, rows: list[dict[str, Any]], settings: dict[str, Any]
+) -> int:
+    """Return how many lines an earlier call has written; a torn last one is taken away."""
+    output, beside, ours = options.output, _beside(options), holds_keys(*settings)
+    if not output.exists():
+        require_replaceable_file(beside, "the settings of a file of log Z", ours)
         return 0
 
     # Is it ours, and of the same settings?
-    if not beside.exists():
-        raise RunError(f"{options.output} is there and not of this command: name another file")
-    stored = json.loads(beside.read_text(encoding="utf-8"))
-    other = [name for name in settings if stored.get(name) != settings[name]]
+    if not output.is_file() or not beside.is_file() or not ours(beside):
+        raise RunError(f"{output} is there and not of this command: name another file")
+    stored = json_object(beside)
+    other = [name for name in settings if stored[name] != settings[name]]
     if other:
         raise RunError(
-            f"{options.output} was begun with another {other[0]} ({stored.get(other[0])!r:.60}): "
-            "name another file, or remove this one and the .settings.json beside it"
+            f"{output} was begun with another {other[0]} ({stored[other[0]]!r:.60}): name "
+            "another file, or remove this one and the .settings.json beside it"
         )
 
-    content = options.output.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_output(options.output, whole)
-    return whole.count(b"\n")
+    # Whole lines are those of the first prompts, in order, or somebody else has been at them.
+    content = output.read_bytes()
+    *whole, torn = content.split(b"\n")
+    for number, line in enumerate(whole, 1):
+        if number > len(rows) or _prompt_of(line) != rows[number - 1]:
+            raise RunError(
+                f"{output}, line {number} is not log Z of prompt {number}: something else has "
+                "written there. Remove this file to begin again, or name another one"
+            )
+    if torn:
+        write_output(output, content[: len(content) - len(torn)])
+    return len(whole)
+
+
+def _prompt_of(line: bytes) -> dict[str, Any] | None:
+    """Return a written line without its columns; None if it is no such line."""
+    try:
+        record = json.loads(line)
+        _ = [record.pop(name) for name in COLUMNS]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return record

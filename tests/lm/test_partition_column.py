@@ -110,6 +110,41 @@ def test_other_settings_and_foreign_files_are_not_continued(folder, features, tm
     assert "is there and not of this command: name another file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("foreign", ['{"x": 1}', "[1]", "no JSON"])
+def test_what_is_not_ours_stays_as_it_is(folder, features, tmp_path, capsys, foreign):
+    output, beside = tmp_path / "out.jsonl", tmp_path / "out.jsonl.settings.json"
+    _ = beside.write_text(foreign)
+    assert run(folder, output, "--constraints", f"{features}:even", samples=4) == 2
+    assert "so it is not replaced" in capsys.readouterr().err
+    _ = output.write_text("mine")
+    assert run(folder, output, "--constraints", f"{features}:even", samples=4) == 2
+    assert "is there and not of this command" in capsys.readouterr().err
+    assert (beside.read_text(), output.read_text()) == (foreign, "mine")
+
+
+@pytest.mark.parametrize("change", ["another", "more", "text"])
+def test_a_file_that_others_wrote_to_is_not_continued(folder, features, tmp_path, capsys, change):
+    output, target = tmp_path / "out.jsonl", ("--constraints", f"{features}:even")
+    assert run(folder, output, *target, samples=4) == 0
+    lines = output.read_text().splitlines(keepends=True)
+    other = lines[0].replace("ann", "eve")
+    _ = output.write_text(
+        "".join({"another": [other], "more": [*lines, other], "text": ["x\n"]}[change])
+    )
+    before = output.read_bytes()
+    assert run(folder, output, *target, samples=4) == 2
+    number = 4 if change == "more" else 1
+    assert f"line {number} is not log Z of prompt {number}" in capsys.readouterr().err
+    assert output.read_bytes() == before
+
+
+def test_a_model_that_does_not_load_leaves_nothing_behind(folder, tmp_path, capsys):
+    words = [str(tmp_path / "none"), str(folder / "prompts.jsonl"), str(tmp_path / "a/out.jsonl")]
+    assert main(["partition", *words, "--constraints", "letters"]) == 2
+    assert "none" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_target_that_is_never_met_has_no_number(folder, features, tmp_path, capsys):
     output = tmp_path / "out.jsonl"
     assert run(folder, output, "--constraints", f"{features}:never", samples=4) == 0

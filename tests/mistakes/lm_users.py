@@ -404,10 +404,17 @@ MUTANTS = [
     ),
     Mutant(
         "lm/cli/partition.py",
-        'whole = content[: content.rfind(b"\\n") + 1]',
-        "whole = content",
+        "    if torn:",
+        "    if False:",
         "a torn line of log Z kept, and the next prompt written behind it",
         ("lm/test_partition_column.py::test_a_second_call_goes_on_where_the_first_ended",),
+    ),
+    Mutant(
+        "lm/cli/partition.py",
+        'require_replaceable_file(beside, "the settings of a file of log Z", ours)',
+        "_ = ours",
+        "somebody's file beside the output written over with our settings",
+        ("lm/test_partition_column.py::test_what_is_not_ours_stays_as_it_is",),
     ),
     Mutant(
         "lm/cli/partition.py",
