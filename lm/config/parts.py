@@ -131,6 +131,11 @@ class PartitionConfig:
         )
         share("partition.forgetting", self.forgetting)
 
+    @property
+    def at_most(self) -> int:
+        """Most base samples that are drawn for Z; of what is left open, the least of a run."""
+        return self.samples or self.most or LEAST_DRAWS
+
     def for_run(self, drawn: int) -> PartitionConfig:
         """Return the same with its cap stated, for a run that draws so many samples in its steps.
 
@@ -281,6 +286,10 @@ class EvaluationConfig:
             self.texts <= self.samples,
             f"evaluation.texts is {self.texts}, more than evaluation.samples = {self.samples}",
         )
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Return whether a run of so many steps is measured after a step; 0 is before the first."""
+        return step % self.every == 0 or step in {*self.early, steps}
 
     def for_run(self, drawn: int, steps: int) -> EvaluationConfig:
         """Return the same with its numbers of samples stated, by what the run itself costs.

@@ -1,5 +1,5 @@
-"""f-DPG inside other people's training engines: `lm.engines.trl` for TRL.
+"""f-DPG inside other people's training engines: TRL (`trl`) and verl (`verl`).
 
-Nothing here is imported by the rest of `lm`, and an engine only by the module that is named after
-it: `pip install .[lm]` brings none.
+Nothing here is imported by the rest of `lm`, and an engine only by the modules that are named after
+it: the extra `lm` brings none.
 """

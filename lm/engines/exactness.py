@@ -211,7 +211,8 @@ def inexact_reference(model: nn.Module, reference: nn.Module) -> list[str]:
     model, reference
         Before the first step.
     """
-    for (name, own), (_, other) in zip(_weights(model), _weights(reference), strict=False):
+    both = zip(model.named_parameters(), reference.named_parameters(), strict=False)
+    for (name, own), (_, other) in both:
         if own.shape != other.shape or hasattr(own, "full_tensor"):
             return []
         if not torch.equal(own.detach().to(other.device, other.dtype), other.detach()):
@@ -238,7 +239,3 @@ def _is_one_of(value: Any, allowed: tuple[Any, ...]) -> bool:
         and not isinstance(value, bool)
         and any(value == one for one in allowed if not isinstance(one, bool))
     )
-
-
-def _weights(model: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
-    return model.named_parameters()

@@ -77,7 +77,7 @@ def advantages(
 
 
 def _inexact(config: Mapping[str, Any], index: Any) -> list[str]:
-    control = config.get("kl_ctrl") or {}
+    control = config["kl_ctrl"]
     penalty, kind, beta = config.get("kl_penalty"), control["type"], control["kl_coef"]
     unknown = sorted(set(config.get(NAME) or {}) - set(DEFAULTS))
     found = {

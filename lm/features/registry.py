@@ -31,7 +31,7 @@ from lm.features import text as text_features
 from lm.features.calls import call_on_texts, check_columns, check_signature
 from lm.features.expressions import Atom, Expression, is_expression, parse
 from lm.features.files import check_reference, is_reference, load_function
-from lm.features.recipe import MAKERS, make
+from lm.features.makers import MAKERS, make
 
 # What a function is given if its signature asks for nothing else, in this order.
 TEXTS, BASE_AND_TEXTS = ("texts",), ("log_base", "texts")

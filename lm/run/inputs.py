@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lm.config import RunConfig
 from lm.features.files import is_reference
-from lm.features.recipe import files_of
+from lm.features.makers import files_of
 from lm.phases import phase
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fdpg_ref import DIVERGENCES, InfiniteDivergence, find_divergence
 from lm.config import RunConfig
-from lm.config.parts import LEAST_DRAWS
 from lm.device.streams import OFFLINE, random_stream
 from lm.errors import RunError
 from lm.policy.checks import check_score
@@ -158,13 +157,12 @@ def draw_base(
         There would be less than two samples of a context.
     """
     asked = config.partition
-    key = "samples" if asked.samples is not None else "most"
-    total = asked.samples or asked.most or LEAST_DRAWS
-    most = total // len(contexts)
+    most = asked.at_most // len(contexts)
     if most < 2:
+        key = "samples" if asked.samples is not None else "most"
         raise RunError(
-            f"partition.{key} is {total}, which leaves less than two base samples for each of "
-            f"{len(contexts)} prompts: raise it, or set partition.policy leave_one_out, which "
+            f"partition.{key} is {asked.at_most}, which leaves less than two base samples for each "
+            f"of {len(contexts)} prompts: raise it, or set partition.policy leave_one_out, which "
             "needs none"
         )
 

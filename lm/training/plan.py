@@ -294,7 +294,7 @@ def _plan(config: RunConfig, draft: Draft, policy: Policy, measured: _Measured) 
     # Z, by precision or by number.
     lines = []
     if len(draft.wanted) > 0:
-        total = config.partition.samples or config.partition.most or 0
+        total = config.partition.at_most
         by = "partition.samples" if config.partition.samples else "partition.error, partition.most"
         words = f"{total:,}" if config.partition.samples else f"at most {total:,}"
         memory = now + a_row * min(rows, total)
@@ -319,8 +319,7 @@ def _plan(config: RunConfig, draft: Draft, policy: Policy, measured: _Measured) 
     lines.append(Line("steps", words, config.steps * step, memory, keys))
 
     # The evaluations, and the base samples that serve all of them.
-    marks = {*range(0, config.steps + 1, config.evaluation.every), *config.evaluation.early}
-    times = len({*(mark for mark in marks if mark <= config.steps), config.steps})
+    times = sum(config.evaluation.is_due(step, config.steps) for step in range(config.steps + 1))
     n, listed = evaluation.samples, 0 if draft.listing is None else len(draft.reader.known)
     block = laws_at_once(round(measured.length), base.vocabulary_size)
     looked_at = n + listed + evaluation.target_samples

@@ -233,7 +233,7 @@ class Session:
     def _report(self, step: int, record: dict[str, Any] | None) -> None:
         """Evaluate if it is time to, write it down, and tell the caller: on the main process."""
         config, evaluation = self.config, None
-        if step % config.evaluation.every == 0 or step in {*config.evaluation.early, config.steps}:
+        if config.evaluation.is_due(step, config.steps):
             with self.weights.of(self.policy) as policy, self.average.applied():
                 if self.run.main:
                     evaluation = self._measure(policy, step)

@@ -179,7 +179,7 @@ def test_what_is_refused_before_anything_is_loaded(name, message):
 
 
 def test_without_its_library_a_feature_names_the_extra(monkeypatch):
-    from lm.features.recipe import make
+    from lm.features.makers import make
 
     make.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
