@@ -32,6 +32,8 @@ def test_the_script_trains_and_writes_model_and_card(tmp_path: Path, lora: str):
     model = runs.save_model(tmp_path / "model", "llama")
     rows = [{"prompt": prompt, "answer": "e", "log_z": -1.0} for prompt in runs.PROMPTS]
     _ = (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    # Two steps of four completions each, on one CPU.
     options = (
         "--target verifier --partition column --num_generations 4 --max_steps 2 --use_cpu true"
     )
@@ -42,6 +44,8 @@ def test_the_script_trains_and_writes_model_and_card(tmp_path: Path, lora: str):
         *("--rewards", f"{RECIPES / 'rewards.py'}:solved", "--output_dir", str(tmp_path / "out")),
         *shlex.split(f"{options} {sizes}"),
     ]
+
+    # Model, or adapter, and model card.
     found = subprocess.run(
         command,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")},

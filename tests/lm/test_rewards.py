@@ -225,6 +225,8 @@ def _classifier(folder: Path, labels: dict[int, str], **changes) -> Path:
         label2id={name: key for key, name in labels.items()},
         **changes,
     )
+
+    # Random weights, and the tokenizer of the tiny Llama with padding.
     with torch.random.fork_rng(devices=[]):
         _ = torch.manual_seed(0)
         LlamaForSequenceClassification(config).save_pretrained(folder)

@@ -153,6 +153,7 @@ def textbook(name: str, log_policy: Tensor, log_target: Tensor) -> Tensor:
     else:
         a = float(name.removeprefix("alpha_"))
         f, slope = (t**a - a * t - (1 - a)) / (a * (a - 1)), 1 / (1 - a)
+
     value = (p * f).sum()
     return value + slope * log_policy[~inside].exp().sum() if slope else value
 

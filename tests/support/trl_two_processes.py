@@ -31,6 +31,8 @@ def main(folder: Path) -> None:
             },
         ),
     }
+
+    # Each process trains a step of each; the main one writes what it found.
     for name, (prompts, options) in cases.items():
         whole = {"per_device_train_batch_size": runs.N, "ddp_backend": "gloo"}
         args = runs.settings(folder / "run", **(whole | options))
