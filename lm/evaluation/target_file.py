@@ -255,8 +255,8 @@ def stored_target_samples(path: Path, problem: Problem) -> TargetSamples:
 
     # The same law to rounding, of each sample.
     lengths = found.samples.mask.sum(-1).cpu()
-    allowed = same_law_tolerance(computing_precision(problem.base.model), lengths)
-    allowed = allowed * problem.base.rounding()
+    precision, rounding = computing_precision(problem.base.model), problem.base.rounding()
+    allowed = same_law_tolerance(precision, lengths, rounding)
     for name, now in (("log_base", found.samples.log_prob), ("log_score", log_score)):
         then = torch.tensor([line[name] for line in lines], dtype=torch.float64)
         if not bool(((then - now.double().cpu()).abs() <= 2 * allowed).all()):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.lm_models import make_llama_folder
 from support.lm_runs import tiny_config, tiny_model
-from support.lm_tiny import tiny_gpt2, tiny_llama, tiny_policy
+from support.lm_tiny import VOCABULARY, tiny_gpt2, tiny_llama, tiny_policy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lm.cli.main import main
@@ -434,8 +434,25 @@ def test_a_deep_model_of_large_logits_may_round_more_and_a_small_one_may_not():
     model.config.num_hidden_layers = 24
     assert tiny_policy(model).rounding() == pytest.approx(2 * loud)
 
+    # What is never written says nothing of rounding: with its -1e9 no fault would be found.
+    quiet: Any = tiny_gpt2(positions=8)
+    forbidden = torch.arange(VOCABULARY) == 2
+    _ = quiet.lm_head.register_forward_hook(lambda *call: call[2] - 1e9 * forbidden)
+    assert tiny_policy(quiet).rounding() == 1.0
+
     # SmolLM2's own figures: a difference that float64 does not show, and one that is a fault.
     sampled, lengths = torch.tensor([-58.570335]), torch.tensor([12])
     check_same_law(sampled, sampled + 7.6e-4, ["a"], "float32", lengths=lengths, rounding=8.0)
     with pytest.raises(RunError, match="sampler and its scorer disagree"):
         check_same_law(sampled, sampled + 7.6e-4, ["a"], "float32", lengths=lengths)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_in_16_bits_another_temperature_is_no_rounding(precision):
+    """SmolLM2's own figures on twelve tokens in bfloat16: of rounding, and of temperature 0.7."""
+    sampled, lengths = torch.tensor([-40.0]), torch.tensor([12])
+    words = {"lengths": lengths, "rounding": 8.2}
+    rounded = 0.35 if precision == "bfloat16" else 0.35 / 4  # two more significant bits
+    check_same_law(sampled, sampled + rounded, ["a"], precision, **words)
+    with pytest.raises(RunError, match="sampler and its scorer disagree"):
+        check_same_law(sampled, sampled + 4.8, ["a"], precision, **words)

@@ -383,9 +383,25 @@ MUTANTS = [
     ),
     Mutant(
         "lm/policy/checks.py",
-        "same_law_tolerance(precision, lengths) * rounding",
+        "same_law_tolerance(precision, lengths, rounding)",
         "same_law_tolerance(precision, lengths)",
         "a deep model whose rounding is called a fault of its law",
+        (
+            "lm/test_law.py::test_a_deep_model_of_large_logits_may_round_more_and_a_small_one_may_not",
+        ),
+    ),
+    Mutant(
+        "lm/policy/checks.py",
+        "rounding / HELD_ALREADY.get(precision, 1.0)",
+        "rounding",
+        "another temperature in bfloat16 that passes for the rounding of a deep model",
+        ("lm/test_law.py::test_in_16_bits_another_temperature_is_no_rounding",),
+    ),
+    Mutant(
+        "lm/policy/causal/law.py",
+        "logits.log_softmax(-1) > RARE",
+        "logits > -torch.inf",
+        "a forbidden token's logit of -1e9 that makes every fault of the law a rounding",
         (
             "lm/test_law.py::test_a_deep_model_of_large_logits_may_round_more_and_a_small_one_may_not",
         ),

@@ -23,6 +23,8 @@ from lm.policy.transforms import wide_log_softmax
 
 # Tokens of the row that is looked at; its neighbour has one more.
 LENGTH = 8
+# Log of a millionth, in nats: a token less probable than that is hardly ever in a sample.
+RARE = -13.8
 
 
 @torch.no_grad()
@@ -55,7 +57,8 @@ def rounding_of(model: PreTrainedModel, bos_id: int) -> float:
 
     Rounding moves a log-probability by some roundoffs of a logit's size, and each layer adds its
     own, like the steps of a random walk. SmolLM2 with 30 layers and logits of 40 gives a sequence
-    of twelve tokens 1e-3 nats that float64 does not, with one law token by token and at once.
+    of twelve tokens 1e-3 nats that float64 does not, with one law token by token and at once. Only
+    logits of tokens that may be written count: -1e9 on a forbidden one enters no log-probability.
 
     Parameters
     ----------
@@ -71,10 +74,10 @@ def rounding_of(model: PreTrainedModel, bos_id: int) -> float:
     tokens = torch.randint(config.vocab_size, (1, length), generator=random)
     tokens[0, 0] = bos_id
     output: Any = model(input_ids=tokens.to(next(model.parameters()).device), use_cache=False)
-    # Tokens that can never follow have logits of -inf, which do not round. A NaN is `law_fault`'s.
+    # Tokens that can never follow have logits of -inf or nearly so. A NaN is `law_fault`'s.
     logits = output.logits.double()
-    finite = logits[logits.isfinite()].abs()
-    size = float(finite.max()) if finite.numel() else 0.0
+    written = logits.log_softmax(-1) > RARE
+    size = float(logits.abs().where(written, 0.0).max())
     depth = getattr(config, "num_hidden_layers", None) or USUAL_LAYERS
     return max(1.0, size / USUAL_SIZE) * max(1.0, depth / USUAL_LAYERS) ** 0.5
 
