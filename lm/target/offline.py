@@ -149,7 +149,8 @@ def draw_base(
     ------
     BaseSamples
         partition.samples of them at once; or, where that leaves it to a precision, first some and
-        then twice as many as before, with the earlier ones, up to partition.most.
+        then twice as many as before, with the earlier ones, up to partition.most. Who ends it by
+        what was drawn has a Zhat that is no longer unbiased (tests/lm/test_stopping.py).
 
     Raises
     ------
