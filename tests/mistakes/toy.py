@@ -77,6 +77,13 @@ MUTANTS = [
         ("toy/test_audit.py::test_the_dictionary_of_penalties",),
     ),
     Mutant(
+        "toy/cli/audit.py",
+        "audit(loss, name=None if pasted else options.loss, **how)",
+        "audit(loss if pasted else options.loss, **how)",
+        "a user's file that is run twice",
+        ("toy/test_audit_command.py::test_a_users_file_is_run_once_and_named_as_it_was_written",),
+    ),
+    Mutant(
         "toy/audit/hints.py",
         "sums = [one.gradient * case.outcomes for one",
         "sums = [one.gradient for one",

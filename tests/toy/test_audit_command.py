@@ -73,6 +73,15 @@ def test_a_loss_in_a_users_file(function, placement, said, user_file, capsys):
     assert record["best_match"] == ("forward_kl" if placement == "loss" else None)
     assert set(record["cosine"]) == set(record["relative_residual"]) == set(DIVERGENCES)
     assert f"{function} in the {placement}" in out
+
+
+def test_a_users_file_is_run_once_and_named_as_it_was_written(user_file, capsys):
+    _ = user_file.write_text(f"{USER_FILE}\n\nprint('run')\n", encoding="utf-8")
+    target, text = user_file.with_suffix(".json"), f"{user_file}:k3_penalty"
+    code, out, _ = run(capsys, text, "--json", str(target))
+    assert code == 0
+    assert out.split().count("run") == 1
+    assert json.loads(target.read_text(encoding="utf-8"))["name"] == text
     # Nothing else is left there, bytecode of the file included.
     assert set(user_file.parent.iterdir()) == {user_file, target}
 

@@ -48,6 +48,7 @@ def audit(
     samples: str = "on_policy",
     level: str = "sequence",
     batch_size: int = 1,
+    name: str | None = None,
     row: int | None = None,
     candidates: Mapping[str, FDivergence] = DIVERGENCES,
 ) -> AuditReport:
@@ -67,6 +68,8 @@ def audit(
         log-probabilities (n,) of whole sequences, or (n, T) of tokens.
     batch_size : int
         Samples per batch, 1 to 3; losses that compare the samples of a batch need at least 2.
+    name : str or None
+        What the report calls the loss; by default what was given, or the function's own name.
     row : int or None
         Number under which the report is listed.
     candidates : mapping
@@ -87,6 +90,7 @@ def audit(
     if not 1 <= batch_size <= _LARGEST_BATCH:
         raise ValueError(f"batch_size is {batch_size}: choose 1 to {_LARGEST_BATCH}")
     function = find_loss(loss) if isinstance(loss, str) else loss
+    own = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
     how = {"placement": placement, "samples": samples, "level": level}
 
     # The expected gradient on every problem, beside those of the divergences.
@@ -110,7 +114,7 @@ def audit(
     used = _uses_reference(function, cases[0], found[0], batch_size, how)
     change, base, factor = _batch_dependence(function, found[0], batch_size, how, precision)
     report = AuditReport(
-        name=loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__),
+        name=name or own,
         **how,
         row=row,
         batch_size=batch_size,

@@ -99,8 +99,9 @@ def run_audit(options: Namespace) -> int:
     if options.all:
         reports = audit_all()
     else:
-        loss = pasted_loss(_pasted()) if options.loss == "-" else find_loss(options.loss)
-        reports = [audit(loss if options.loss == "-" else options.loss, **how)]
+        pasted = options.loss == "-"
+        loss = pasted_loss(_pasted()) if pasted else find_loss(options.loss)
+        reports = [audit(loss, name=None if pasted else options.loss, **how)]
         said = hints(loss, reports[0])
 
     # Write before anything is printed: what cannot be written is an error alone.
@@ -113,6 +114,8 @@ def run_audit(options: Namespace) -> int:
         write_json(records if options.all else records[0], Path(options.json))
     if options.figure is not None:
         save_figure(plot_signals(reports), Path(options.figure))
+
+    # Say it.
     if options.all:
         print_all(reports, console)
     else:
