@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,12 @@ def read_rows(path: str, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _load(library: Any, path: str) -> Any:
     if path.startswith(HUB):
+        if path == HUB:
+            raise ValueError("there is no name after hf:")
         return library.load_dataset(path.removeprefix(HUB))
+    # Of one that was saved without a row the library finds no file, and says no more than that.
+    state = Path(path) / "state.json"
+    if state.is_file() and json.loads(state.read_text(encoding="utf-8")).get("_data_files") == []:
+        return []
     saved = any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
     return library.load_from_disk(path) if saved else library.load_dataset(path)

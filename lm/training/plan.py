@@ -137,12 +137,14 @@ def plan_run(
             budget = min(MOST_SECONDS, max(SHARE * expected, 1.0))
             largest = max(known)
             next_one = sum(known[largest].values()) * size / largest
-            if len(seen) > 1 and time.perf_counter() - started + next_one > budget:
+            took = time.perf_counter() - started + next_one
+            # Of two sizes at least, but for a model so slow that even these take too long.
+            if took > (budget if len(seen) > 1 else MOST_SECONDS):
                 break
             seen[size] = probe.of(size)
             if size >= config.batch_size:
                 break
-    return _plan(config, draft, policy, probe.summary(seen))
+    return _plan(config, draft, policy, probe.summary(seen or {WARM_UP: first}))
 
 
 def fit_after_plan(

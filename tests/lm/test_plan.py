@@ -92,6 +92,23 @@ def test_what_a_run_does_not_do_is_not_planned(tmp_path):
     assert (line.samples, line.seconds, line.keys) == ("500", 500, "partition.samples")
 
 
+def test_a_slow_model_is_not_measured_for_longer_than_is_said(tmp_path, monkeypatch):
+    config = resolve(tiny_config(tmp_path, target=LETTERS))
+    draft, sizes, of = _draft(config), [], plans._Probe.of
+
+    def seen(probe: Any, n: int) -> dict[str, float]:
+        sizes.append(n)
+        return of(probe, n)
+
+    monkeypatch.setattr(plans._Probe, "of", seen)
+    monkeypatch.setattr(plans, "MOST_SECONDS", 0.0)
+    policy = draft.base.trainable_copy()
+    found = plan_run(config, draft, policy, Amp("float32", "cpu"), always=True)
+    assert sizes == [plans.WARM_UP]
+    assert found is not None
+    assert found.seconds > 0
+
+
 def test_the_measurement_leaves_the_policy_and_the_random_numbers_alone(tmp_path):
     config = resolve(tiny_config(tmp_path, target=LETTERS))
     draft, amp = _draft(config), Amp("float32", "cpu")

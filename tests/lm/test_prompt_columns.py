@@ -211,3 +211,8 @@ def test_a_data_set_is_read_from_its_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="cannot be read as a data set"):
         _ = read_prompt_lines(str(tmp_path / "empty"))
+    with pytest.raises(RunError, match="there is no name after hf:"):
+        _ = read_prompt_lines("hf:")
+    datasets.Dataset.from_dict({"prompt": []}).save_to_disk(str(tmp_path / "rowless"))
+    with pytest.raises(RunError, match="holds no prompt: give it one per line"):
+        _ = read_prompt_lines(str(tmp_path / "rowless"))

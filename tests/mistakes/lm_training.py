@@ -212,6 +212,13 @@ MUTANTS = [
     ),
     Mutant(
         "lm/training/plan.py",
+        "if took > (budget if len(seen) > 1 else MOST_SECONDS):",
+        "if len(seen) > 1 and took > budget:",
+        "minutes of measuring a slow model, before a word of the plan",
+        ("lm/test_plan.py::test_a_slow_model_is_not_measured_for_longer_than_is_said",),
+    ),
+    Mutant(
+        "lm/training/plan.py",
         "self._generator = random_stream(config.seed, PLAN)",
         "torch.manual_seed(0); self._generator = torch.default_generator",
         "a plan that draws from, and sets, the random numbers of the program",
