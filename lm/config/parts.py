@@ -31,7 +31,7 @@ GROUP = 256
 
 @dataclass(frozen=True)
 class PromptsConfig:
-    """Where the contexts of a conditional model come from; without a file there is none."""
+    """Where the contexts of a conditional model come from; without file or text there are none."""
 
     file: str | None = None
     """one prompt per line; .jsonl with the key "prompt", a text or messages of a chat, and columns

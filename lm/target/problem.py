@@ -153,7 +153,7 @@ def build_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
     base
         The frozen base model, with any vocabulary.
     prompts
-        The texts of all contexts; None reads the configuration's prompts.file, if it names one.
+        The texts of all contexts; None takes those that the configuration names.
 
     Returns
     -------

@@ -22,7 +22,10 @@ OTHER_FORMS = (
 MESSAGES = "messages"
 # From messages to the text that the model is given; None for a model without a template.
 Chat = Callable[[list[dict[str, str]]], str | None]
-ADVICE = 'name a text file with one prompt per line, or a .jsonl file with the key "prompt"'
+ADVICE = (
+    'name a text file with one prompt per line, a .jsonl file with the key "prompt", or the folder '
+    "of a data set"
+)
 
 
 class PromptLine(NamedTuple):
