@@ -134,6 +134,7 @@ def plan_run(
             expected = _plan(config, draft, policy, probe.summary(known)).seconds
             if not always and len(seen) > 0 and expected < SHORT_SECONDS:
                 return None
+
             budget = min(MOST_SECONDS, max(SHARE * expected, 1.0))
             largest = max(known)
             next_one = sum(known[largest].values()) * size / largest
@@ -141,6 +142,7 @@ def plan_run(
             # Of two sizes at least, but for a model so slow that even these take too long.
             if took > (budget if len(seen) > 1 else MOST_SECONDS):
                 break
+
             seen[size] = probe.of(size)
             if size >= config.batch_size:
                 break
