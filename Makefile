@@ -13,8 +13,8 @@ export OMP_WAIT_POLICY := PASSIVE
 # Nothing here is ever fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo demo-full test test-slow engines numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second reproduce-fast \
-	report clean
+.PHONY: demo demo-full test test-slow engines verl numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second \
+	reproduce-fast report clean
 
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
 FAST := runs/study-fast
@@ -47,6 +47,16 @@ ENGINES := .venv-engines
 engines: $(STAMP)
 	tools/engines.sh $(VENV) $(ENGINES) trl==$(TRL)
 	$(ENGINES)/bin/python -m pytest -n auto --dist worksteal -m 'slow or not slow' tests/engines
+
+# The plug-in through verl's own functions. Only what importing them needs, and no dependencies: verl
+# asks for an older transformers, which they do not use, and for servers. 70 MB to load.
+VERL := verl==0.9.1 ray==2.60.0 tensordict==0.15.3 cloudpickle==3.1.3 codetiming==1.4.0 \
+	msgpack==1.2.4 omegaconf==2.4.0 orjson==3.13.0 pyvers==0.2.3
+VERL_VENV := .venv-verl
+
+verl: $(STAMP)
+	PIP_NO_DEPS=1 tools/engines.sh $(VENV) $(VERL_VENV) $(VERL)
+	$(VERL_VENV)/bin/python -m pytest tests/engines/test_verl.py
 
 # The tests of numbers as a processor without AVX-512 computes: other kernels, other roundings.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \
@@ -118,7 +128,7 @@ report: $(STAMP)
 	$(BIN)/python -m study report
 
 clean:
-	rm -rf $(VENV) $(ENGINES) build *.egg-info
+	rm -rf $(VENV) $(ENGINES) $(VERL_VENV) build *.egg-info
 
 INSTALL := pyproject.toml constraints.txt tools/install.sh
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("verl", reason="verl is not installed: see docs/engines.md")
+pytest.importorskip("verl", reason="verl is not installed: make verl")
 
 import fdpg_ref as core
 from lm.engines.exactness import InexactGradient

@@ -17,6 +17,7 @@ STAGES = [
     "numbers",
     "test-slow",
     "engines",
+    "verl",
     "notebooks",
     "docs",
     "mutants",
