@@ -142,23 +142,33 @@ def _template(
 ) -> tuple[RunConfig, tuple[BaseConfig, ...]]:
     """Return a run but for its seed and rate, and the models that it needs."""
     task, method = sweep.tasks[task_key], sweep.methods[method_key]
-    base = build_config(BaseConfig, sweep.sizes[size])
+    sizes = dict(sweep.sizes[size])
+    model = {"model": sizes.pop("model")} if "model" in sizes else {}
+    base = build_config(BaseConfig, sizes)
     bases, target = (base,), task.target
     if task.teacher is not None:
-        fine_tuned = {**sweep.sizes[size], **asdict(task.teacher), "initial": str(base.folder())}
+        fine_tuned = {**sizes, **asdict(task.teacher), "initial": str(base.folder())}
         teacher = build_config(BaseConfig, fine_tuned)
         bases, target = (base, teacher), TargetConfig(kind="teacher", teacher=str(teacher.folder()))
     assert target is not None  # one of the two is given
     parts = (
         sweep.run,
-        {"base": to_plain(base)},
+        {"base": to_plain(base), **model},
         {"divergence": method.divergence, "device": "cpu", "report": False},
         _descended(task, method, target),
         task.run,
         method.run,
         sweep.variants.get(variant, {}),
     )
-    return build_config(RunConfig, merged(*parts)), bases
+    config = build_config(RunConfig, merged(*parts))
+    if config.model is None:
+        return config, bases
+    if task.teacher is not None:
+        raise ValueError(
+            f"the teacher is fine-tuned from a base of names, but the run starts from the model "
+            f"{config.model}: give the task a target, or leave the model out"
+        )
+    return config, ()
 
 
 def _descended(task: TaskConfig, method: MethodConfig, target: TargetConfig) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class SweepConfig:
     run: dict[str, Any] = field(default_factory=dict)
     """options of all runs, as a recipe nests them"""
     sizes: dict[str, dict[str, Any]]
-    """options of the base model of each size"""
+    """options of the base model of each size; or {model: NAME}, a model that is there already"""
     tasks: dict[str, TaskConfig]
     """what policies are to become"""
     methods: dict[str, MethodConfig]

@@ -103,6 +103,21 @@ def test_a_teacher_is_fine_tuned_from_the_base_of_the_cells_size(tmp_path):
     assert cell.config.target.teacher == str(teacher.folder())
 
 
+@pytest.mark.parametrize("where", ["run", "sizes", "variants"])
+def test_nothing_is_trained_for_a_run_that_starts_from_a_model(where, tmp_path):
+    named = {"run": {"model": "there"}, "sizes": {"1x16": {"model": "there"}}}
+    changes = {where: named[where]} if where in named else {"variants": {"own": {"model": "there"}}}
+    variants = ["own"] if where == "variants" else ["default"]
+    sweep = tiny_sweep(tmp_path, **changes, blocks=[tiny_block(variants=variants)])
+    (cell,) = expand(sweep)
+    assert (cell.config.model, cell.bases) == ("there", ())
+    taught = {"taught": {"title": "t", "group": "g", "teacher": {"female_share": 0.9}}}
+    block = tiny_block(tasks=["taught"], variants=variants)
+    sweep = tiny_sweep(tmp_path, **changes, tasks=taught, blocks=[block])
+    with pytest.raises(UsageError, match="fine-tuned from a base of names, but the run starts fro"):
+        _ = expand(sweep)
+
+
 def test_rates_are_numbers_or_those_chosen_for_group_method_and_size(tmp_path):
     chosen = tmp_path / "rates.yaml"
     _ = chosen.write_text(

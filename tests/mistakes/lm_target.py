@@ -241,6 +241,13 @@ MUTANTS = [
         ("lm/test_sweep.py::test_what_is_in_a_file_is_part_of_the_run_that_reads_it",),
     ),
     Mutant(
+        "lm/sweep/cells.py",
+        "    return config, ()\n",
+        "    return config, bases\n",
+        "a sweep that trains a base for runs that start from another model",
+        ("lm/test_sweep.py::test_nothing_is_trained_for_a_run_that_starts_from_a_model",),
+    ),
+    Mutant(
         "lm/sweep/command.py",
         "int(bool(failed) or not all(",
         "int(not all(",
