@@ -11,7 +11,7 @@ try:
     from rich.console import Console
 
     from study.report.document import write_report
-    from study.rules.pilot_second import FILES, write_second_rates
+    from study.rules.pilot_second import write_second_rates
     from study.rules.power import power_markdown
     from study.rules.rates import write_rates
     from study.tables.stored import LM_COLUMNS, StudyError, Table, load_tables, read_table
@@ -88,10 +88,10 @@ def _rates(options: argparse.Namespace) -> int:
     second = options.results / "lm_pilot2.parquet"
     if second.is_file():
         target, folder = _folder(options) / "rates2.md", options.yaml.parent
-        number, beta2 = write_second_rates(read_table(second, LM_COLUMNS), folder, target)
+        number, beta2, files = write_second_rates(read_table(second, LM_COLUMNS), folder, target)
         print(f"{number} rates chosen, none at the edge of what was tried; beta2 = {beta2:g}:")
         print("put it into betas of main2.yaml, scale2.yaml and ablations2.yaml")
-        print(f"wrote {', '.join(str(folder / name) for name in FILES.values())} and {target}")
+        print(f"wrote {', '.join(map(str, files))} and {target}")
         if not (options.results / "lm_pilot.parquet").is_file():
             return 0
 

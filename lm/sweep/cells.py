@@ -88,7 +88,7 @@ class Cell:
 
 
 def expand(sweep: SweepConfig) -> list[Cell]:
-    """Return every cell of a sweep, blocks in order, seeds outermost within a block.
+    """Return every cell of a sweep's chosen parts, blocks in order, seeds outermost within a block.
 
     Parameters
     ----------
@@ -118,6 +118,8 @@ def expand(sweep: SweepConfig) -> list[Cell]:
 
 def _labels(sweep: SweepConfig) -> Iterator[Labels]:
     for block in sweep.blocks:
+        if sweep.parts and block.part not in sweep.parts:
+            continue
         for seed, size, task, method, rate, variant in itertools.product(
             block.seeds, block.sizes, block.tasks, block.methods, block.rates, block.variants
         ):

@@ -113,7 +113,7 @@ class RateConfig:
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """A part of the sweep: every combination of what it names."""
+    """Every combination of what it names."""
 
     tasks: tuple[str, ...]
     """keys of tasks"""
@@ -127,6 +127,8 @@ class BlockConfig:
     """one run each"""
     variants: tuple[str, ...] = (DEFAULT,)
     """keys of variants"""
+    part: str = ""
+    """of the sweep, that can be run without the others"""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -172,6 +174,8 @@ class SweepConfig:
     """further options of a run by name; there is always one called default, which has none"""
     blocks: tuple[BlockConfig, ...]
     """which combinations are run"""
+    parts: tuple[str, ...] = ()
+    """run the blocks of these parts alone, and write their table; by default all"""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -189,3 +193,10 @@ class SweepConfig:
                     )
             for seed in block.seeds:
                 at_least("seeds", seed, 0)
+
+        for part in self.parts:
+            known = dict.fromkeys(block.part for block in self.blocks if block.part)
+            require(
+                part in known,
+                f"parts names {part!r}, but the blocks belong to: {', '.join(known) or 'no part'}",
+            )

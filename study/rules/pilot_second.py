@@ -38,7 +38,9 @@ BASES = (0, 1, 2)
 SEEDS = 2
 
 
-def write_second_rates(pilot: Table, folder: Path, markdown_path: Path) -> tuple[int, float]:
+def write_second_rates(
+    pilot: Table, folder: Path, markdown_path: Path
+) -> tuple[int, float, list[Path]]:
     """Choose the rates of every batch size, and write them for the sweeps and for readers.
 
     Parameters
@@ -52,8 +54,9 @@ def write_second_rates(pilot: Table, folder: Path, markdown_path: Path) -> tuple
 
     Returns
     -------
-    int, float
-        How many rates were chosen, and the better beta2.
+    int, float, list of Path
+        How many rates were chosen, the better beta2, and the files of the batch sizes that were
+        tried.
 
     Raises
     ------
@@ -62,8 +65,11 @@ def write_second_rates(pilot: Table, folder: Path, markdown_path: Path) -> tuple
     """
     runs = runs_of(pilot)
     choices, pages = {}, []
+    # Parts of the pilot may be run one after the other: what was not tried has no rate yet.
     for variant in FILES:
         tried = tried_rates(runs.ends, failed_rates(pilot, runs.ends, variant), variant)
+        if not tried:
+            continue
         choices[variant] = choose(tried)
         page = rates_markdown(pilot, tried, choices[variant])
         pages.append(page.replace("# Learning rates", f"# {variant}: learning rates", 1))
@@ -71,12 +77,14 @@ def write_second_rates(pilot: Table, folder: Path, markdown_path: Path) -> tuple
     markdown_path.write_text("\n".join([*pages, f"\n{words}\n"]), encoding="utf-8")
 
     _require_inside(choices, runs)
-    for variant, name in FILES.items():
-        text = rates_yaml(pilot, choices[variant])
+    written = []
+    for variant, chosen in choices.items():
+        text = rates_yaml(pilot, chosen)
         header = "".join(f"{line}\n" for line in text.splitlines() if line.startswith("#"))
-        rates = with_bases(nested_rates(choices[variant]))
-        (folder / name).write_text(header + yaml.safe_dump(rates, sort_keys=False), "utf-8")
-    return sum(map(len, choices.values())), beta2
+        rates = with_bases(nested_rates(chosen))
+        written.append(folder / FILES[variant])
+        written[-1].write_text(header + yaml.safe_dump(rates, sort_keys=False), "utf-8")
+    return sum(map(len, choices.values())), beta2, written
 
 
 def better_beta2(runs: Runs) -> tuple[float, str]:

@@ -62,6 +62,19 @@ def test_a_sweep_is_every_combination_of_its_blocks_once(tmp_path):
     assert len({cell.run for cell in cells}) == 5
 
 
+def test_a_part_of_a_sweep_is_run_without_what_the_others_need(tmp_path):
+    blocks = [
+        tiny_block(part="first"),
+        tiny_block(part="second", rates=["tuned"]),
+        tiny_block(part="third", seeds=[1]),
+    ]
+    rates = {"tuned": {"file": "not/chosen/yet.yaml"}}
+    sweep = tiny_sweep(tmp_path, blocks=blocks, rates=rates, parts=["third", "first"])
+    assert [cell.labels.seed for cell in expand(sweep)] == [0, 1]
+    with pytest.raises(UsageError, match="not/chosen/yet"):
+        _ = expand(tiny_sweep(tmp_path, blocks=blocks, rates=rates))
+
+
 def test_cells_with_the_same_configuration_are_one_run(tmp_path):
     blocks = [
         tiny_block(rates=["fast", "same"], seeds=[0]),
@@ -143,6 +156,7 @@ def test_rates_are_numbers_or_those_chosen_for_group_method_and_size(tmp_path):
             "a block names 'lost', but tasks has only: listed",
         ),
         ({"blocks": []}, "blocks is empty"),
+        ({"parts": ["one"]}, "parts names 'one', but the blocks belong to: no part"),
         ({"run": {"step": 3}}, "unknown key 'step' among the options; did you mean 'steps'"),
         ({"run": {"steps": "many"}}, "steps"),
         ({"sizes": {"1x16": {"width": 15}}}, "heads must divide width"),

@@ -33,7 +33,7 @@ def pilot_of(runs, **metadata) -> Table:
 
 
 def test_each_batch_size_has_a_file_with_a_rate_for_every_base(tmp_path):
-    number, beta2 = write_second_rates(pilot_of(pilot_runs()), tmp_path, tmp_path / "rates2.md")
+    number, beta2, _ = write_second_rates(pilot_of(pilot_runs()), tmp_path, tmp_path / "rates2.md")
     assert number == 3 * 2 * 5
     assert beta2 == 0.95
     for name in ("rates2.yaml", "rates2_64.yaml", "rates2_1024.yaml"):
@@ -41,6 +41,13 @@ def test_each_batch_size_has_a_file_with_a_rate_for_every_base(tmp_path):
         assert found["rare_soft"]["jensen_shannon"] == dict.fromkeys(
             ("2x64b0", "2x64b1", "2x64b2"), 3e-4
         )
+
+
+def test_a_part_of_the_pilot_chooses_for_itself_alone(tmp_path):
+    pilot = pilot_of(pilot_runs(variants=("default", "beta2_0.999")))
+    number, _, files = write_second_rates(pilot, tmp_path, tmp_path / "rates2.md")
+    assert (number, files) == (2 * 5, [tmp_path / "rates2.yaml"])
+    assert list(tmp_path.glob("*.yaml")) == files
 
 
 def test_a_rate_at_an_edge_is_refused_and_shown(tmp_path):

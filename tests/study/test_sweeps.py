@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +28,7 @@ def cells(tmp_path_factory) -> dict[str, list[Cell]]:
     folder = tmp_path_factory.mktemp("rates")
     found = {}
     for name in ("pilot2", "main2", "scale2", "ablations2"):
-        plain = yaml.safe_load((ROOT / "study" / "sweeps" / f"{name}.yaml").read_text("utf-8"))
+        plain = _plain(name)
         for rate in plain["rates"].values():
             if "file" in rate:
                 rate["file"] = str(_made_up_rates(folder, Path(rate["file"]).name))
@@ -71,6 +72,23 @@ def test_main_has_eight_seeds_of_everything(cells):
     )
 
 
+def test_a_part_needs_the_rates_of_its_batch_size_alone():
+    """So it begins as soon as the part of the pilot that chooses them is through."""
+    file_of = {
+        "batch_256": {"tuned"},
+        "common": {"common"},
+        "batch_64": {"tuned_64"},
+        "batch_1024": {"tuned_1024"},
+    }
+    parts: dict[str, set[str]] = {}
+    for block in _plain("main2")["blocks"]:
+        parts.setdefault(block["part"], set()).update(block["rates"])
+    assert parts == file_of
+    assert {block["part"] for block in _plain("pilot2")["blocks"]} == {
+        *("batch_256", "batch_64", "batch_1024", "sizes")
+    }
+
+
 def test_variants_change_what_they_are_called_by(cells):
     sizes = {"batch_64": 64, "batch_1024": 1024}
     for cell in (*cells["main2"], *cells["pilot2"]):
@@ -90,6 +108,10 @@ def test_the_pilot_has_two_seeds_and_grids_with_an_inside(cells):
         grids.setdefault(key, set()).add(cell.config.optimizer.lr)
     assert all(found == {201, 202} for found in seeds.values())
     assert all(len(grid) >= 3 for grid in grids.values())
+
+
+def _plain(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "study" / "sweeps" / f"{name}.yaml").read_text("utf-8"))
 
 
 def _made_up_rates(folder: Path, name: str) -> Path:
