@@ -25,15 +25,13 @@ from lm.run.owned import holds_keys, json_object, require_replaceable_file
 from lm.target.decoded import Reader, prompt_keys
 from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
 from lm.target.prompt_file import (
-    JSON_LINES,
+    Z_COLUMNS,
     PromptLine,
     columns_of,
     read_prompt_lines,
     refuse_same_tokens,
 )
 from lm.target.targets import Target
-
-COLUMNS = ("log_z", "log_z_error")
 
 
 def run_partition(options: PartitionOptions) -> None:
@@ -52,8 +50,10 @@ def run_partition(options: PartitionOptions) -> None:
     # The base and its prompts, as its chat template writes them.
     check_device(options.device)
     base = load_policy(options.model, max_new_tokens=options.max_new_tokens, device=options.device)
-    lines = read_prompt_lines(str(options.prompts), chat=base.vocabulary.chat_text)
-    rows = [*_rows(options.prompts, lines)]
+    file = options.prompts
+    where = {"column": options.column, "split": options.split}
+    lines = read_prompt_lines(file, **where, chat=base.vocabulary.chat_text)
+    rows = [*_rows(file, lines)]
     settings = _settings(options, rows)
     done = _lines_done(options, rows, settings)
     if done:
@@ -61,7 +61,7 @@ def run_partition(options: PartitionOptions) -> None:
 
     # What is read of its samples.
     tokens = base.vocabulary.encode_prompts([line.text for line in lines])
-    refuse_same_tokens(str(options.prompts), lines, tokens)
+    refuse_same_tokens(file, lines, tokens)
     contexts = Prompts.from_ids(tokens, pad_id=base.ids.pad_id)
     base.check_prompts(contexts)
     keys = prompt_keys(contexts)
@@ -84,7 +84,7 @@ def run_partition(options: PartitionOptions) -> None:
             log_z, error = float(found.log_z), float(found.relative_standard_error)
             known = log_z > -math.inf
             values = (log_z, error) if known else (None, None)
-            record = rows[index] | dict(zip(COLUMNS, values, strict=True))
+            record = rows[index] | dict(zip(Z_COLUMNS, values, strict=True))
             append_line(options.output, json.dumps(record, ensure_ascii=False))
             unmet += not known
             heavy += known and float(found.largest_share) > SHARE_TO_WARN
@@ -119,20 +119,24 @@ def _target(options: PartitionOptions) -> Target:
     return Target(config, tensor, nothing, nothing, log_z=None, fit=None)
 
 
-def _rows(path: Path, lines: list[PromptLine]) -> Iterator[dict[str, Any]]:
+def _rows(path: str, lines: list[PromptLine]) -> Iterator[dict[str, Any]]:
     """Yield each prompt with the other columns of its line."""
-    if path.suffix.lower() not in JSON_LINES:
-        yield from ({"prompt": line.text} for line in lines)
-        return
-    text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     for line in lines:
-        row = json.loads(text[line.number - 1])
-        taken = [name for name in COLUMNS if name in row]
+        row = {"prompt": line.text} if line.row is None else dict(line.row)
+        taken = [name for name in Z_COLUMNS if name in row]
         if taken:
             raise RunError(
                 f"{path}, line {line.number} has a {taken[0]} already: take it out, or the old "
                 "values and the new ones could not be told apart"
             )
+        try:
+            # A data set may hold what JSON does not: dates, pictures.
+            _ = json.dumps(row, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RunError(
+                f"{path}, line {line.number} cannot be written as JSON ({error}): leave the "
+                "column out"
+            ) from error
         yield row
 
 
@@ -145,8 +149,10 @@ def _settings(options: PartitionOptions, rows: list[dict[str, Any]]) -> dict[str
     """Return what the values depend on."""
     prompts = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
     settings = json.loads(json.dumps(asdict(options) | {"prompts_sha256": prompts}, default=str))
-    for name in ("prompts", "output", "device"):  # where, and not what
+    for name in ("prompts", "output", "device", "split"):  # where, and not what
         del settings[name]
+    if options.column == "prompt":  # as in files of earlier versions
+        del settings["column"]
     return settings
 
 
@@ -188,7 +194,7 @@ def _prompt_of(line: bytes) -> dict[str, Any] | None:
     """Return a written line without its columns; None if it is no such line."""
     try:
         record = json.loads(line)
-        _ = [record.pop(name) for name in COLUMNS]
+        _ = [record.pop(name) for name in Z_COLUMNS]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return record

@@ -15,21 +15,34 @@ class PartitionOptions:
     """Options of `python -m lm partition`."""
 
     model: str
-    prompts: Path
+    prompts: str
     output: Path
     target: TargetConfig
     samples: int
     seed: int
     device: str
     max_new_tokens: int | None
+    column: str = "prompt"
+    split: str = "train"
 
 
 def add_words(parser: argparse.ArgumentParser) -> None:
     """Add what names the prompts, the target and the number of samples."""
     parser.add_argument("model", help="the base: a model folder or hub name")
-    parser.add_argument("prompts", type=Path, help="a text file, or .jsonl with the key prompt")
+    parser.add_argument(
+        "prompts",
+        help="a text file, .jsonl with the key prompt (a text, or messages of a chat), the folder "
+        "of a data set, or hf:NAME",
+    )
     parser.add_argument(
         "output", type=Path, help="a .jsonl file: each prompt's line with log_z and log_z_error"
+    )
+
+    parser.add_argument(
+        "--column", default="prompt", help="the key or column that holds the prompt (%(default)s)"
+    )
+    parser.add_argument(
+        "--split", default="train", help="of a data set that has several (%(default)s)"
     )
 
     # The target.
@@ -73,7 +86,7 @@ def options_of(words: argparse.Namespace) -> PartitionOptions:
         raise UsageError(f"--samples is {given['samples']}: an error needs two samples or more")
     if given["output"].suffix != ".jsonl":
         raise UsageError(f"{given['output']} is written as JSON lines: name a .jsonl file")
-    if given["output"].resolve() == given["prompts"].resolve():
+    if given["output"].resolve() == Path(given["prompts"]).resolve():
         raise UsageError(f"{given['output']} is the file of the prompts: name another one")
 
     try:

@@ -109,6 +109,13 @@ def _check_reward(config: RunConfig) -> None:
 def _check_prompts(config: RunConfig) -> None:
     contexts = config.contexts
     require(
+        config.partition.policy != "column"
+        or (config.prompts.file is not None and not config.target.is_normalised),
+        "partition.policy column takes log Z of each prompt from a column of prompts.file, but "
+        + ("there is none" if config.prompts.file is None else "this target has Z = 1")
+        + ": name a file that python -m lm partition wrote, or remove partition.policy",
+    )
+    require(
         config.batch_size % contexts == 0,
         f"batch_size is {config.batch_size}, which {contexts} prompts (prompts.per_step) do not "
         "divide: every prompt gets the same number of samples",
@@ -125,7 +132,7 @@ def _check_prompts(config: RunConfig) -> None:
     require(
         config.partition.policy != "exact" or config.target.is_normalised,
         "partition.policy exact sums over the listed names, which continue no prompt: with "
-        "prompts.file choose partition.policy frozen, past_only or leave_one_out",
+        "prompts.file choose partition.policy frozen, column, past_only or leave_one_out",
     )
     peers = "leave_one_out" in {config.baseline.kind, config.partition.policy}
     require(

@@ -12,7 +12,9 @@ from typing import Literal, NamedTuple
 from lm.config.typed import check_types
 from lm.config.validation import at_least, positive, require, share
 
-PartitionPolicy = Literal["auto", "exact", "frozen", "past_only", "leave_one_out", "same_batch"]
+PartitionPolicy = Literal[
+    "auto", "exact", "column", "frozen", "past_only", "leave_one_out", "same_batch"
+]
 BaselineKind = Literal["leave_one_out", "running", "constant", "none"]
 ProposalKind = Literal["policy", "kl_adaptive"]
 
@@ -105,7 +107,8 @@ class PartitionConfig:
     """Where the partition function Z of the target comes from."""
 
     policy: PartitionPolicy = "auto"
-    """auto is exact when the features live on the list, else frozen"""
+    """auto is exact when the features live on the list, else frozen; column takes log Z of each
+    prompt from the column log_z of prompts.file"""
     samples: int | None = None
     """base samples behind the frozen estimate, or behind the start of past_only; by default as many
     as partition.error takes"""

@@ -228,7 +228,9 @@ class Evaluator:
 
     def _log_z_error(self) -> float:
         """Return the error of a single context's log Z; that of several is in their spread."""
-        offline = self.problem.offline
+        offline, stated = self.problem.offline, self.problem.stated
+        if stated is not None and len(self.contexts) == 1:
+            return 0.0 if stated.errors is None else float(stated.errors[self.contexts[0]])
         if self.problem.target.log_z is not None or offline is None or len(self.contexts) > 1:
             return 0.0
         place = offline.contexts.tolist().index(int(self.contexts[0]))

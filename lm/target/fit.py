@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -87,8 +88,15 @@ def fit_target(
     # Nothing is fitted with prompts: this only says what the target's features are expected to be.
     seen = torch.isin(drawn.contexts, evaluated)
     names = [prompts[context] for context in drawn.contexts[seen].tolist()]
-    rows = features.reshape(*uniform.shape, -1)[seen]
-    return build_target(config.target, uniform[seen], rows, exact=False, prompts=names)
+    rows, shares = features.reshape(*uniform.shape, -1)[seen], uniform[seen]
+    whole = torch.ones(len(rows), dtype=torch.bool)
+    if config.partition.policy == "column" and config.target.kind == "constrained":
+        # A column knows Z of prompts that no sample meets; the target's features are the others'.
+        met = (rows != 0).all(-1).any(-1)
+        whole = met if bool(met.any()) else whole
+    chosen = [name for name, kept in zip(names, whole.tolist(), strict=True) if kept]
+    target = build_target(config.target, shares[whole], rows[whole], exact=False, prompts=chosen)
+    return replace(target, base_moments=_mean_moments(torch.softmax(shares, -1), rows))
 
 
 def fit_on_samples(
@@ -136,11 +144,13 @@ def fit_on_samples(
 def _is_precise(
     config: RunConfig, base: Policy, listing: Listing | None, target: Target, offline: Offline
 ) -> bool:
-    """Return whether Z of every context is known to within `partition.error`.
+    """Return whether Z of every context is known to within `partition.error`, or stated.
 
     Samples of equal weight have no spread, also where a rare heavy text is missing among them. So
     one more sample of the largest possible weight must not move Zhat by more, either.
     """
+    if config.partition.policy == "column":
+        return True
     log_z, errors, _ = offline.estimate
     bound = largest_log_weight(target, listing, most_tokens=base.max_new_tokens)
     if bound is None:

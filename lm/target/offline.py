@@ -18,11 +18,14 @@ from lm.policy.drawing import draw
 from lm.policy.prompts import Prompts
 from lm.policy.protocol import Policy
 from lm.target.decoded import Reader, Reading
-from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
+from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, StatedZ, estimate_partition
 from lm.target.targets import Target, require_mass
 
 # Base samples of the first round, where a precision says how many there will be.
 FIRST = 256
+# Standard errors beyond which base samples contradict a column, and the samples with target mass
+# that they are to be expected to show for it: fewer have no law of errors.
+CONTRADICTED, EXPECTED = 5.0, 25.0
 
 _Row = TypeVar("_Row")
 
@@ -97,6 +100,44 @@ class Offline(NamedTuple):
                 "more partition.most"
             )
         return found
+
+    def against(self, stated: StatedZ, *, share: bool) -> list[str]:
+        """Return whether a column's Z is another one than these samples', one sentence or none.
+
+        The mean over contexts of Zhat/Z has the expectation 1 if the column is right.
+
+        Parameters
+        ----------
+        stated
+            What the column says of all contexts.
+        share
+            Whether Z is the share of samples that pass, so that the law of its error is known.
+        """
+        log_z = stated.log_z[self.contexts]
+        ratio = torch.exp(self.estimate.log_z - log_z)
+        number = len(ratio)
+
+        # The error of each context's Zhat by its own samples (they show none where nothing was
+        # met), and by the spread over contexts; of a share by its law, which needs no sample.
+        within = torch.nan_to_num(ratio * self.estimate.relative_standard_error)
+        variances = [float((within**2).sum()) / number**2]
+        if number > 1:
+            variances.append(float(ratio.var()) / number)
+        if share:
+            variances.append(float(torch.expm1(-log_z).sum()) / self.samples / number**2)
+        expected = self.samples * float(torch.exp(log_z).sum()) if share else EXPECTED
+        of_column = 0.0 if stated.errors is None else float(stated.errors[self.contexts].norm())
+        error = math.sqrt(max(variances) + (of_column / number) ** 2)
+
+        mean = float(ratio.mean())
+        seen = share or mean > 0.0
+        if not seen or expected < EXPECTED or abs(mean - 1.0) <= CONTRADICTED * error:
+            return []
+        return [
+            f"Z of {number * self.samples} base samples of {number} prompts is {mean:.3g} ± "
+            f"{error:.2g} times that of the column log_z: was the column made with this model, "
+            "target, beta and length limit? If rare texts carry much of Z, few samples miss them"
+        ]
 
     def _worst(self, values: Tensor, most: float, prompts: Sequence[str]) -> _Worst | None:
         """Return the largest of values that are too large, and of which prompts they are."""
@@ -210,7 +251,8 @@ def estimate_offline(
     _require_finite(config, log_score, drawn.reading.texts)
     rows = log_score.reshape(drawn.log_base.shape).double().cpu()
     names = [prompts[context] for context in drawn.contexts.tolist()] if prompts else []
-    require_mass(config.target, rows, names)
+    if config.partition.policy != "column":  # which knows what these samples do not show
+        require_mass(config.target, rows, names)
     estimate = estimate_partition(rows, drawn.log_base.double().cpu())
     wanted = config.partition.error if config.partition.samples is None else None
     return Offline(drawn.contexts, rows.shape[1], estimate, wanted)

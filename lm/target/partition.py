@@ -1,4 +1,4 @@
-"""The partition function Z of the target: five sources, and an estimate with its health.
+"""The partition function Z of the target: six sources, and an estimate with its health.
 
 What is proven about a gradient with each of them stands in `lm.target.proven_status`.
 """
@@ -43,15 +43,30 @@ class PartitionEstimate(NamedTuple):
     largest_share: Tensor
 
 
+class StatedZ(NamedTuple):
+    """Log Z of every context as a column of the prompts states it.
+
+    Attributes
+    ----------
+    log_z
+        Shape (contexts,), float64, nats.
+    errors
+        Shape (contexts,): standard errors of it; None where none are stated.
+    """
+
+    log_z: Tensor
+    errors: Tensor | None
+
+
 class Partition:
-    """Log Z for the signal, from one of five sources, for each context on its own.
+    """Log Z for the signal, from one of six sources, for each context on its own.
 
     Parameters
     ----------
     policy
-        exact, frozen, past_only, leave_one_out or same_batch.
+        exact, column, frozen, past_only, leave_one_out or same_batch.
     log_z
-        Shape (contexts,), nats: exact, the offline estimate, or the start of the running mean;
+        Shape (contexts,), nats: exact, stated, the offline estimate, or the running mean's start;
         None for the two policies that look at the batch only. A problem without prompts has one
         context.
     weight
@@ -142,7 +157,7 @@ class Partition:
         Raises
         ------
         RunError
-            They belong to another policy of Z or to another number of contexts.
+            They belong to another policy of Z, to another number of contexts or to another column.
         """
         own = self.state_tensors()
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -151,6 +166,11 @@ class Partition:
             raise RunError(
                 f"the checkpoint's Z has the shapes {shapes}, but this run's partition policy "
                 f"{self.policy} has {expected}: it belongs to another run"
+            )
+        if self.policy == "column" and not torch.equal(own["log_z"], tensors["log_z"]):
+            raise RunError(
+                "the column log_z of the prompts has changed since the run began: put back what "
+                "there was, or start again with --overwrite and without --resume"
             )
         if own:
             self._log_z, self._weight = tensors["log_z"].clone(), tensors["weight"].clone()

@@ -24,13 +24,14 @@ from lm.target.decoded import Reader, Reading, prompt_keys
 from lm.target.fit import fit_on_samples, fit_target, try_functions
 from lm.target.listed import Listing, find_support
 from lm.target.offline import Offline, draw_base
-from lm.target.partition import Partition
+from lm.target.partition import Partition, StatedZ
 from lm.target.prompt_file import (
     PromptLine,
     columns_of,
     read_prompt_lines,
     refuse_same_tokens,
     shared_columns,
+    stated_z,
 )
 from lm.target.targets import Target, describe_target
 
@@ -57,9 +58,12 @@ class Problem:
         Shape (c,), int64: the contexts that evaluations look at.
     log_z
         Shape (contexts,), float64: log Z that normalises the target in measurements, in nats:
-        exact, or the offline estimate; NaN for contexts that no part of the run needs it for.
+        exact, stated by a column, or the offline estimate; NaN for contexts that no part of the run
+        needs it for.
     offline
         The offline estimate from base samples; None if Z is exact and none was asked for.
+    stated
+        What a column of the prompts says of Z; None if none is asked.
     """
 
     base: Policy
@@ -71,6 +75,7 @@ class Problem:
     evaluated: Tensor
     log_z: Tensor
     offline: Offline | None
+    stated: StatedZ | None = None
 
     @property
     def contexts(self) -> int:
@@ -112,8 +117,13 @@ class Problem:
         return self.log_score(self.listing.log_base, self.listing.reading)
 
     def warnings(self) -> list[str]:
-        """Return what is wrong with the offline estimate, one sentence each."""
-        return [] if self.offline is None else self.offline.warnings(self.prompt_texts)
+        """Return what is wrong with the offline estimate or the column, one sentence each."""
+        if self.offline is None:
+            return []
+        if self.stated is not None:
+            share = self.target.config.kind == "constrained"
+            return self.offline.against(self.stated, share=share)
+        return self.offline.warnings(self.prompt_texts)
 
 
 class Draft(NamedTuple):
@@ -125,6 +135,8 @@ class Draft(NamedTuple):
         As in `Problem`.
     wanted
         Shape (c,), int64: the contexts whose Z is estimated from base samples; empty for none.
+    stated
+        What a column of the prompts says of Z; None if none is asked.
     """
 
     base: Policy
@@ -134,6 +146,7 @@ class Draft(NamedTuple):
     prompt_texts: tuple[str, ...]
     evaluated: Tensor
     wanted: Tensor
+    stated: StatedZ | None
 
 
 BUILDING = "building the target from the base"
@@ -203,6 +216,10 @@ def draft_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
         contexts = Prompts.from_ids(rows, pad_id=base.ids.pad_id)
         _check_prompts(base, contexts, config.prompts.file, lines)
     evaluated = _evaluated(config, max(1, len(texts)))
+    stated = None
+    if config.partition.policy == "column":
+        most = 0.0 if config.target.kind == "constrained" else math.inf
+        stated = stated_z(config.prompts.file or "", lines, most=most)
 
     # The listed names, for a base that spells them and has no prompts.
     features, support = config.target.features, None if texts else find_support(base)
@@ -232,7 +249,7 @@ def draft_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
     on_list = listing is not None and config.target.on_list
     if everywhere or not (on_list or config.target.is_normalised):
         wanted = torch.arange(max(1, len(texts))) if everywhere else evaluated
-    return Draft(base, reader, listing, contexts, texts, evaluated, wanted)
+    return Draft(base, reader, listing, contexts, texts, evaluated, wanted, stated)
 
 
 @phase(BUILDING)
@@ -247,7 +264,7 @@ def fit_problem(config: RunConfig, draft: Draft) -> Problem:
     draft
         Of the same.
     """
-    base, reader, listing, contexts, texts, evaluated, wanted = draft
+    base, reader, listing, contexts, texts, evaluated, wanted, stated = draft
     offline = None
     if len(wanted) > 0:
         draws = draw_base(config, base, reader, contexts, wanted)
@@ -258,9 +275,12 @@ def fit_problem(config: RunConfig, draft: Draft) -> Problem:
     log_z = torch.full((max(1, len(texts)),), math.nan, dtype=torch.float64)
     if target.log_z is not None:
         log_z[:] = target.log_z
+    elif stated is not None:
+        log_z = stated.log_z
     elif offline is not None:
         log_z[offline.contexts] = offline.estimate.log_z
-    return Problem(base, target, reader, listing, contexts, texts, evaluated, log_z, offline)
+    known = log_z, offline, stated
+    return Problem(base, target, reader, listing, contexts, texts, evaluated, *known)
 
 
 def measured_problem(config: RunConfig, base: Policy, trained: Problem) -> Problem:
@@ -311,7 +331,7 @@ def build_partition(config: RunConfig, problem: Problem) -> Partition:
         Its state starts on samples that are never trained on.
     """
     policy = config.partition.policy
-    if policy == "exact":
+    if policy in {"exact", "column"}:
         return Partition(policy, problem.log_z, torch.full_like(problem.log_z, math.inf))
     if policy in {"frozen", "past_only"} and problem.offline is not None:
         log_z = problem.offline.estimate.log_z
@@ -332,7 +352,8 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
     -------
     dict
         Kind, beta, score, features, number of prompts, log Z (with prompts the mean over those of
-        the evaluations), its source, the offline estimate and the certificate of the multipliers.
+        the evaluations), its source, the offline estimate, what a column states, and the
+        certificate of the multipliers.
     """
     target, offline = problem.target, problem.offline
     fit = None
@@ -345,6 +366,12 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
             "moment_errors": [float(value) for value in target.fit.moment_errors],
         }
 
+    source, column = "exact" if target.log_z is not None else "offline", {}
+    if problem.stated is not None:
+        log_z, errors = problem.stated
+        values = {"log_z": log_z.tolist(), "errors": None if errors is None else errors.tolist()}
+        source, column = "column", {"column": values}
+
     return {
         "kind": target.config.kind,
         "beta": target.config.beta,
@@ -352,8 +379,9 @@ def describe_problem(problem: Problem) -> dict[str, Any]:
         "features": describe_target(target),
         "contexts": len(problem.prompt_texts),
         "log_z": float(problem.log_z[problem.evaluated].mean()),
-        "log_z_source": "exact" if target.log_z is not None else "offline",
+        "log_z_source": source,
         "offline": None if offline is None else offline.describe(),
+        **column,
         "fit": fit,
         "warnings": problem.warnings(),
     }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
+
 from lm.errors import RunError
 from lm.target.data_set import HUB, read_rows
+from lm.target.partition import StatedZ
 
 JSON_LINES = (".jsonl", ".ndjson")
 # Files that hold prompts in a form of their own: as text, each would become nonsense.
@@ -28,12 +32,17 @@ ADVICE = (
 )
 
 
+# The columns that `python -m lm partition` writes: nats, and their standard error.
+Z_COLUMNS = ("log_z", "log_z_error")
+
+
 class PromptLine(NamedTuple):
-    """A prompt, the line of its file (from 1), and what else stands there."""
+    """A prompt, the line of its file (from 1), what else stands there, and the line as it was."""
 
     number: int
     text: str
     columns: Mapping[str, Any] = MappingProxyType({})
+    row: Mapping[str, Any] | None = None
 
 
 def read_prompt_lines(
@@ -80,7 +89,7 @@ def read_prompt_lines(
     if not prompts:
         raise RunError(f"prompts.file {path} holds no prompt: give it one per line")
     first: dict[str, int] = {}
-    for number, prompt, _ in prompts:
+    for number, prompt, *_ in prompts:
         if not _is_unicode(prompt):
             raise RunError(
                 f"prompts.file {path}, line {number} holds half of a character (a lone "
@@ -106,6 +115,72 @@ def columns_of(lines: Sequence[PromptLine]) -> list[dict[str, Any]]:
     """Return for every prompt what stands in the columns that all have."""
     shared = shared_columns(lines)
     return [{name: line.columns[name] for name in shared} for line in lines]
+
+
+def stated_z(path: str, lines: Sequence[PromptLine], *, most: float = math.inf) -> StatedZ:
+    """Return log Z of every prompt as the columns log_z and log_z_error state it.
+
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    lines
+        Its prompts.
+    most
+        The largest log Z that the target can have, in nats.
+
+    Returns
+    -------
+    StatedZ
+        Without errors where no line states one.
+
+    Raises
+    ------
+    RunError
+        A line states none or no finite number, or a prompt has no target mass.
+    """
+    name, beside = Z_COLUMNS
+    if not any(name in line.columns for line in lines):
+        there = ", ".join(shared_columns(lines)) or "none"
+        raise RunError(
+            f"partition.policy column takes log Z of each prompt from the column {name}, which "
+            f"prompts.file {path} does not have (it has {there}): python -m lm partition writes it"
+        )
+    log_z = [_stated(path, line, name) for line in lines]
+    for line, value in zip(lines, log_z, strict=True):
+        if value > most:
+            raise RunError(
+                f"prompts.file {path}, line {line.number} has {name} {value:g}: of a constraint Z "
+                "is the share of the base's texts that pass, so that its natural logarithm is at "
+                "most 0"
+            )
+    if not any(beside in line.columns for line in lines):
+        return StatedZ(torch.tensor(log_z, dtype=torch.float64), None)
+
+    errors = [_stated(path, line, beside) for line in lines]
+    negative = [line.number for line, error in zip(lines, errors, strict=True) if error < 0]
+    if negative:
+        raise RunError(f"prompts.file {path}, line {negative[0]} has a negative {beside}")
+    return StatedZ(*(torch.tensor(column, dtype=torch.float64) for column in (log_z, errors)))
+
+
+def _stated(path: str, line: PromptLine, name: str) -> float:
+    where, value = f"prompts.file {path}, line {line.number}", line.columns.get(name)
+    if value is None:
+        raise RunError(
+            f"{where} has no {name}, which partition.policy column needs for every prompt: "
+            "python -m lm partition leaves it empty where no sample met the target; leave the "
+            "line out, or use more --samples there"
+        )
+    if value == -math.inf:
+        raise RunError(
+            f"{where} has {name} -inf: the prompt has no target mass, so there is nothing to "
+            "learn from it: leave the line out"
+        )
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise RunError(f"{where} has {name} {value!r:.60}: it must be a finite number, in nats")
+    return float(value)
 
 
 def refuse_same_tokens(
@@ -194,7 +269,8 @@ def _from_rows(
                 f'{where} has no text under the key "{column}"{listed}: {row!s:.80}; '
                 "prompts.column names another key"
             )
-        yield PromptLine(number, prompt, {str(k): v for k, v in named.items() if k != key})
+        columns = {str(k): v for k, v in named.items() if k != key}
+        yield PromptLine(number, prompt, columns, named)
 
 
 def _chat_text(where: str, messages: list[Any], chat: Chat | None) -> str:

@@ -92,7 +92,7 @@ def proven_status(divergence: str, policy: str, baseline: str) -> Status:
 
     # The signal of total variation is a sign: smooth laws of a small error do not hold of it.
     jumps = find_divergence(divergence) is TOTAL_VARIATION
-    if policy in {"frozen", "past_only"}:
+    if policy in {"column", "frozen", "past_only"}:
         return _status_of_independent(power, policy, jumps=jumps)
     if policy == "leave_one_out":
         status = _status_of_leave_one_out(power, baseline)
@@ -108,7 +108,8 @@ def proven_status(divergence: str, policy: str, baseline: str) -> Status:
 
 
 def _status_of_independent(power: float | None, policy: str, *, jumps: bool) -> Status:
-    source = "the offline estimate" if policy == "frozen" else "the mean of past batches"
+    sources = {"column": "the column's estimate", "frozen": "the offline estimate"}
+    source = sources.get(policy, "the mean of past batches")
     if power == 0:
         return Status("unbiased", None, f"{source} of Z shifts the signal by a constant only")
     if power is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib
+import importlib.util
 import json
 import math
 import shutil
@@ -169,6 +172,30 @@ def test_messages_of_a_chat_go_through_the_models_template(folder, features, tmp
     (row,) = read(tmp_path / "out.jsonl")
     assert row["prompt"] == [{"role": "user", "content": "ann"}]
     assert row["log_z"] <= 0.0
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("datasets") is None,
+    reason="no datasets: pip install '.[datasets]'",
+)
+def test_a_data_set_keeps_its_columns(folder, features, tmp_path, capsys):
+    datasets = importlib.import_module("datasets")
+    rows = {"question": ["ann", "bo"], "level": [1, 2]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "set"))
+    output = tmp_path / "out.jsonl"
+    words = [str(folder / "model"), str(tmp_path / "set"), str(output), "--column", "question"]
+    assert main(["partition", *words, "--constraints", f"{features}:even", *LENGTH]) == 0
+    names = ["question", "level", "log_z", "log_z_error"]
+    assert [list(row) for row in read(output)] == [names] * 2
+    assert [row["level"] for row in read(output)] == [1, 2]
+
+    # What JSON does not hold is refused before anything is written.
+    rows = {"question": ["ann"], "day": [datetime.date(2024, 1, 1)]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "dated"))
+    words[1:3] = [str(tmp_path / "dated"), str(tmp_path / "dated.jsonl")]
+    assert main(["partition", *words, "--constraints", f"{features}:even", *LENGTH]) == 2
+    assert "line 1 cannot be written as JSON" in capsys.readouterr().err
+    assert not list(tmp_path.glob("dated.jsonl*"))
 
 
 def test_a_column_that_is_there_already_is_not_written_over(folder, features, tmp_path, capsys):

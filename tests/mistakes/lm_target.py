@@ -6,6 +6,34 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/target/prompt_file.py",
+        "if not number or not math.isfinite(value):",
+        "if not number:",
+        "a log Z that is NaN taken from a column",
+        ("lm/test_stated_z.py::test_what_is_no_log_z_is_refused_by_its_line",),
+    ),
+    Mutant(
+        "lm/target/problem.py",
+        "elif stated is not None:",
+        "elif stated is not None and offline is None:",
+        "base samples believed where a column states Z",
+        ("lm/test_stated_z.py::test_the_column_is_log_z_of_every_prompt",),
+    ),
+    Mutant(
+        "lm/target/offline.py",
+        "abs(mean - 1.0) <= CONTRADICTED * error",
+        "mean - 1.0 <= CONTRADICTED * error",
+        "a column whose Z is too large never contradicted",
+        ("lm/test_stated_z.py::test_a_column_of_another_target_is_told_of",),
+    ),
+    Mutant(
+        "lm/target/partition.py",
+        'if self.policy == "column" and not torch.equal',
+        'if self.policy == "columns" and not torch.equal',
+        "a run continued with another column than it began with",
+        ("lm/test_stated_z.py::test_a_run_does_not_go_on_with_another_column",),
+    ),
+    Mutant(
         "lm/target/listed.py",
         "return log_prob.exp() @ self.features",
         "return torch.softmax(log_prob, -1) @ self.features",
