@@ -40,7 +40,7 @@ from lm.run.environment import environment
 from lm.run.files import write_output
 from lm.run.folder import read_config, require_complete
 from lm.run.foreign import require_own_code
-from lm.run.records import printable, read_records
+from lm.run.records import PROMPT_MARK, printable, read_records, shortened
 from lm.target.problem import Problem, build_problem, measured_problem
 from lm.train import StepRecord, train
 from lm.training.base import read_facts, train_base
@@ -79,7 +79,7 @@ class SampleOptions:
 def run_train(config: RunConfig) -> None:
     """Train, then print the headline table and where the report is."""
     try:
-        folder = train(config, on_step=_warn_at_start, on_plan=print_plan)
+        folder = train(config, on_step=_tell, on_plan=print_plan)
     except RunPlanned as planned:
         print_plan(planned.plan)
         return
@@ -112,11 +112,17 @@ def print_plan(plan: Plan) -> None:
     print(f"about {duration(plan.seconds)} in all", flush=True)
 
 
-def _warn_at_start(done: StepRecord) -> None:
-    """Print the warnings of the first evaluation before the training, which may take long."""
+def _tell(done: StepRecord) -> None:
+    """Print what a reader wants to see before the end: first warnings, and sample texts."""
     if done.step == 0 and done.evaluation is not None:
         for warning in done.evaluation["warnings"]:
             print(f"lm: warning: {warning}", file=sys.stderr)
+    if done.texts is not None:
+        print(f"lm: samples after step {done.step} of {done.steps}", file=sys.stderr)
+        for prompt, completion in zip(*done.texts, strict=True):
+            # What a model writes may hold anything, also what would steer a terminal.
+            given = f"{shortened(printable(prompt), keep='end')}{PROMPT_MARK}" if prompt else ""
+            print(f"    {given}{shortened(printable(completion))}", file=sys.stderr)
 
 
 def run_base(config: BaseConfig) -> None:

@@ -243,6 +243,11 @@ class EvaluationConfig:
     default half of the samples, at most 256"""
     texts: int = 24
     """sample texts kept before and after training"""
+    texts_every: int | None = None
+    """steps between two times that a few samples are shown, of the same prompts and the same random
+    numbers each time; never by default"""
+    texts_shown: int = 4
+    """how many of them; with prompts of as many prompts"""
     coverage: str | None = None
     """a feature: which share of the listed names that have it do so many samples show?"""
     coverage_at: tuple[int, ...] = (1, 16, 256)
@@ -260,6 +265,7 @@ class EvaluationConfig:
             "target_samples": 0,
             "target_draws": 2,
             "group": 2,
+            "texts_every": 1,
         }.items():
             value = getattr(self, name)
             if value is not None:
@@ -269,6 +275,7 @@ class EvaluationConfig:
             "evaluation.target_samples is 1: a standard error needs two, and 0 draws none",
         )
         at_least("evaluation.texts", self.texts, 1)
+        at_least("evaluation.texts_shown", self.texts_shown, 1)
         at_least("evaluation.contexts", self.contexts, 1)
         for number in self.coverage_at:
             at_least("evaluation.coverage_at", number, 1)
@@ -294,6 +301,11 @@ class EvaluationConfig:
     def is_due(self, step: int, steps: int) -> bool:
         """Return whether a run of so many steps is measured after a step; 0 is before the first."""
         return step % self.every == 0 or step in {*self.early, steps}
+
+    def shows(self, step: int, steps: int) -> bool:
+        """Return whether sample texts are shown after a step; 0 is before the first."""
+        every = self.texts_every
+        return every is not None and (step % every == 0 or step == steps)
 
     def for_run(self, drawn: int, steps: int) -> EvaluationConfig:
         """Return the same with its numbers of samples stated, by what the run itself costs.

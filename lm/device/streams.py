@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 TRAINING, OFFLINE, EVALUATION, EVALUATION_BASE, PROMPT_ORDER, EVALUATED_CONTEXTS = range(6)
-TARGET_SAMPLES, TEACHER, TRIAL, PLAN = 6, 7, 8, 9
+TARGET_SAMPLES, TEACHER, TRIAL, PLAN, SHOWN = 6, 7, 8, 9, 10
 
 
 def random_stream(seed: int, stream: int, step: int = 0) -> torch.Generator:

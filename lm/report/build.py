@@ -16,6 +16,7 @@ from lm.phases import phase
 from lm.report import figures
 from lm.report.outcome import outcome_of
 from lm.report.page import html_page, model_card
+from lm.report.texts import read_texts, texts_section
 from lm.run.files import write_atomic
 from lm.run.records import FOUR, best, best_estimator, read_records
 
@@ -78,7 +79,8 @@ def finish_run(folder: Path) -> Path:
     card = model_card(run, rows, sentences)
     write_atomic(folder / "README.md", card.encode("utf-8"))
     report = folder / "report.html"
-    write_atomic(report, html_page(run, rows, pictures, sentences).encode("utf-8"))
+    along = texts_section(run["shown"])
+    write_atomic(report, html_page(run, rows, pictures, sentences, along).encode("utf-8"))
     return report
 
 
@@ -197,6 +199,7 @@ def _read(folder: Path) -> dict[str, Any]:
     run["steps"] = read_records(folder, "step")
     for name in ("samples_before", "samples_after"):
         run[name] = (folder / f"{name}.txt").read_text("utf-8").splitlines()
+    run["shown"] = read_texts(folder)
     return run
 
 

@@ -35,6 +35,8 @@ td.number { white-space: nowrap; }
   font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92rem; }
 .texts.long ul { columns: 1; }
 .texts.long li { margin: 0 0 .45rem; overflow-wrap: anywhere; }
+table.along td:first-child { text-align: right; white-space: nowrap; }
+table.along td { overflow-wrap: anywhere; }
 .prompt { color: #5b6675; }
 pre { overflow-x: auto; background: #f4f5f7; border-radius: 6px; padding: .8rem;
   font-size: .82rem; line-height: 1.4; }
@@ -62,6 +64,7 @@ def html_page(
     rows: Sequence[Mapping[str, str]],
     pictures: Mapping[str, Path],
     limitations: Iterable[str],
+    along: Iterable[str] = (),
 ) -> str:
     """Return one HTML page with its pictures inside, which needs no network.
 
@@ -75,6 +78,8 @@ def html_page(
         PNG files by the name of the figure.
     limitations
         One sentence each.
+    along
+        Sections with sample texts along the run, as HTML.
 
     Returns
     -------
@@ -93,6 +98,7 @@ def html_page(
         *_sides(run["evaluations"][-1]),
         *map(drawn, ("alignment", "divergences", "features")),
         section("Samples before and after", _texts(run)),
+        *along,
         section("What is proven about the gradient", _status(run)),
         *map(drawn, ("multipliers", "estimator")),
         section("Target", _target(run)),

@@ -10,6 +10,7 @@ file of a finished run is::
     metrics.jsonl                   one step or evaluation per line; its scheme: lm/run/records.py
     timings.jsonl                   clock values, kept apart: metrics.jsonl is reproducible
     samples_before.txt, samples_after.txt, figures/*.png, summary.json, report.html, README.md
+    texts.jsonl                     samples at an interval, if that was asked for
     target_samples.jsonl            samples of the target, where it can be sampled
     policy/                         the trained model, a plain Hugging Face folder
     checkpoints/                    the state of the last step (lm/run/checkpoint.py)
@@ -52,6 +53,8 @@ from lm.target.problem import Problem, describe_problem
 from lm.target.proven_status import status_of
 
 LOGS = ("metrics.jsonl", "timings.jsonl")
+# Of sample texts at an interval, where there are any; it goes on with the others.
+TEXTS = "texts.jsonl"
 # On one machine they are the same numbers; rounding on another one moves them by less than this.
 SAME_FACTS = 1e-3
 # What reading facts raises where somebody has edited them.
@@ -91,20 +94,23 @@ class RunFolder:
 
     def log_lengths(self) -> dict[str, int]:
         """Return the byte length of each log; 0 where there is none yet."""
-        paths = {name: self.partial / name for name in LOGS}
+        paths = {name: self.partial / name for name in self._logs()}
         return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
+
+    def _logs(self) -> tuple[str, ...]:
+        return (*LOGS, TEXTS) if (self.partial / TEXTS).exists() else LOGS
 
     def flush_logs(self) -> None:
         """Bring the logs to the disk, so that a checkpoint never knows more than they hold."""
         if self.main:
-            for name in LOGS:
+            for name in self._logs():
                 flush_to_disk(self.partial / name)
             flush_to_disk(self.partial)
 
     def cut_logs(self, lengths: Mapping[str, int]) -> None:
         """Forget what was logged after a checkpoint: it will be computed and logged again."""
         if self.main:
-            for name in LOGS:
+            for name in self._logs():
                 with (self.partial / name).open("ab") as file:
                     # A log that was lost is not filled up with zero bytes.
                     file.truncate(min(file.tell(), lengths.get(name, 0)))

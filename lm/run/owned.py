@@ -195,7 +195,7 @@ _CHECKPOINT_FILES = ("state.safetensors", "state.json", "manifest.json")
 _RUN_FILES = (
     *("config.yaml", "config.json", "environment.json", "status.json", "target.json"),
     *("metrics.jsonl", "timings.jsonl", "resumed.jsonl", "samples_before.txt", "samples_after.txt"),
-    "target_samples.jsonl",
+    *("target_samples.jsonl", "texts.jsonl"),
     *("summary.json", "report.html", "README.md", LOCK),
     *("figures/*.png", "tensorboard/events.out.tfevents.*"),
     *(f"{folder}/{name}" for folder in ("policy", ".policy.partial") for name in _MODEL_FILES),

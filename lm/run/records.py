@@ -60,6 +60,8 @@ from lm.errors import RunError, reason_of
 # Between prompt and completion in sample files; and what stands for a line break there.
 PROMPT_MARK = " ▸ "
 LINE_BREAK = "⏎"
+# Characters of a prompt or a completion on a terminal.
+LONGEST = 160
 FOUR = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
 ESTIMATORS = (
     *("exact", "list_and_remainder", "rao_blackwell", "target_samples", "sampled"),
@@ -118,6 +120,13 @@ def printable(text: str) -> str:
         character if character.isprintable() or character == "\u00a0" else _escaped(character)
         for character in shown
     )
+
+
+def shortened(text: str, *, keep: str = "start") -> str:
+    """Return at most `LONGEST` characters of a text: its start, or its end."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]}…" if keep == "start" else f"…{text[-LONGEST:]}"
 
 
 def _escaped(character: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from lm.config import RunConfig, resolve
 from lm.config.base import BaseConfig
 from lm.config.options import build_config, to_plain
-from lm.config.parts import PartitionConfig, PromptsConfig
+from lm.config.parts import EvaluationConfig, PartitionConfig, PromptsConfig
 from lm.config.recipes import read_yaml
 from lm.config.target import TargetConfig
 from lm.errors import UsageError, reason_of
@@ -32,6 +32,8 @@ LATER: dict[str, Any] = {
     "prompts.text": None,
     "prompts.column": PromptsConfig.column,
     "prompts.split": PromptsConfig.split,
+    "evaluation.texts_every": None,
+    "evaluation.texts_shown": EvaluationConfig.texts_shown,
 }
 
 

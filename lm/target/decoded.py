@@ -86,15 +86,11 @@ class Reader:
         rows, lengths = samples.tokens.tolist(), samples.mask.sum(-1).tolist()
         tokens = [row[:length] for row, length in zip(rows, lengths, strict=True)]
         texts = self.base.decode(samples)
-        prompts, completions, columns = [""] * len(texts), texts, dict[str, list[Any]]()
+        prompts, completions = self.parts(samples, texts)
+        columns = dict[str, list[Any]]()
         if samples.prompts is not None and self.prompt_texts:
-            keys = prompt_keys(samples.prompts)
-            prompts = [self.prompt_texts[key] for key in keys]
             # What stands beside each prompt comes with its samples.
-            columns = self._columns_of(keys)
-            completions = self.base.vocabulary.decode_completions(
-                samples.tokens, samples.mask, samples.prompts
-            )
+            columns = self._columns_of(prompt_keys(samples.prompts))
 
         # The target's features, on the device of the samples.
         log_prob = samples.log_prob
@@ -111,6 +107,15 @@ class Reader:
             values = torch.from_numpy(found).to(log_prob)
         listed = torch.tensor([text in self.known for text in texts], device=log_prob.device)
         return Reading(texts, prompts, completions, tokens, values, listed, columns)
+
+    def parts(self, samples: Samples, texts: list[str]) -> tuple[list[str], list[str]]:
+        """Return what was given and what was written of each sample; no feature is called."""
+        if samples.prompts is None or not self.prompt_texts:
+            return [""] * len(texts), texts
+        prompts = [self.prompt_texts[key] for key in prompt_keys(samples.prompts)]
+        return prompts, self.base.vocabulary.decode_completions(
+            samples.tokens, samples.mask, samples.prompts
+        )
 
     def _columns_of(self, keys: list[tuple[int, ...]]) -> dict[str, list[Any]]:
         if not self.prompt_columns:

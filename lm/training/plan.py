@@ -332,6 +332,14 @@ def _plan(config: RunConfig, draft: Draft, policy: Policy, measured: _Measured) 
     words, keys = f"{times} x {n:,}", "evaluation.every, evaluation.samples"
     lines.append(Line("evaluations", words, drawing(n) + times * one, memory, keys))
 
+    # Sample texts along the run, if any are shown.
+    every, number = config.evaluation.texts_every, config.evaluation.texts_shown
+    if every is not None:
+        shown = sum(config.evaluation.shows(step, config.steps) for step in range(config.steps + 1))
+        keys = "evaluation.texts_every, evaluation.texts_shown"
+        seconds, memory = shown * drawing(number), now + a_row * min(rows, number)
+        lines.append(Line("sample texts", f"{shown} x {number:,}", seconds, memory, keys))
+
     speed = measured.length / max(cost["sample"].of(config.batch_size) / config.batch_size, 1e-9)
     return Plan(tuple(lines), speed, measured.length * config.batch_size / max(step, 1e-9))
 

@@ -29,7 +29,7 @@ from lm.policy.checks import (
 )
 from lm.policy.protocol import Policy
 from lm.policy.samples import Samples
-from lm.run.folder import RunFolder
+from lm.run.folder import TEXTS, RunFolder
 from lm.run.resume import resume_state, save_state
 from lm.run.state import Moving
 from lm.run.trackers import Tracker
@@ -38,6 +38,7 @@ from lm.target.problem import Problem
 from lm.training.average import WeightAverage
 from lm.training.describe import describe_features, metric_words
 from lm.training.sharding import WholeWeights
+from lm.training.texts import Texts, draw_texts
 
 
 class StepRecord(NamedTuple):
@@ -51,12 +52,15 @@ class StepRecord(NamedTuple):
         The step's record; None at step 0.
     evaluation
         The evaluation's record, where one was made after this step.
+    texts
+        Sample texts, where some are shown after this step.
     """
 
     step: int
     steps: int
     record: dict[str, Any] | None
     evaluation: dict[str, Any] | None
+    texts: Texts | None = None
 
 
 @dataclass(frozen=True)
@@ -232,15 +236,18 @@ class Session:
 
     def _report(self, step: int, record: dict[str, Any] | None) -> None:
         """Evaluate if it is time to, write it down, and tell the caller: on the main process."""
-        config, evaluation = self.config, None
-        if config.evaluation.is_due(step, config.steps):
+        config, evaluation, texts = self.config, None, None
+        due = config.evaluation.is_due(step, config.steps)
+        shown = config.evaluation.shows(step, config.steps)
+        if due or shown:
             with self.weights.of(self.policy) as policy, self.average.applied():
                 if self.run.main:
-                    evaluation = self._measure(policy, step)
+                    evaluation = self._measure(policy, step) if due else None
+                    texts = self._show(policy, step) if shown else None
         words = None if evaluation is None else metric_words(evaluation, config)
         self.progress.update(step, words=words)
         if self.run.main and self.on_step is not None:
-            self.on_step(StepRecord(step, config.steps, record, evaluation))
+            self.on_step(StepRecord(step, config.steps, record, evaluation, texts))
 
     def _measure(self, policy: Policy, step: int) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
@@ -258,6 +265,12 @@ class Session:
             name = "samples_before.txt" if step == 0 else "samples_after.txt"
             self.run.write_text(name, "\n".join(texts[: config.evaluation.texts]) + "\n")
         return evaluation
+
+    def _show(self, policy: Policy, step: int) -> Texts:
+        with self.amp.autocast():
+            texts = draw_texts(self.config, self.problem, policy)
+        self.run.append(TEXTS, {"step": step, **texts._asdict()})
+        return texts
 
     def _log(self, record: dict[str, Any]) -> None:
         self.run.append("metrics.jsonl", record)

@@ -270,8 +270,8 @@ def test_a_run_that_ended_farther_says_so_wherever_it_is_read(farther, monkeypat
 
 def test_warnings_of_the_start_are_said_at_the_start(capsys):
     evaluation = {"warnings": ["one sample is half of Zhat"]}
-    commands._warn_at_start(StepRecord(0, 4, None, evaluation))
-    commands._warn_at_start(StepRecord(2, 4, None, evaluation))
+    commands._tell(StepRecord(0, 4, None, evaluation))
+    commands._tell(StepRecord(2, 4, None, evaluation))
     assert capsys.readouterr().err == "lm: warning: one sample is half of Zhat\n"
 
 

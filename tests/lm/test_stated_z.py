@@ -115,7 +115,9 @@ def test_the_column_is_log_z_of_every_prompt(tmp_path, base, exact):
 @pytest.mark.parametrize("shift", [-0.5, 0.5])
 def test_a_column_of_another_target_is_told_of(tmp_path, base, exact, shift):
     wrong = [value + shift for value in exact["tilted"]]
-    (sentence,) = problem_of(tmp_path, base, wrong, tilted()).warnings()
+    warnings = problem_of(tmp_path, base, wrong, tilted()).warnings()
+    assert len(warnings) == 1
+    (sentence,) = warnings
     assert "of 3 prompts" in sentence
     ratio = float(sentence.split(" is ")[1].split(" ±")[0])
     # 1,000 samples of each prompt know Z to some 3 %.

@@ -6,6 +6,27 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/report/texts.py",
+        "    return html.escape(plain)",
+        "    return plain",
+        "sample texts along a run as markup of the report",
+        ("lm/test_texts.py::test_what_a_model_writes_is_no_markup_of_the_page",),
+    ),
+    Mutant(
+        "lm/cli/commands.py",
+        "{shortened(printable(completion))}",
+        "{shortened(completion)}",
+        "sample texts along a run sent to the terminal as they are",
+        ("lm/test_texts.py::test_what_a_model_writes_cannot_steer_the_terminal",),
+    ),
+    Mutant(
+        "lm/run/folder.py",
+        "return (*LOGS, TEXTS) if (self.partial / TEXTS).exists() else LOGS",
+        "return LOGS",
+        "sample texts twice after a run went on",
+        ("lm/test_texts.py::test_texts_change_no_record_and_go_on_with_a_run",),
+    ),
+    Mutant(
         "lm/config/recipes.py",
         "node is not None and node.end_mark is None",
         "node is None",
