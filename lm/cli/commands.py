@@ -19,7 +19,7 @@ from lm.config.base import BaseConfig, Pretrained
 from lm.device.amp import Amp
 from lm.device.launched import is_main
 from lm.device.processes import leave_group
-from lm.errors import RunError, RunPlanned, border
+from lm.errors import RunError, RunPlanned
 from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.target_file import FILE_NAME, read_target_samples, stored_target_samples
 from lm.evaluation.target_samples import TargetSamples
@@ -31,7 +31,7 @@ from lm.policy import load_policy
 from lm.policy.checks import check_device, check_longest
 from lm.policy.drawing import draw
 from lm.policy.prompts import PromptError, Prompts
-from lm.report.build import Z_MARK, finish_run, headline_rows
+from lm.report.build import Z_MARK, headline_rows
 from lm.report.outcome import FARTHER, outcome_of
 from lm.report.page import named
 from lm.report.sides import drawn_sentence, side_rows
@@ -194,17 +194,6 @@ def run_sample(options: SampleOptions) -> None:
     check_longest(policy, samples, texts)
     for text, log_prob in zip(texts, samples.log_prob.tolist(), strict=True):
         print(f"{log_prob:9.3f}  {printable(text)}")
-
-
-def run_report(folder: Path) -> None:
-    """Draw a run's figures and report again from its records."""
-    read_config(folder)
-    with border(
-        f"drawing the report of {folder}",
-        "Its records are incomplete or were changed; --debug true shows which",
-    ):
-        report = finish_run(folder)
-    print(f"report: {report}")
 
 
 def run_env() -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
 from lm.cli.partition_words import add_words, options_of
+from lm.cli.report_words import report_words
 from lm.config import RunConfig, SamplingConfig, resolve
 from lm.config.base import PRETRAINED, BaseConfig
 from lm.config.options import parse_config, shipped_recipes, to_plain
@@ -339,11 +340,10 @@ def export_command(words: Sequence[str]) -> None:
 
 
 def report_command(words: Sequence[str]) -> None:
-    """Draw a report again: ``RUN``."""
-    parser = _parser("report")
-    parser.add_argument("run", type=Path, help="run folder")
-    options = parser.parse_args(words)
-    _commands().run_report(options.run)
+    """Draw a report again, or several runs on one page: ``RUN ... [--output FILE]``."""
+    runs, page = report_words(_parser("report"), words)
+    _commands()  # for the errors that it names
+    importlib.import_module("lm.cli.report").run_report(runs, page)
 
 
 def env_command(words: Sequence[str]) -> None:
@@ -356,7 +356,7 @@ COMMANDS = {
     "train": Command("train a policy from a recipe and write its run folder", train_command),
     "sample": Command("print samples of a run or of any model", sample_command),
     "evaluate": Command("measure a finished run's policy again, on new samples", evaluate_command),
-    "report": Command("draw a run's figures and report again from its records", report_command),
+    "report": Command("draw a run's report again, or several runs on one page", report_command),
     "export": Command("write a run's policy as a plain Hugging Face folder", export_command),
     "partition": Command("write log Z of each prompt beside it, for runs", partition_command),
     "precision": Command("compare float32, bfloat16 and float16 with float64", precision_command),

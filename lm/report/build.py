@@ -71,7 +71,7 @@ def finish_run(folder: Path) -> Path:
     Path
         The HTML report.
     """
-    run = _read(folder)
+    run = read_run(folder)
     _write_json(folder / "summary.json", summarise(run["evaluations"], run["config"]))
     pictures = _draw(folder, run)
     rows = headline_rows(run["evaluations"])
@@ -192,7 +192,8 @@ def _estimator(record: Mapping[str, Any], key: str) -> str:
     return words.get(name, name) + (f"{Z_MARK}{z:+.1f}" if z is not None else "")
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read what a page shows of a finished run: its files by name, records and texts."""
     names = ("config", "environment", "status", "target")
     run = {name: json.loads((folder / f"{name}.json").read_text("utf-8")) for name in names}
     run["evaluations"] = read_records(folder, "evaluation")

@@ -40,16 +40,19 @@ class Curve(NamedTuple):
     label: str
     divergence: str
     records: Sequence[Mapping[str, Any]]
+    # Of a run among others of the same divergence.
+    paint: str = ""
+    mark: str = ""
 
     @property
     def color(self) -> str:
-        """The colour of the divergence that the run descends."""
-        return color_of(self.divergence)
+        """The colour of the run, or of the divergence that it descends."""
+        return self.paint or color_of(self.divergence)
 
     @property
     def marker(self) -> str:
-        """The mark of that divergence."""
-        return MARKERS.get(self.divergence, OTHER_MARKER)
+        """The mark of the run, or of that divergence."""
+        return self.mark or MARKERS.get(self.divergence, OTHER_MARKER)
 
 
 def alignment_figure(
@@ -141,8 +144,12 @@ def divergence_figure(
             _samples_axis(axes)
 
         if len(curves) > 1:
-            handles, labels = grid[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+            # A curve that is infinite in one panel may be finite in another.
+            shown = {}
+            for axes in grid:
+                handles, labels = axes.get_legend_handles_labels()
+                shown |= dict(zip(labels, handles, strict=True))
+            figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

@@ -286,7 +286,7 @@ def _warnings(evaluations: Sequence[Mapping[str, Any]]) -> str:
 def _texts(run: Mapping[str, Any]) -> str:
     columns = [
         f"<div><h2 class=muted>{name}</h2>"
-        f"<ul>{''.join(f'<li>{_sample(text)}</li>' for text in run[key])}</ul></div>"
+        f"<ul>{''.join(f'<li>{sample_part(text)}</li>' for text in run[key])}</ul></div>"
         for name, key in (("base", "samples_before"), ("policy", "samples_after"))
     ]
     texts = [*run["samples_before"], *run["samples_after"]]
@@ -296,7 +296,8 @@ def _texts(run: Mapping[str, Any]) -> str:
     return f"<div class='texts{long}'>{''.join(columns)}</div>{note}"
 
 
-def _sample(text: str) -> str:
+def sample_part(text: str) -> str:
+    """Return a line of a file of samples, its prompt set apart."""
     prompt, mark, completion = text.partition(PROMPT_MARK)
     if not mark:
         return html.escape(text)

@@ -6,6 +6,20 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/report/compare.py",
+        '"target": config.get("measure") or config["target"],',
+        '"target": config["divergence"],',
+        "runs of different targets compared with one another",
+        ("lm/test_compare.py::test_runs_that_are_about_something_else_are_not_compared",),
+    ),
+    Mutant(
+        "lm/report/compare.py",
+        "values = [json.dumps(one.get(key), ensure_ascii=False) for one in flat]",
+        "values = [json.dumps(flat[0].get(key), ensure_ascii=False) for one in flat]",
+        "settings that differ taken for the same",
+        ("lm/test_compare.py::test_two_runs_of_one_target_are_compared",),
+    ),
+    Mutant(
         "lm/report/texts.py",
         "    return html.escape(plain)",
         "    return plain",
