@@ -6,6 +6,27 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/conformance/problem.py",
+        "float(after[ids[:i]][token])",
+        "float(law[0][token])",
+        "a batch that is not the policy: each token by the law of the first",
+        ("lm/test_conformance.py::test_a_batch_is_the_policy",),
+    ),
+    Mutant(
+        "lm/conformance/candidates.py",
+        "policy[0].detach().exp()[BODIES]",
+        "policy[0].exp()[BODIES]",
+        "a penalty by token whose prefixes are differentiated too",
+        ("lm/test_conformance.py::test_known_steps_are_named",),
+    ),
+    Mutant(
+        "lm/conformance/verdict.py",
+        "return self.scale > 0 and self.relative_error",
+        "return self.relative_error",
+        "a trainer that ascends called conforming",
+        ("lm/test_conformance.py::test_the_assertion_says_what_is_descended_instead",),
+    ),
+    Mutant(
         "lm/policy/causal/saved.py",
         "    allowed = allowed * (_logit_size(theirs, samples) / USUAL_SIZE).clamp(min=1.0)\n",
         "",

@@ -74,7 +74,7 @@ ORDER = {
     "lm": (
         *("errors", "phases", "features", "device", "config", "models", "policy", "target", "run"),
         *("report", "evaluation", "surrogate", "training", "train", "sweep", "demo"),
-        *("selfcheck", "engines", "cli", "__main__"),
+        *("selfcheck", "engines", "conformance", "cli", "__main__"),
     ),
     "toy": (
         *(
