@@ -23,7 +23,7 @@ from lm.report.build import finish_run
 from lm.run.folder import open_run
 from lm.run.start import how_to_start
 from lm.run.state import Moving
-from lm.run.trackers import open_tracker
+from lm.run.trackers import open_tracker, require_tracker
 from lm.surrogate import surrogate_loss
 from lm.target.problem import build_partition, measured_problem
 from lm.training.accumulate import MicroBatches
@@ -91,6 +91,7 @@ def train(
         raise planned(config, base, accelerator)
     with fail_together(accelerator):
         start = how_to_start(config) if main else "new"
+        require_tracker(config.tracker if main and start != "complete" else "none")
     if agree(accelerator, start == "complete"):
         return Path(config.output or "")
 
@@ -116,9 +117,8 @@ def train(
             evaluator = Evaluator.of_run(config, measured, drawn)
 
         # Train.
-        kind, events = config.tracker if main else "none", run.partial / "tensorboard"
         with (
-            open_tracker(kind, events) as tracker,
+            open_tracker(config, run.partial, main=main) as tracker,
             interruptible() as interrupt,
             phase("training", config.steps) as progress,
         ):

@@ -90,8 +90,8 @@ class RunConfig:
     """tokens whose logits are held in memory at a time while scoring; by default all"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU when there is one"""
-    tracker: Literal["none", "tensorboard"] = "none"
-    """also write the records as TensorBoard events into the run folder"""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
+    """who else gets the records: TensorBoard (inside the run folder), W&B, trackio or MLflow"""
     plan: bool = False
     """measure how fast the model is here, print what the run will take, and stop"""
     report: bool = True

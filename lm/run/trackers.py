@@ -1,16 +1,42 @@
-"""Where the records also go while a run lasts: TensorBoard, if it is asked for.
+"""Where the records also go while a run lasts, by accelerate: TensorBoard, W&B, trackio, MLflow.
 
-metrics.jsonl stays the record of a run; an event file holds the same numbers under the same names.
+metrics.jsonl stays the record of a run; a tracker holds the same numbers under the same names. One
+that fails on the way is told of and left: the run goes on without it.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from lm.errors import RunError
+from accelerate import tracking
+
+from lm.config import RunConfig
+from lm.config.options import flatten, to_plain
+from lm.errors import RunError, border, reason_of
+
+# Inside the run folder: what TensorBoard reads.
+EVENTS = "tensorboard"
+
+
+class _Kind(NamedTuple):
+    """A tracker of accelerate, its package, and what to do where it does not start."""
+
+    name: str
+    package: str
+    advice: str
+
+
+KINDS = {
+    "tensorboard": _Kind("TensorBoardTracker", "tensorboard", "see that the folder can be written"),
+    "wandb": _Kind("WandBTracker", "wandb", "log in by wandb login, or set WANDB_MODE=offline"),
+    "trackio": _Kind("TrackioTracker", "trackio", "see that TRACKIO_DIR can be written"),
+    "mlflow": _Kind("MLflowTracker", "mlflow", "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"),
+}
 
 
 class Tracker(Protocol):
@@ -28,22 +54,42 @@ class NoTracker:
         """Do nothing."""
 
 
-class TensorBoardTracker:
-    """Writes records as TensorBoard scalars.
+class AccelerateTracker:
+    """Gives the numbers of records to a tracker of accelerate.
 
     Parameters
     ----------
-    writer
-        A `torch.utils.tensorboard.SummaryWriter`.
+    kind
+        Its name in a recipe.
+    tracker
+        An `accelerate.tracking.GeneralTracker` that was started.
     """
 
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
+    def __init__(self, kind: str, tracker: Any) -> None:
+        self._kind, self._tracker = kind, tracker
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add one scalar for each number of the record."""
-        for name, value in scalars(record).items():
-            self._writer.add_scalar(name, value, global_step=record["step"])
+        """Log every number of the record."""
+        tracker = self._tracker
+        if tracker is not None:
+            self._try(lambda: tracker.log(scalars(record), step=record["step"]))
+
+    def finish(self) -> None:
+        """Let the tracker bring everything to where it belongs."""
+        if self._tracker is not None:
+            self._try(self._tracker.finish)
+
+    def _try(self, work: Any) -> None:
+        try:
+            work()
+        # Whatever a service or its library raises: it is no reason to lose a run.
+        except Exception as error:
+            self._tracker = None
+            print(
+                f"lm: warning: the tracker {self._kind} failed ({reason_of(error)}) and gets "
+                "nothing more; metrics.jsonl holds everything",
+                file=sys.stderr,
+            )
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
@@ -78,18 +124,39 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-@contextmanager
-def open_tracker(kind: str, folder: Path, *, first_step: int = 0) -> Iterator[Tracker]:
-    """Open the tracker of a run and close it with the block.
+def require_tracker(kind: str) -> None:
+    """Raise a RunError if the package of a tracker is not installed, before anything is computed.
 
     Parameters
     ----------
     kind
-        none or tensorboard.
+        As a recipe names it.
+    """
+    if kind == "none":
+        return
+    package = KINDS[kind].package
+    try:
+        _ = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise RunError(
+            f"tracker {kind} is asked for, but {error.name} is not installed: "
+            f"python -m pip install {package}, or drop --tracker"
+        ) from error
+
+
+@contextmanager
+def open_tracker(config: RunConfig, folder: Path, *, main: bool = True) -> Iterator[Tracker]:
+    """Open the tracker of a run and close it with the block.
+
+    Parameters
+    ----------
+    config
+        Names the tracker; the others but TensorBoard also get its settings.
     folder
-        Where event files go.
-    first_step
-        Records from here on are to come; TensorBoard drops what an interrupted run wrote of them.
+        Of the run, as it is written. Only TensorBoard writes there: the others have places of their
+        own, which their environment variables set.
+    main
+        Whether this process tells anybody.
 
     Yields
     ------
@@ -99,17 +166,34 @@ def open_tracker(kind: str, folder: Path, *, first_step: int = 0) -> Iterator[Tr
     Raises
     ------
     RunError
-        TensorBoard is asked for and not installed.
+        The tracker does not start.
     """
-    if kind == "none":
+    if config.tracker == "none" or not main:
         yield NoTracker()
         return
+    kind = KINDS[config.tracker]
+    with border(f"starting the tracker {config.tracker}", f"{kind.advice}, or drop --tracker"):
+        tracker = getattr(tracking, kind.name)(**_arguments(config, folder))
+        # Earlier releases of accelerate start in the constructor.
+        if hasattr(tracker, "start"):
+            tracker.start()
+        if config.tracker != "tensorboard":  # which would write folders of times
+            settings = flatten(to_plain(config))
+            tracker.store_init_configuration({name: str(value) for name, value in settings.items()})
+
+    ours = AccelerateTracker(config.tracker, tracker)
     try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # only when asked for
-    except ModuleNotFoundError as error:
-        raise RunError(
-            "tracker tensorboard is asked for, but tensorboard is not installed: python -m pip "
-            "install tensorboard, or drop --tracker"
-        ) from error
-    with SummaryWriter(str(folder), purge_step=first_step) as writer:
-        yield TensorBoardTracker(writer)
+        yield ours
+    finally:
+        ours.finish()
+
+
+def _arguments(config: RunConfig, folder: Path) -> dict[str, Any]:
+    """Return what a tracker is made from: a project, which is the run's name, and one run of it."""
+    run = Path(config.output or config.name).name
+    if config.tracker == "tensorboard":
+        # Records from the first step on are to come: what an interrupted run wrote is dropped.
+        return {"run_name": EVENTS, "logging_dir": str(folder), "purge_step": 0}
+    if config.tracker == "mlflow":
+        return {"experiment_name": config.name, "run_name": run}
+    return {"run_name": config.name, "name": run}

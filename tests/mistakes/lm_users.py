@@ -6,6 +6,20 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/run/trackers.py",
+        "            self._tracker = None\n",
+        "            raise\n",
+        "a tracker whose service is away stops the run",
+        ("lm/test_trackers.py::test_a_tracker_that_fails_is_told_of_once_and_left",),
+    ),
+    Mutant(
+        "lm/train.py",
+        '        require_tracker(config.tracker if main and start != "complete" else "none")\n',
+        "",
+        "a tracker's missing package noticed after the base samples are drawn",
+        ("lm/test_trackers.py::test_a_package_that_is_not_there_is_named_with_its_command",),
+    ),
+    Mutant(
         "lm/report/compare.py",
         '"target": config.get("measure") or config["target"],',
         '"target": config["divergence"],',
