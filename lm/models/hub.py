@@ -10,6 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lm.config.base import PRETRAINED
+from lm.config.code import code_model
 from lm.models.token_ids import ModelFolderError
 
 # Weights that hold no code, configurations and tokenizer files; nothing pickled, no Python. Kept
@@ -30,9 +31,10 @@ def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     name_or_folder
-        A folder comes first; then a model that ``python -m lm fetch`` brings, as smollm2; else a
-        name such as ``openai-community/gpt2``. With HF_HUB_OFFLINE=1 such a name is looked up in
-        the local cache only.
+        A folder comes first; then a model that ``python -m lm fetch`` brings, as smollm2, or that
+        ``python -m lm base code`` trains, as code-2x64-seed1; else a name such as
+        ``openai-community/gpt2``. With HF_HUB_OFFLINE=1 such a name is looked up in the local cache
+        only.
 
     Returns
     -------
@@ -54,6 +56,8 @@ def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
         raise ModelFolderError(
             f"{folder} is a file: give the folder that holds config.json and the weights"
         )
+
+    # What the project fetches or trains itself.
     name = os.fspath(name_or_folder)
     if name in PRETRAINED:
         fetched = PRETRAINED[name].folder()
@@ -62,6 +66,15 @@ def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
                 f"{name} is not in the cache of this folder yet: python -m lm fetch {name}"
             )
         return fetched
+    if (code := code_model(name)) is not None:
+        if not code.folder().is_dir():
+            seed = f" --seed {code.seed}" if code.seed else ""
+            raise MissingModelFolder(
+                f"{name} is not in the cache of this folder yet, for this version of Python: "
+                f"python -m lm base code --size {code.size}{seed}"
+            )
+        return code.folder()
+
     if not _HUB_NAME.fullmatch(name):
         raise MissingModelFolder(_advice(name, "and that is not a name on the Hugging Face hub"))
     return _download(name)

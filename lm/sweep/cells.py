@@ -34,6 +34,7 @@ LATER: dict[str, Any] = {
     "prompts.split": PromptsConfig.split,
     "evaluation.texts_every": None,
     "evaluation.texts_shown": EvaluationConfig.texts_shown,
+    "prompts.held_out": 0,
 }
 
 
@@ -155,6 +156,7 @@ def _template(
         teacher = build_config(BaseConfig, fine_tuned)
         bases, target = (base, teacher), TargetConfig(kind="teacher", teacher=str(teacher.folder()))
     assert target is not None  # one of the two is given
+
     parts = (
         sweep.run,
         {"base": to_plain(base), **model},

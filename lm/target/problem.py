@@ -215,6 +215,11 @@ def draft_problem(config: RunConfig, base: Policy, prompts: Sequence[str] | None
             refuse_same_tokens(config.prompts.file or "", lines, rows)
         contexts = Prompts.from_ids(rows, pad_id=base.ids.pad_id)
         _check_prompts(base, contexts, config.prompts.file, lines)
+    if 0 < len(texts) <= config.prompts.held_out:
+        raise RunError(
+            f"prompts.held_out is {config.prompts.held_out}, but there are {len(texts)} prompts: "
+            "none is left to train on, so hold out fewer"
+        )
     evaluated = _evaluated(config, max(1, len(texts)))
     stated = None
     if config.partition.policy == "column":
@@ -402,7 +407,9 @@ def _check_prompts(
 
 def _evaluated(config: RunConfig, contexts: int) -> Tensor:
     """Choose the contexts of the evaluations, at random and the same ones every time."""
-    order = torch.randperm(contexts, generator=random_stream(config.seed, EVALUATED_CONTEXTS))
+    number = config.prompts.held_out or contexts
+    order = torch.randperm(number, generator=random_stream(config.seed, EVALUATED_CONTEXTS))
+    order += contexts - number
     # A standard error needs two samples of each.
     most = min(config.evaluation.contexts, config.evaluation.sizes.samples // 2)
     return order[:most].sort().values

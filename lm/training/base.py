@@ -196,7 +196,7 @@ def _fit(
         policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_factor(step, config.steps)
+        optimizer, lambda step: learning_rate_factor(step, config.steps)
     )
     for step in each("training the base model", range(1, config.steps + 1)):
         draws = torch.multinomial(source, config.batch_size, replacement=True, generator=generator)
@@ -210,6 +210,7 @@ def _fit(
             progress(step, config.steps, float(loss.detach()))
 
 
-def _learning_rate_factor(step: int, steps: int) -> float:
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Return the share of the peak rate at a step: a linear warm-up times a cosine to zero."""
     warm_up = min(1.0, (step + 1) / WARM_UP_STEPS)
     return warm_up * 0.5 * (1.0 + math.cos(math.pi * step / steps))

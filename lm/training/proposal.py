@@ -61,7 +61,8 @@ class Proposal:
         """Return which prompts a step uses, shape (contexts,), int64; None without prompts."""
         if self._prompts is None:
             return None
-        config, number = self._config, len(self._prompts.tokens)
+        config = self._config
+        number = len(self._prompts.tokens) - config.prompts.held_out
         return prompts_of_step(config.seed, step, number=number, per_step=config.prompts.per_step)
 
     def sample(self, contexts: Tensor | None) -> Samples:
@@ -172,7 +173,7 @@ def prompts_of_step(seed: int, step: int, *, number: int, per_step: int) -> Tens
     step
         From 1 on.
     number
-        Prompts in all.
+        Prompts to choose from.
     per_step
         Prompts of each step.
 

@@ -21,7 +21,15 @@ from fdpg_ref import (
     score_coefficients,
     score_signal,
 )
-from lm.config import EvaluationConfig, PartitionConfig, RunConfig, SamplingConfig, TargetConfig
+from lm.config import (
+    EvaluationConfig,
+    PartitionConfig,
+    PromptsConfig,
+    RunConfig,
+    SamplingConfig,
+    TargetConfig,
+)
+from lm.device.processes import build_accelerator
 from lm.errors import RunError
 from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.evidence import prefix_sums
@@ -33,6 +41,8 @@ from lm.policy.samples import Samples
 from lm.run.records import PROMPT_MARK
 from lm.target.partition import Partition
 from lm.target.problem import Problem, build_partition, build_problem, describe_problem
+from lm.training.proposal import Proposal
+from lm.training.sharding import WholeWeights
 
 LIMIT, BETA = 3, 0.6
 # Token ids as texts: these models have no tokenizer. The lengths differ, and ends occur inside.
@@ -370,6 +380,36 @@ def test_too_few_base_samples_and_a_heavy_one_are_said():
     assert "of 10 base samples makes up" in warnings[0]
     assert "of 3 prompts (worst: " in warnings[0]
     assert _problem().warnings() == []
+
+
+def test_held_out_prompts_are_measured_and_never_trained_on(tmp_path):
+    path = tmp_path / "prompts.txt"
+    _ = path.write_text("\n".join(["2", "3", "2 2", "2 3", "3 3", "2 2 2"]))
+    config = RunConfig(
+        model="tiny",
+        target=_tilted(),
+        prompts=PromptsConfig(file=str(path), per_step=2, held_out=2),
+        partition=PartitionConfig(policy="frozen", samples=600),
+        batch_size=4,
+    )
+    problem = build_problem(config, _model(0))
+    assert problem.evaluated.tolist() == [4, 5]
+    assert problem.log_z.isfinite().all()
+    accelerator = build_accelerator("cpu")
+    policy = _model(0).trainable_copy()
+    weights = WholeWeights(policy, sharded=False)
+    proposal = Proposal(config, policy, problem.prompts, accelerator, weights)
+    steps = [proposal.contexts(step) for step in range(1, 9)]
+    assert {int(one) for step in steps if step is not None for one in step} == {0, 1, 2, 3}
+
+    # Some are chosen among those held out; not all can be.
+    few = replace(config, evaluation=EvaluationConfig(contexts=1))
+    assert build_problem(few, _model(0)).evaluated.tolist() in ([4], [5])
+    every = replace(config, prompts=replace(config.prompts, held_out=6))
+    with pytest.raises(RunError, match=r"held_out is 6, but there are 6 prompts: none is left"):
+        _ = build_problem(every, _model(0))
+    with pytest.raises(ValueError, match=r"held_out is 1, but there is no prompts\.file"):
+        _ = PromptsConfig(text="2", held_out=1)
 
 
 def test_build_partition_has_a_z_for_every_prompt():

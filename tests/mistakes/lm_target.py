@@ -34,6 +34,20 @@ MUTANTS = [
         ("lm/test_stated_z.py::test_a_run_does_not_go_on_with_another_column",),
     ),
     Mutant(
+        "lm/training/proposal.py",
+        "len(self._prompts.tokens) - config.prompts.held_out",
+        "len(self._prompts.tokens)",
+        "held-out prompts that are trained on",
+        ("lm/test_conditional.py::test_held_out_prompts_are_measured_and_never_trained_on",),
+    ),
+    Mutant(
+        "lm/target/problem.py",
+        "    order += contexts - number\n",
+        "",
+        "prompts that are trained on, measured as held-out ones",
+        ("lm/test_conditional.py::test_held_out_prompts_are_measured_and_never_trained_on",),
+    ),
+    Mutant(
         "lm/target/listed.py",
         "return log_prob.exp() @ self.features",
         "return torch.softmax(log_prob, -1) @ self.features",
