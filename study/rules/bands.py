@@ -140,11 +140,11 @@ def unit_means(cube: np.ndarray, least: int = LEAST_SEEDS) -> np.ndarray:
     return np.array([row.mean() for row in rows])
 
 
-def every_row(cube: np.ndarray) -> list[np.ndarray]:
+def every_row(cube: np.ndarray, least: int = LEAST_SEEDS) -> list[np.ndarray]:
     """Return the finite values of every unit, or say that one has too few: none may be left out."""
-    rows = known_rows(cube)
+    rows = known_rows(cube, least)
     if len(rows) < len(cube) or not rows:
-        raise NotJudgedError(f"a task has fewer than {LEAST_SEEDS} pairs of runs")
+        raise NotJudgedError(f"a task has fewer than {least} pairs of runs")
     return rows
 
 

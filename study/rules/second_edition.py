@@ -92,7 +92,9 @@ def no_best(logs: np.ndarray, study: str, objectives: Sequence[str] = FIVE) -> V
     return decide_three("H2", study, effects, holds=holds, fails=bool(never), more=more)
 
 
-def less_diverse(gap: np.ndarray, study: str) -> Verdict:
+def less_diverse(
+    gap: np.ndarray, study: str, *, least: int = LEAST_SEEDS, name: str = "reverse KL"
+) -> Verdict:
     """H3: at the same alignment reverse KL has less entropy than forward KL, on every task.
 
     Parameters
@@ -101,15 +103,17 @@ def less_diverse(gap: np.ndarray, study: str) -> Verdict:
         (units, seeds) nats; NaN where one of the two never got there.
     study
         Which study.
+    least
+        Seeds that a unit must have.
+    name
+        Whose entropy it is, less forward KL's.
     """
-    found = [t_interval(row) for row in every_row(gap)]
+    found = [t_interval(row) for row in every_row(gap, least)]
     # All tasks must say so, which needs no correction.
     holds = all(one.high < ENTROPY_GAP for one in found)
     fails = all(one.low > ENTROPY_GAP for one in found)
     highest = max(found, key=lambda one: one.high)
-    effect = Effect(
-        "entropy of reverse KL less forward KL's, on the task where it is most", *highest
-    )
+    effect = Effect(f"entropy of {name} less forward KL's, on the task where it is most", *highest)
     more = f"Tasks: {'; '.join(str(Effect('', *one)).strip() for one in found)}."
     return decide_three("H3", study, [effect], holds=holds, fails=fails, more=more)
 
@@ -164,7 +168,7 @@ def beats_forward(ratio: np.ndarray, study: str, *, least: int = LEAST_SEEDS) ->
     word = claim(found)
     effect = Effect("log[KL(p‖π) after JS / after forward KL]", *found)
     more = f"A ratio of {np.exp(found.value):.3g}: {word}."
-    if least >= LEAST_SEEDS:
+    if least > 1:
         more += f" {_counted(corrected_claims(known_rows(ratio, least)))}"
     return decide_three(
         "H5", study, [effect], holds=word == BETTER, fails=word in (WORSE, EQUIVALENT), more=more
@@ -355,7 +359,9 @@ def common_rate_agrees(
     return decide_three("H12", study, effects, holds=holds, fails=fails)
 
 
-def measure_decides(best: np.ndarray, policy_side: np.ndarray, study: str) -> Verdict:
+def measure_decides(
+    best: np.ndarray, policy_side: np.ndarray, study: str, *, least: int = LEAST_SEEDS
+) -> Verdict:
     """H13: the policy-side estimate moves the log ratio of JS to forward KL in favour of JS.
 
     Parameters
@@ -364,11 +370,13 @@ def measure_decides(best: np.ndarray, policy_side: np.ndarray, study: str) -> Ve
         (units, seeds) log ratios by the best value, and by samples of the policy alone.
     study
         Which study.
+    least
+        Seeds that a unit must have.
     """
     bias = _difference(policy_side, best)
-    found = t_interval(unit_means(bias))
+    found = t_interval(unit_means(bias, least))
     effect = Effect("policy-side less best log ratio", *found)
-    more = _counted(corrected_claims(known_rows(bias)))
+    more = _counted(corrected_claims(known_rows(bias, least)))
     holds, fails = found.high < -BAND, found.low > -BAND
     return decide_three("H13", study, [effect], holds=holds, fails=fails, more=more)
 

@@ -36,6 +36,18 @@ SECOND_STATEMENTS = {
     "H13": "The published estimate favours what drops modes",
 }
 
+# Those of docs/hypotheses-language.md.
+LANGUAGE_STATEMENTS = {
+    "L1": "Jensen-Shannon beats forward KL on forward KL's own measure, by a wide margin",
+    "L2": "The published estimate favours what drops modes",
+    "L3": "RL with a KL penalty is less diverse than forward KL at the same alignment",
+    "L4": "Every objective does what it is for",
+    "L5": "It carries over to signatures that were never trained on",
+    "L6": "A pretrained model learns it in minutes",
+    "L7": "The order persists with size",
+}
+ALL_STATEMENTS = {**SECOND_STATEMENTS, **LANGUAGE_STATEMENTS}
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -81,7 +93,7 @@ class Verdict:
 def not_judged(name: str, study: str, reason: str, *, second: bool = False) -> Verdict:
     """Return the verdict that says why there is none."""
     nan = float("nan")
-    statement = SECOND_STATEMENTS[name] if second else STATEMENTS[name]
+    statement = ALL_STATEMENTS[name] if second else STATEMENTS[name]
     return Verdict(name, study, statement, "", nan, nan, nan, NOT_JUDGED, f"{reason}.")
 
 
@@ -113,7 +125,7 @@ def decide_three(
     if holds and fails:
         raise ValueError(f"the rule of {name} says that it holds and that it does not")
     word = HOLDS if holds else DOES_NOT if fails else UNDECIDED
-    return _verdict(name, study, effects, word=word, more=more, statement=SECOND_STATEMENTS[name])
+    return _verdict(name, study, effects, word=word, more=more, statement=ALL_STATEMENTS[name])
 
 
 def decide(

@@ -14,6 +14,21 @@ STATISTICS = "study/statistics.py"
 ON_FULL_TABLES = "study/test_report.py::test_every_hypothesis_is_judged_on_full_tables"
 
 MUTANTS = [
+    # ------------------------------------------------------------------ language
+    Mutant(
+        "study/tables/language.py",
+        "by_rate.drop(columns=seed).mean(",
+        "by_rate.mean(",
+        "a seed that chooses its own rate",
+        ("study/test_language.py::test_a_seed_does_not_choose_its_own_rate",),
+    ),
+    Mutant(
+        "study/rules/language.py",
+        "above.all()), bool(",
+        "above.any()), bool(",
+        "one lucky seed that is enough for all",
+        ("study/test_language.py::test_a_pretrained_model_is_judged_by_the_errors_of_its_samples",),
+    ),
     # ------------------------------------------------------------------ the rules
     Mutant(
         HYPOTHESES,
