@@ -84,7 +84,7 @@ mutants: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python tools/run_notebooks.py
 
-# Notebooks 01 to 04 without outputs and solutions, into build/student: what a class is given.
+# The notebooks without outputs and solutions, into notebooks/student: what a class is given.
 student: $(STAMP)
 	$(BIN)/python tools/student_notebooks.py
 

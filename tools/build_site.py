@@ -53,6 +53,7 @@ STYLE = """
 .md-typeset img { display: block; margin: 0.6rem auto; background: #fff; border-radius: 0.2rem; }
 .md-typeset math[display="block"] { overflow-x: auto; max-width: 100%; }
 .md-typeset table:not([class]) { font-size: 0.68rem; }
+.jupyter-wrapper .celltoolbar { display: none !important; }
 """
 _LINK = re.compile(r"\]\(\s*<?([^)\s>]+)")
 

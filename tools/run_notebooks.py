@@ -34,6 +34,10 @@ from rich.table import Table
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 SECONDS_A_CELL = 300
+# A cell that is shown without its code until a reader asks for it. Jupyter Book knows the tag.
+FOLDED = "hide-input"
+# What a student writes or must see is never folded.
+OPEN = {"exercise", "grader", "prediction"}
 
 
 class Outcome(NamedTuple):
@@ -197,6 +201,9 @@ def check_stored(notebook: NotebookNode) -> list[str]:
     final = [cell for cell in cells if "assertions" in _tags(cell)]
     if not final or final[-1] is not cells[-1] or "hold" not in _text(final[-1]):
         problems.append('it does not end in assertions that ran (a last cell tagged "assertions")')
+    unfolded = [c.id for c in cells if _draws(c) and FOLDED not in _tags(c)]
+    unfolded += [c.id for c in notebook.cells if c.metadata != _metadata(_tags(c))]
+    problems += [f'cell {name} is not folded: tag it "{FOLDED}", use --write' for name in unfolded]
     failed = [c.id for c in cells if "grader" not in _tags(c) and "error" in _kinds(c)]
     problems += [f"cell {name} shows an error" for name in failed]
     return problems
@@ -211,7 +218,7 @@ def normalise(executed: NotebookNode) -> NotebookNode:
         language_info={"name": "python"},
     )
     for cell in clean.cells:
-        cell.metadata = NotebookNode({"tags": _tags(cell)} if _tags(cell) else {})
+        cell.metadata = _metadata(_tags(cell))
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 output.traceback = [_plain(line) for line in output.traceback]
@@ -254,6 +261,16 @@ def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 def _tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
+
+
+def _draws(cell: NotebookNode) -> bool:
+    return "plt.show()" in cell.source and not OPEN & set(_tags(cell))
+
+
+def _metadata(tags: list[str]) -> NotebookNode:
+    """Return what a cell with these tags stores: JupyterLab and Colab fold it by other names."""
+    fold = {"cellView": "form", "jupyter": {"source_hidden": True}} if FOLDED in tags else {}
+    return NotebookNode({"tags": tags} | fold if tags else {})
 
 
 def _kinds(cell: NotebookNode) -> set[str]:

@@ -1,4 +1,8 @@
-"""Hooks of the documentation site: formulas become MathML, so that no script has to draw them."""
+"""Hooks of the documentation site: what a reader should not have to draw, or not see at once.
+
+Formulas become MathML, so that no script draws them. In notebooks, the code of a picture and the
+answer to a prediction are folded: one click opens them, without a script, too.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,21 @@ from html import unescape
 from typing import Any
 
 from bs4 import BeautifulSoup
-from bs4.element import NavigableString
+from bs4.element import NavigableString, Tag
 from latex2mathml.converter import convert
 
 # In Markdown pages arithmatex marks formulas; in notebooks they stand between dollars.
 _MARKED = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 _DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
-# MkDocs leads Markdown's links to pages; those of notebooks are left to us.
-_TO_MARKDOWN = re.compile(r'href="(?![a-z]+:)([^"#]+)\.md(#[^"]*)?"')
+# MkDocs leads Markdown's links to pages; those of notebooks, also to one another, are left to us.
+_TO_PAGE = re.compile(r'href="(?![a-z]+:)([^"#]+)\.(?:md|ipynb)(#[^"]*)?"')
 _NOT_PROSE = {"pre", "code", "script", "style", "math", "textarea"}
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Lead to the notebooks of this site, but where the files for a class are handed out."""
+    files = page.file.src_uri == "docs/teaching.md"
+    return markdown if files else markdown.replace("notebooks/student/0", "notebooks/0")
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
@@ -36,11 +46,34 @@ def mathml(latex: str, *, block: bool) -> str:
     return convert(latex.strip(), display="block" if block else "inline")
 
 
+def fold(soup: BeautifulSoup) -> None:
+    """Fold the code of cells tagged ``hide-input``, and what came out after a prediction."""
+    asked = False
+    # The plug-in writes a cell into another of the same classes.
+    cells = [cell for cell in soup.select(".jp-Cell") if not cell.find_parent(class_="jp-Cell")]
+    for cell in cells:
+        classes = cell.get_attribute_list("class")
+        # A question is open from the cell that takes the prediction to the next text.
+        if "jp-MarkdownCell" in classes or "celltag_prediction" in classes:
+            asked = "celltag_prediction" in classes
+            continue
+        if "celltag_hide-input" in classes:
+            _wrap(soup, cell.select_one(".jp-Cell-inputWrapper"), "The code of this cell")
+        if asked:
+            _wrap(soup, cell.select_one(".jp-Cell-outputWrapper"), "What came out")
+
+
+def _wrap(soup: BeautifulSoup, part: Tag | None, label: str) -> None:
+    if part is not None:
+        summary = soup.new_tag("summary")
+        summary.string = label
+        part.wrap(soup.new_tag("details")).insert(0, summary)
+
+
 def _notebook(html: str) -> str:
-    html = _TO_MARKDOWN.sub(lambda found: f'href="{found[1]}.html{found[2] or ""}"', html)
-    if "$" not in html:
-        return html
+    html = _TO_PAGE.sub(lambda found: f'href="{found[1]}.html{found[2] or ""}"', html)
     soup = BeautifulSoup(html, "html.parser")
+    fold(soup)
     for text in soup.find_all(string=_DOLLARS):
         names = {parent.name for parent in text.parents}
         classes = {one for parent in text.parents for one in parent.get_attribute_list("class")}

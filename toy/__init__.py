@@ -10,6 +10,7 @@ Reading order: `categorical` and `exact` (sampling, and sums over all outcomes a
 `families` and `sequences` (policies), `oracle` (the definition, which judges), `problems`,
 `checks`, `files` and `printing`; `estimators` (every way to estimate a gradient), `measurement`
 (ways to estimate a value, and what they miss), `config` and `train` (a descent on one page); then
-the tools: `verify` (the claims), `audit`, `museum`, `sweep` and `cli`. A module imports only from
-those before it; `audit` and `sweep` know nothing of `verify`.
+the tools: `verify` (the claims), `audit`, `museum`, `sweep`, `lesson` (what notebooks draw and
+grade with) and `cli`. A module imports only from those before it; `audit` and `sweep` know nothing
+of `verify`.
 """

@@ -6,7 +6,7 @@ Every function takes curves, so that a single run and a comparison of several lo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -315,15 +315,20 @@ def _divergence_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
     if len(curves) > 1 and 0 < smallest < math.inf:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(_minor_label))
+        low, high = axes.get_ylim()
+        axes.yaxis.set_minor_formatter(FuncFormatter(_minor_label(high / low)))
         axes.tick_params(axis="y", which="minor", labelsize=8, labelcolor=MUTED)
     else:
         axes.set_ylim(bottom=0.0)
 
 
-def _minor_label(number: float, _: int) -> str:
-    """Label 2 and 5 between two powers of ten."""
-    return f"{number:g}" if f"{number:e}"[0] in "25" else ""
+def _minor_label(reach: float) -> Callable[[float, int], str]:
+    """Return what labels ticks between two powers of ten on an axis of that reach.
+
+    2 and 5, or every tick where those two may both lie outside.
+    """
+    digits = "25" if reach > 5 else "23456789"
+    return lambda number, _: f"{number:g}" if f"{number:e}"[0] in digits else ""
 
 
 def _feature_panel(axes: Axes, curves: Sequence[Curve], row: Mapping[str, Any]) -> None:

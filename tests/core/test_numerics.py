@@ -14,7 +14,6 @@ from support import oracles
 from support.libraries import Library, to_numpy
 from support.strategies import logits
 
-from benchmarks.nearly_equal import DISTANCES, compare, nearly_equal_pair
 from fdpg_ref import (
     DIVERGENCES,
     exact_divergence_from_probabilities,
@@ -24,6 +23,7 @@ from fdpg_ref import (
     logsumexp,
     numerics,
 )
+from toy.lesson.nearly_equal import DISTANCES, measure, nearly_equal_pair
 
 INF = math.inf
 
@@ -126,7 +126,7 @@ def test_mass_mismatch_is_taken_out_whichever_side_has_it():
 
 
 def test_the_comparison_shows_what_others_lose():
-    rows = {(row.quantity, row.implementation): row for row in compare()}
+    rows = {(row.quantity, row.implementation): row for row in measure()}
     for quantity in ("KL", "JS"):
         assert max(rows[quantity, "fdpg_ref, from probabilities"].errors) < 4e-15
         # From logarithms of 7 nats on average, each rounded by 4e-16: that over d, averaged down.

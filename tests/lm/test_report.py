@@ -173,6 +173,23 @@ def test_axes_are_named_with_units_and_an_infinite_divergence_says_so():
     assert panel.get_lines() == []
 
 
+def test_an_axis_between_half_and_one_has_labels():
+    """It had none: 2, 5 and powers of ten were labelled alone."""
+    start, end = ({"exact": {"value": value}} for value in (0.95, 0.55))
+    records = [
+        {"samples": place, "estimates": dict.fromkeys(FOUR, shown)}
+        for place, shown in enumerate((start, end))
+    ]
+    curves = [Curve(name, name, records) for name in ("forward_kl", "reverse_kl")]
+    figure = divergence_figure(curves)
+    figure.canvas.draw()
+    for axes in figure.axes[: len(FOUR)]:
+        low, high = axes.get_ylim()
+        labels = axes.yaxis.get_ticklabels(which="both")
+        shown = [one for one in labels if one.get_text() and low < one.get_position()[1] < high]
+        assert len(shown) >= 2
+
+
 def test_a_target_without_features_is_drawn_by_its_distance():
     records = lines(finished_run(), "evaluation")
     curve = Curve("forward KL", "forward_kl", records)

@@ -562,4 +562,11 @@ MUTANTS = [
         "the columns of another prompt",
         ("lm/test_prompt_columns.py::test_columns_reach_a_function_by_the_names_after_the_star",),
     ),
+    Mutant(
+        "lm/report/figures.py",
+        'digits = "25" if reach > 5',
+        'digits = "25" if reach > 0',
+        "an axis between a half and one that has no labels",
+        ("lm/test_report.py::test_an_axis_between_half_and_one_has_labels",),
+    ),
 ]

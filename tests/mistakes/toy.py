@@ -377,4 +377,18 @@ MUTANTS = [
         "a fault of the program called the user's",
         ("toy/test_cli.py::test_every_error_is_one_line_and_debug_shows_where",),
     ),
+    Mutant(
+        "toy/lesson/drawing.py",
+        "np.sqrt(2) * to_plane(np.stack(steps))",
+        "to_plane(np.stack(steps))",
+        "arrows that are shorter than their scale says",
+        ("toy/test_lesson.py::test_an_arrow_is_as_long_as_the_gradient_in_every_picture",),
+    ),
+    Mutant(
+        "toy/lesson/drawing.py",
+        "to_plane(exact) / (to_plane(exact) @ to_plane(exact))",
+        "to_plane(exact)",
+        "clouds in another unit than the length of their gradient",
+        ("toy/test_lesson.py::test_a_cloud_is_drawn_in_lengths_of_its_gradient",),
+    ),
 ]

@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("fdpg_ref", "toy", "lm")
 TEST_MODULES = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"tests"}
-# Users' losses are torch functions, so the tools that look at them may import torch.
-TOY_WITH_TORCH = ("toy/audit/", "toy/museum/")
+# Users' losses are torch functions, so the tools that look at them may import torch. A lesson
+# measures torch's own divergences where torch is there.
+TOY_WITH_TORCH = ("toy/audit/", "toy/museum/", "toy/lesson/nearly_equal.py")
 
 
 class Import(NamedTuple):
@@ -97,6 +98,7 @@ ORDER = {
             "sweep",
             "verify",
             "museum",
+            "lesson",
         ),
         *("cli", "__main__"),
     ),

@@ -230,12 +230,13 @@ def notebook() -> NotebookNode:
 
 @pytest.fixture
 def session(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of a notebook's first cell, as a reader has them before an exercise."""
-    monkeypatch.setattr(sys, "path", [str(NOTEBOOKS), *sys.path])
+    """The names that a notebook imports, as a reader has them before an exercise."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(NOTEBOOKS)
     monkeypatch.setenv("MPLBACKEND", "agg")
     names: dict[str, Any] = {}
     cells = stored(request.getfixturevalue("stem")).cells
-    exec(next(c.source for c in cells if c.cell_type == "code"), names)
+    exec(next(cell.source for cell in cells if cell.id == "cell-02"), names)
     return names
 
 
@@ -287,6 +288,14 @@ def silence_the_assertions(cells: list[NotebookNode]) -> None:
     cells[-1].outputs = []
 
 
+def unfold(cells: list[NotebookNode]) -> None:
+    next(cell for cell in cells if "plt.show()" in cell.source).metadata = NotebookNode()
+
+
+def fold_by_tag_alone(cells: list[NotebookNode]) -> None:
+    del next(cell for cell in cells if "jupyter" in cell.metadata).metadata["jupyter"]
+
+
 def run_out_of_order(cells: list[NotebookNode]) -> None:
     cells[2].execution_count = 7
 
@@ -299,6 +308,8 @@ def run_out_of_order(cells: list[NotebookNode]) -> None:
         (show_an_error, "shows an error"),
         (silence_the_assertions, "assertions that ran"),
         (run_out_of_order, "in order"),
+        (unfold, "is not folded"),
+        (fold_by_tag_alone, "is not folded"),
     ],
 )
 def test_a_spoilt_notebook_is_noticed(notebook, spoil, complaint):

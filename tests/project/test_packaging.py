@@ -44,7 +44,7 @@ def test_the_project_cannot_be_uploaded_by_accident():
 # ---------------------------------------------------------------- what each part needs
 
 # Some commands need more than the extra of their package, and say so where it is missing.
-LAZY = {"toy": {"torch", "pandas", "pyarrow"}, "lm": {"pyarrow"}, "study": set()}
+LAZY = {"toy": {"torch", "pandas", "pyarrow", "mpmath"}, "lm": {"pyarrow"}, "study": set()}
 
 
 def names_of(requirements: list[str]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -101,3 +101,39 @@ def test_formulas_become_mathml():
     # Nothing is left that the converter took for plain text.
     assert "\\" not in made
     assert "Big" not in made
+
+
+CELLS = """
+<div class="jp-Cell jp-MarkdownCell"><p>Predict.</p></div>
+<div class="jp-Cell jp-CodeCell celltag_prediction"><div class="jp-Cell-inputWrapper">x</div></div>
+<div class="jp-Cell jp-CodeCell"><div class="jp-Cell-inputWrapper">a</div>
+<div class="jp-Cell-outputWrapper">answer</div></div>
+<div class="jp-Cell jp-CodeCell celltag_hide-input"><div class="jp-Cell celltag_hide-input">
+<div class="jp-Cell-inputWrapper">b</div><div class="jp-Cell-outputWrapper">picture</div></div>
+</div>
+<div class="jp-Cell jp-MarkdownCell"><p>Prose.</p></div>
+<div class="jp-Cell jp-CodeCell celltag_hide-input"><div class="jp-Cell-inputWrapper">c</div>
+<div class="jp-Cell-outputWrapper">shown</div></div>
+"""
+
+
+def test_answers_to_predictions_and_the_code_of_pictures_are_folded():
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(CELLS, "html.parser")
+    loaded("site_hooks").fold(soup)
+    folded = [found.get_text(" ", strip=True) for found in soup.find_all("details")]
+    code, answer = "The code of this cell", "What came out"
+    assert folded == [f"{answer} answer", f"{code} b", f"{answer} picture", f"{code} c"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/teaching.md"])
+def test_pages_lead_to_rendered_notebooks_and_a_lecturer_to_files(name):
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=name))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "notebooks/student/01_" in text
+    made = loaded("site_hooks").on_page_markdown(text, page)
+    assert ("notebooks/student/01_" in made) == (name == "docs/teaching.md")
+    assert "notebooks/01_" in made or name == "docs/teaching.md"

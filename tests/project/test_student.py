@@ -1,74 +1,158 @@
-"""`make student`: notebooks without outputs or solutions, with all that they import."""
+"""What a class is given: notebooks without outputs or solutions, which need one installation."""
 
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat import NotebookNode
 
-from tools import student_notebooks
-from tools.student_notebooks import NOTEBOOKS, write
+from tools.run_notebooks import FOLDED
+from tools.student_notebooks import NOTEBOOKS, ROOT, STUDENT, write
 
-
-@pytest.fixture(scope="module")
-def copies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write(tmp_path_factory.mktemp("made") / "student")
-
-
-def test_notebooks_one_to_four_and_their_module_are_there(copies: list[Path]):
-    assert [path.name[:2] for path in copies] == ["01", "02", "03", "04"]
-    assert {path.name for path in copies[0].parent.iterdir()} == {
-        "lesson.py",
-        "benchmarks",
-        *(path.name for path in copies),
-    }
+ORIGINALS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+    "optional-dependencies"
+]
 
 
-def test_nothing_is_answered(copies: list[Path]):
-    for path in copies:
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code":
-                assert cell.outputs == []
-                assert cell.execution_count is None
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
 
 
-def test_everything_else_is_as_it_was(copies: list[Path]):
-    for path in copies:
-        copy, original = (nbformat.read(p, as_version=4) for p in (path, NOTEBOOKS / path.name))
-        assert [cell.source for cell in copy.cells] == [cell.source for cell in original.cells]
-        # The committed file keeps its outputs: it is what the site shows.
-        assert any(cell.outputs for cell in original.cells if cell.cell_type == "code")
+def code(path: Path) -> list[NotebookNode]:
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
-def test_what_draws_is_folded_and_what_is_to_be_written_is_not(copies: list[Path]):
-    for path in copies:
-        cells = nbformat.read(path, as_version=4).cells
-        hidden = [c for c in cells if c.metadata.get("jupyter", {}).get("source_hidden")]
-        assert hidden
-        for cell in hidden:
-            assert "plt.show()" in cell.source
-            assert not {"exercise", "grader", "prediction"} & set(cell.metadata.get("tags", []))
+def test_the_committed_copies_are_those_that_make_student_writes(tmp_path: Path):
+    made = {path.name: path.read_text("utf-8") for path in write(tmp_path)}
+    committed = {path.name: path.read_text("utf-8") for path in STUDENT.iterdir()}
+    assert sorted(made) == sorted(committed)
+    stale = [name for name in made if made[name] != committed[name]]
+    assert stale == [], "make student"
 
 
-def test_nothing_is_imported_that_an_extra_does_not_bring(copies: list[Path]):
-    """Packages of the extra `notebooks`, the standard library's, ours, and lesson beside them."""
-    known = {"fdpg_ref", "toy", "matplotlib", "mpmath", "numpy", "rich", "scipy", "torch"}
-    known |= {"lesson", "benchmarks", "IPython", *sys.stdlib_module_names}
-    folder = copies[0].parent
-    for path in [*copies, *folder.rglob("*.py")]:
-        sources = (
-            [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-            if path.suffix == ".ipynb"
-            else [path.read_text(encoding="utf-8")]
-        )
-        for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+@pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem[:2])
+def test_nothing_is_answered_and_everything_else_is_as_it_was(path: Path):
+    copies = code(STUDENT / path.name)
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in copies)
+    assert [cell.source for cell in copies] == [cell.source for cell in code(path)]
+    # The original keeps its outputs: it is what the site shows.
+    assert any(cell.outputs for cell in code(path))
+
+
+@pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem[:2])
+def test_what_draws_is_folded_and_what_is_to_be_written_is_not(path: Path):
+    hidden = [c for c in code(STUDENT / path.name) if FOLDED in c.metadata.get("tags", [])]
+    assert len(hidden) > 3
+    for cell in hidden:
+        assert cell.metadata["jupyter"] == {"source_hidden": True}
+        assert cell.metadata["cellView"] == "form"
+        # What Colab shows in place of the code.
+        assert cell.source.startswith("# @title ")
+        assert not {"exercise", "grader", "prediction"} & set(cell.metadata["tags"])
+
+
+@pytest.mark.parametrize("path", [*ORIGINALS, *sorted(STUDENT.iterdir())], ids=lambda p: p.name[:2])
+def test_a_header_says_what_for_how_long_and_what_comes_next(path: Path):
+    head = read(path).cells[0].source
+    assert head.startswith(f"# {path.name[:2]}. ")
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|", head, re.MULTILINE)
+    assert rows == ["Afterwards you can", "You know", "Time", "It needs", "Before, after"]
+    number = int(path.name[:2])
+    for other in (number - 1, number + 1):
+        assert f"[{other:02}]({other:02}_" in head or not 1 <= other <= len(ORIGINALS)
+
+
+@pytest.mark.parametrize("path", [*ORIGINALS, *sorted(STUDENT.iterdir())], ids=lambda p: p.name[:2])
+def test_links_of_a_notebook_lead_somewhere(path: Path):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", ORIGINALS[:4], ids=lambda path: path.stem[:2])
+def test_nothing_is_imported_that_the_extra_notebooks_does_not_bring(path: Path):
+    wanted = [*EXTRAS["notebooks"], *EXTRAS["toy"]]
+    brought = {re.split(r"[<>=\[ ]", requirement, maxsplit=1)[0] for requirement in wanted}
+    known = brought | {"fdpg_ref", "toy", *sys.stdlib_module_names}
+    for cell in code(path):
+        for node in ast.walk(ast.parse(cell.source)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert {name.partition(".")[0] for name in names} <= known, (path.name, names)
+            assert {name.partition(".")[0] for name in names} <= known, names
 
 
-def test_the_folder_is_outside_of_version_control():
-    assert student_notebooks.STUDENT.relative_to(student_notebooks.ROOT).parts[0] == "build"
+# ---------------------------------------------------------------- the cell that installs
+
+
+@pytest.fixture(params=ORIGINALS, ids=lambda path: path.stem[:2])
+def install(request: pytest.FixtureRequest) -> str:
+    (cell,) = [cell for cell in code(request.param) if cell.id == "install"]
+    return cell.source
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """What is run instead of pip, in a folder without a clone."""
+    made: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: made.append(command))
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_where_everything_is_there_nothing_is_installed(install, commands):
+    exec(install, {})
+    assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        (
+            "https://example.org/fdpg.git",
+            r"fdpg-ref\[[\w,]*notebooks\] @ https://example.org/fdpg.git",
+        ),
+        ("fdpg-ref", r"fdpg-ref\[[\w,]*notebooks\]"),
+    ],
+)
+def test_elsewhere_it_installs_from_what_it_is_told(install, commands, monkeypatch, source, wanted):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    exec(install.replace('SOURCE = ""', f'SOURCE = "{source}"'), {})
+    (command,) = commands
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert re.fullmatch(wanted, command[-1])
+
+
+@pytest.mark.parametrize("place", [".", "clone", "clone/notebooks"])
+def test_elsewhere_it_finds_a_clone_around_or_beside_it(
+    install, commands, monkeypatch, tmp_path, place
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    (tmp_path / "clone" / "fdpg_ref").mkdir(parents=True)
+    (tmp_path / "clone" / "notebooks").mkdir()
+    (tmp_path / "clone" / "fdpg_ref" / "divergences.py").touch()
+    monkeypatch.chdir(tmp_path / place)
+    exec(install, {})
+    (command,) = commands
+    assert command[-1].startswith(f"{tmp_path / 'clone'}[")
+
+
+def test_elsewhere_without_either_it_says_what_to_do(install, commands, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match="SOURCE, and run this cell again"):
+        exec(install, {})
+    assert commands == []
+
+
+def test_the_cell_asks_for_extras_that_exist(install):
+    asked = set(re.findall(r"\[([\w,]+)\]", install))
+    (extras,) = asked
+    assert set(extras.split(",")) <= set(EXTRAS)
