@@ -41,6 +41,9 @@ DICTIONARY = {
     (9, "k1", "loss", "stale"): None,
     (9, "k2", "loss", "stale"): None,
     (9, "k3", "loss", "stale"): None,
+    (10, "js_value", "loss", "on_policy"): None,
+    (10, "js_value", "reward", "on_policy"): None,
+    (11, "skew", "reward", "on_policy"): {"jensen_shannon": 2.0},
 }
 
 

@@ -40,8 +40,8 @@ def records() -> dict[int, Record]:
 
 
 def test_the_registry_is_complete():
-    assert list(EXHIBITS) == list(range(1, 40))
-    assert len({shown.name for shown in EXHIBITS.values()}) == 39
+    assert list(EXHIBITS) == list(range(1, 46))
+    assert len({shown.name for shown in EXHIBITS.values()}) == 45
 
 
 @pytest.mark.parametrize("shown", ALL)
@@ -101,6 +101,12 @@ def test_the_sizes_are_those_of_the_theory(records: dict[int, Record]):
     assert wrong[34].error == pytest.approx(1, abs=5e-3)  # a thousandth of the gradient is left
     assert 1 / 32 < wrong[29].error < 1 / 8  # the bfloat16 grid is 1/8 nat wide beyond -16
     assert {wrong[number].error for number in (14, 30)} == {np.inf}
+    assert wrong[40].text.startswith("no named divergence")
+    assert wrong[41].text == "descends 2 x jensen shannon"
+    # 4/3 (1 - (1 - r)^4 - r (1 - r)^3), and what toy verify claims of any n.
+    assert wrong[43].text == (
+        "the true gradient 1.17 x at a pass rate of 0.5 and 0.0784 x at a pass rate of 0.02"
+    )
     # 18 % of the sample sets show what was dropped, and the others report zero.
     assert 1 - (1 - 0.2 / 1024) ** 1024 < 1 - wrong[39].error < 0.45
 
@@ -177,7 +183,7 @@ def test_the_command_prints_and_writes_the_records(
     assert main(["museum", "--json", str(path)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert "39 of 39 exhibits flagged, 0 of 39 corrected twins flagged." in out
+    assert "45 of 45 exhibits flagged, 0 of 45 corrected twins flagged." in out
     # But for where it was written: a folder may have a long name.
     *table, written = out.splitlines()
     assert written == f"written: {path}"
@@ -209,7 +215,7 @@ def test_one_exhibit_is_shown_beside_its_twin(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--show", "99"], "there is no exhibit 99: choose 1 to 39"),
+        (["--show", "99"], "there is no exhibit 99: choose 1 to 45"),
         (["--show", "0"], "there is no exhibit 0"),
         (["--show", "1", "--json", "x.json"], "--show prints one exhibit and writes no file"),
         (["--json", "museum.txt"], "does not end in .json"),

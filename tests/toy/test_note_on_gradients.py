@@ -64,7 +64,7 @@ def test_each_value_is_a_claim():
 def test_what_is_called_none_is_far_from_every_divergence():
     """The note says: by more than its own length on some problem, after the best scaling."""
     for entry in DICTIONARY:
-        if entry.descends is None:
+        if entry.descends is None and entry.penalty in ROWS.values():
             assert penalties._entry_record(entry).max_relative_error > 1
 
 

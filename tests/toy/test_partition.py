@@ -17,9 +17,25 @@ from toy.estimators.partition import PARTITION_POLICIES, initial_state
 from toy.exact import batch_expectation
 from toy.problems import PROBLEMS
 from toy.verify.cases import Case, case_of, partition_factor
-from toy.verify.claims.partition import _histories, _past_only, _running_mean
+from toy.verify.claims.partition import _group_pass_rate, _histories, _past_only, _running_mean
 from toy.verify.estimators import same_batch_z
 from toy.verify.gradients import Plan, enumerated_mean
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1, 0.02])
+def test_a_verifiers_z_from_its_group(rate: float):
+    """By the number of successes: of k, each weighs 4/k, less the mean weight of the others."""
+    expected = 0.0
+    for k in range(1, 5):
+        weight = 4 / k
+        passed = weight - (k - 1) * weight / 3
+        failed = -k * weight / 3
+        both = k * passed * (1 - rate) + (4 - k) * failed * -rate
+        expected -= math.comb(4, k) * rate**k * (1 - rate) ** (4 - k) * both / 4
+    found = _group_pass_rate(rate)
+    # A dozen terms of one sign.
+    assert float(found.value) == pytest.approx(expected, rel=1e-13)
+    assert float(found.truth) == pytest.approx(expected, rel=1e-13)
 
 
 @given(case=ordinary_cases())

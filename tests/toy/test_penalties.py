@@ -23,6 +23,13 @@ BY_HAND = {
     "k3": (lambda u: math.exp(-u) - 1 + u, lambda u: 1 - math.exp(-u)),
     "abs": (abs, lambda u: math.copysign(1, u)),
     "k3_reversed": (lambda u: math.exp(u) - 1 - u, lambda u: math.exp(u) - 1),
+    "js_value": (
+        lambda u: (
+            (math.log(2 / (1 + math.exp(-u))) + math.exp(-u) * math.log(2 / (1 + math.exp(u)))) / 2
+        ),
+        lambda u: math.exp(-u) * math.log((1 + math.exp(u)) / 2) / 2,
+    ),
+    "skew": (lambda u: math.log(2 / (1 + math.exp(-u))), lambda u: 1 / (1 + math.exp(u))),
 }
 
 
@@ -67,8 +74,8 @@ def test_dictionary(entry: Entry):
     np.testing.assert_allclose(expected, named(entry.descends), rtol=1e-11, atol=1e-14)
 
 
-def test_the_dictionary_has_nine_rows():
-    assert {entry.row for entry in DICTIONARY} == set(range(1, 10))
+def test_the_dictionary_has_eleven_rows():
+    assert {entry.row for entry in DICTIONARY} == set(range(1, 12))
     assert len(set(map(key, DICTIONARY))) == len(DICTIONARY)
 
 

@@ -133,7 +133,7 @@ def audit(
 
 
 def audit_all() -> list[AuditReport]:
-    """Audit the nine rows of the dictionary of KL penalties in all their columns."""
+    """Audit every row of the dictionary of KL penalties in all their columns."""
     return [
         audit(entry.penalty, placement=entry.placement, samples=entry.samples, row=entry.row)
         for entry in F7

@@ -7,6 +7,7 @@ dictionary of KL penalties, which `F7` lists and ``python -m toy audit --all`` m
 from __future__ import annotations
 
 import ast
+import math
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.nn import functional as F
 
 from toy.audit.call import FIRST, NAMED, AuditError
 from toy.checks import check_choice
@@ -50,6 +52,19 @@ def k3_reversed(log_policy: Tensor, log_reference: Tensor) -> Tensor:
     return k3(log_reference, log_policy)
 
 
+def js_value(log_policy: Tensor, log_reference: Tensor) -> Tensor:
+    """Return f(t)/t of Jensen-Shannon, t = e^u: its mean is the divergence itself."""
+    u = log_policy - log_reference
+    half = math.log(2.0)
+    of_policy, of_reference = half - F.softplus(-u), half - F.softplus(u)
+    return (of_policy + torch.exp(-u) * of_reference) / 2
+
+
+def skew(log_policy: Tensor, log_reference: Tensor) -> Tensor:
+    """Return -log((e^-u + 1)/2): its mean is KL(pi‖m), m half way between policy and reference."""
+    return math.log(2.0) - F.softplus(log_reference - log_policy)
+
+
 def _times_ratio(penalty: Callable[[Tensor, Tensor], Tensor]) -> Loss:
     def with_ratio(log_policy: Tensor, log_reference: Tensor, log_behavior: Tensor) -> Tensor:
         # The ratio is differentiated too: on-policy it is one, but its gradient is the score.
@@ -66,6 +81,8 @@ PENALTIES: Mapping[str, Loss] = MappingProxyType(
         "k3": k3,
         "abs": absolute,
         "k3_reversed": k3_reversed,
+        "js_value": js_value,
+        "skew": skew,
         "ratio_k1": _times_ratio(k1),
         "ratio_k3": _times_ratio(k3),
         "ratio_k2": _times_ratio(k2),
@@ -81,6 +98,8 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "k3": "e⁻ᵘ - 1 + u, never negative; its mean is KL(policy‖reference)",
         "abs": "|u|",
         "k3_reversed": "eᵘ - 1 - u: k3 with the log-ratio the wrong way round",
+        "js_value": "f(t)/t of Jensen–Shannon, t = eᵘ; its mean is that divergence",
+        "skew": "-log((e⁻ᵘ + 1)/2), against a mixed teacher; its mean is KL(policy‖mixture)",
         "ratio_k1": "k1 times policy/behaviour, the ratio differentiated too",
         "ratio_k3": "k3 times policy/behaviour, the ratio differentiated too",
         "ratio_k2": "k2 times policy/behaviour, the ratio differentiated too",
@@ -97,7 +116,7 @@ class Entry(NamedTuple):
     samples: str
 
 
-# The nine rows of the dictionary in all their columns.
+# The eleven rows of the dictionary in all their columns.
 F7: tuple[Entry, ...] = (
     *(
         Entry(row, penalty, placement, "on_policy")
@@ -110,6 +129,8 @@ F7: tuple[Entry, ...] = (
         for samples in ("on_policy", "stale")
     ),
     *(Entry(9, penalty, "loss", "stale") for penalty in ("k1", "k2", "k3")),
+    *(Entry(10, "js_value", placement, "on_policy") for placement in ("loss", "reward")),
+    Entry(11, "skew", "reward", "on_policy"),
 )
 
 

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 # Imported for what they register.
-from toy.museum import batches, gradients, measuring, plumbing, precision, sequences, values  # noqa: F401
+from toy.museum import (  # noqa: F401
+    batches,
+    gradients,
+    measuring,
+    plumbing,
+    precision,
+    sequences,
+    targets,
+    values,
+)
 from toy.museum.records import Record, look_at, registered
 
 EXHIBITS = registered()

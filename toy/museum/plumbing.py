@@ -12,6 +12,7 @@ from toy.museum.judges.invariances import (
     CONTINUOUS_AT_THE_ENDS,
     IGNORES_PADDING,
     INSTANCES_ARE_INDEPENDENT,
+    READS_THE_TEXT_ALONE,
     STEP_ZERO,
     TEACHER_IS_STATIONARY,
 )
@@ -128,6 +129,29 @@ class _MeanBeforeMask:
     def twin(values: Tensor, mask: Tensor) -> Tensor:
         rows = torch.sum(values * mask, dim=-1)
         return torch.sum(rows) / torch.sum(mask)
+
+
+@exhibit(44, report="own finding", oracle=READS_THE_TEXT_ALONE)
+class _LeftPadding:
+    """Learned positions counted from the first column of a batch.
+
+    A prompt that is padded on the left stands at other places of the table than where the sampler
+    had it, so that another text is scored. Rotary positions do not mind.
+    """
+
+    @staticmethod
+    def exhibit(words: Tensor, places: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        positions = torch.arange(tokens.shape[-1])
+        hidden = (words[tokens] + places[positions]) * mask[..., None]
+        context = torch.cumsum(hidden, dim=-2) / torch.cumsum(mask, -1).clamp(min=1)[..., None]
+        return torch.log_softmax(context @ words.T, dim=-1)
+
+    @staticmethod
+    def twin(words: Tensor, places: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        positions = (torch.cumsum(mask, -1) - 1).clamp(min=0)
+        hidden = (words[tokens] + places[positions]) * mask[..., None]
+        context = torch.cumsum(hidden, dim=-2) / torch.cumsum(mask, -1).clamp(min=1)[..., None]
+        return torch.log_softmax(context @ words.T, dim=-1)
 
 
 @exhibit(38, report="naver/disco", oracle=INSTANCES_ARE_INDEPENDENT)

@@ -114,6 +114,33 @@ class _UnscoredTruncation:
         return drawn, log_softmax(kept)[drawn]
 
 
+# What came with the weights of a model: its makers meant chats.
+_GENERATION_CONFIG = {"temperature": 1.0, "suppress_tokens": (0, 3)}
+
+
+@exhibit(45, report="own finding", oracle=SAMPLER_IS_SCORER)
+class _LeakingGenerationConfig:
+    """A model's own generation_config, which reaches the sampler and not the scorer.
+
+    What a trainer does not set is filled in from the file beside the weights: tokens are never
+    drawn that the scorer gives a probability.
+    """
+
+    @staticmethod
+    def exhibit(logits: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        options = _GENERATION_CONFIG | {"temperature": 1.0}
+        allowed = ~np.isin(np.arange(logits.size), options["suppress_tokens"])
+        drawn = invert(log_softmax(np.where(allowed, logits, -np.inf)), uniforms)
+        return drawn, log_softmax(logits)[drawn]
+
+    @staticmethod
+    def twin(logits: np.ndarray, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        options = _GENERATION_CONFIG | {"temperature": 1.0, "suppress_tokens": ()}
+        allowed = ~np.isin(np.arange(logits.size), options["suppress_tokens"])
+        drawn = invert(log_softmax(np.where(allowed, logits, -np.inf)), uniforms)
+        return drawn, log_softmax(logits)[drawn]
+
+
 @exhibit(
     23,
     report="huggingface/trl#6586, volcengine/verl#2775",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fdpg_ref import DIVERGENCES
+from fdpg_ref import DIVERGENCES, FDivergence
 from toy.audit.oracle import Comparison, compare, divergence_gradient, expected_gradient, problems
 from toy.exact import batch_expectation
 from toy.measurement.exact import sample_sets
@@ -28,7 +28,7 @@ _DROPPED, _SEEN = (0.09, 0.28), 0.2
 
 
 def descends(
-    divergence: str,
+    divergence: str | FDivergence,
     *,
     placement: str = "loss",
     samples: str = "on_policy",
@@ -39,8 +39,8 @@ def descends(
 
     Parameters
     ----------
-    divergence : str
-        A key of ``DIVERGENCES``.
+    divergence : str or FDivergence
+        A key of ``DIVERGENCES``, or a record.
     placement, samples, level : str
         As in `toy.audit.oracle.expected_gradient`.
     up_to_scale : bool
@@ -57,13 +57,16 @@ def descends(
         value = torch.cat(gradients).numpy()
         error, factor = relative_error(value, truth.numpy(), up_to_scale=up_to_scale)
         text = _descent_text(compare(gradients, every))
+        if not text and error <= ROUNDING:
+            text = f"descends {_title(name, 'ref')}"
         if not text:
             text = f"no named divergence: {gradient_text(error, factor, up_to_scale)}"
         return Measurement(error, ROUNDING, text)
 
     drawn = "" if samples == "on_policy" else ", stale samples"
+    name = divergence if isinstance(divergence, str) else divergence.name
     tokens = "" if level == "sequence" else ", enumerated sequences"
-    return Oracle(f"exact gradient of {_title(divergence, 'ref')}{drawn}{tokens}", measure)
+    return Oracle(f"exact gradient of {_title(name, 'ref')}{drawn}{tokens}", measure)
 
 
 def estimates(divergence: str, *, off_policy: bool = False) -> Oracle:

@@ -161,6 +161,23 @@ def _ignores_padding(function: Function) -> Measurement:
     return Measurement(worst, ROUNDING, f"more padding changes the loss by {short(worst)}")
 
 
+def _reads_the_text_alone(function: Function) -> Measurement:
+    generator = torch.Generator().manual_seed(44)
+    draw = {"generator": generator, "dtype": torch.float64}
+    words, places = torch.randn(5, 8, **draw), torch.randn(12, 8, **draw)
+    text = torch.tensor([[3, 1, 4, 2]])
+    bare = function(words, places, text, torch.ones_like(text))
+    errors = []
+    for columns in (1, 4):
+        padding = torch.zeros(1, columns, dtype=torch.int64)
+        mask = torch.cat([padding, torch.ones_like(text)], dim=-1)
+        found = function(words, places, torch.cat([padding, text], dim=-1), mask)
+        errors.append(float(torch.max(torch.abs(found[:, columns:] - bare))))
+    worst = float(np.max(errors))
+    text_of = f"padding on the left changes log-probabilities by up to {worst:.2g} nats"
+    return Measurement(worst, ROUNDING, text_of)
+
+
 def _instances_are_independent(function: Function) -> Measurement:
     sampler = function()
     before = sampler().options["temperature"]
@@ -190,6 +207,8 @@ CONTINUOUS_AT_THE_ENDS = Oracle("continuity of the gradient in the weight", _con
 ACCUMULATES = Oracle("accumulation invariance", _accumulates)
 # f(values, mask) -> scalar.
 IGNORES_PADDING = Oracle("padding invariance", _ignores_padding)
+# f(words (v, d), places (T, d), tokens (n, T), mask (n, T)) -> log-probabilities of next tokens.
+READS_THE_TEXT_ALONE = Oracle("padding on the left", _reads_the_text_alone)
 # f() -> a class whose instances take options.
 INSTANCES_ARE_INDEPENDENT = Oracle("two instances", _instances_are_independent)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from fdpg_ref import (
+    FORWARD_KL,
     PEARSON_CHI2,
     FDivergence,
     PartitionState,
+    group_coefficients,
     importance_log_partition,
     init_partition,
     score_signal,
@@ -26,6 +29,7 @@ from toy.verify.register import Claims
 CLAIMS = Claims("tests/toy/test_partition.py", cases)
 # Every problem has k^2 histories, each a problem of its own.
 _PROBLEMS_WITH_HISTORY = 3
+_PASS_RATES = (0.5, 0.1, 0.02)
 
 
 class History(NamedTuple):
@@ -114,6 +118,32 @@ def _pearson_off_policy(case: Case) -> Comparison:
     gradient = case.gradients["pearson_chi2"]
     # The bias is a difference: its rounding is that of the gradient it was subtracted from.
     return Comparison(mean - gradient, 2 / n * covariance, scale=float(np.linalg.norm(gradient)))
+
+
+@CLAIMS.once(
+    "F5",
+    "at the base a verifier's Z and baseline from one group of n leave n/(n-1) (1 - (1-r)^n - "
+    "r (1-r)^(n-1)) of forward KL's gradient, r its pass rate",
+    "groups, same-batch Z, LOO baseline",
+    test="test_a_verifiers_z_from_its_group",
+    divergence="forward_kl",
+    problems=lambda: _PASS_RATES,
+)
+def _group_pass_rate(rate: float) -> Comparison:
+    n = 4
+    passes = np.array([*product((False, True), repeat=n)])
+    masses = np.prod(np.where(passes, rate, 1 - rate), axis=-1)
+    # The logit of passing: its score, and the gradient of -log of what passes.
+    scores, gradient = np.where(passes, 1 - rate, -rate), rate - 1
+    coefficients = group_coefficients(
+        np.where(passes, 0.0, -np.inf),
+        divergence=FORWARD_KL,
+        log_z="same_batch",
+        baseline="leave_one_out",
+    )
+    left = n / (n - 1) * (1 - (1 - rate) ** n - rate * (1 - rate) ** (n - 1))
+    value = masses @ np.mean(coefficients * scores, axis=-1)
+    return Comparison(np.asarray(value), np.asarray(left * gradient))
 
 
 def _histories(case: Case) -> list[History]:

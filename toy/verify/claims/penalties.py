@@ -38,6 +38,12 @@ PENALTIES: Mapping[str, Penalty] = {
     "k3": lambda u: np.exp(-u) - 1 + u,
     "abs": _absolute,
     "k3_reversed": lambda u: np.exp(u) - 1 - u,
+    # The value of Jensen-Shannon at a sample, f(t)/t, and minus the reward log((p/pi + 1)/2) of a
+    # teacher that is mixed half and half with the policy.
+    "js_value": lambda u: (
+        (np.log(2 / (1 + np.exp(-u))) + np.exp(-u) * np.log(2 / (1 + np.exp(u)))) / 2
+    ),
+    "skew": lambda u: np.log(2 / (1 + np.exp(-u))),
 }
 
 # What their means over samples of the policy are, as multiples of divergences.
@@ -46,6 +52,8 @@ MEANS: Mapping[str, Mapping[str, float]] = {
     "k3": {"reverse_kl": 1.0},
     "k3_reversed": {"pearson_chi2": 1.0, "reverse_kl": -1.0},
 }
+# What they are beside that: the value of Jensen-Shannon has it as its mean, and no row of the note.
+VALUES: Mapping[str, Mapping[str, float]] = {"js_value": {"jensen_shannon": 1.0}}
 
 # Gauss-Legendre on [0, 1]: exact to rounding for e^s over more nats than any problem has.
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(80)
@@ -118,6 +126,9 @@ DICTIONARY: tuple[Entry, ...] = (
     Entry(9, "k1", "loss", "stale", None),
     Entry(9, "k2", "loss", "stale", None),
     Entry(9, "k3", "loss", "stale", None),
+    Entry(10, "js_value", "loss", "on_policy", None),
+    Entry(10, "js_value", "reward", "on_policy", None),
+    Entry(11, "skew", "reward", "on_policy", {"jensen_shannon": 2.0}),
 )
 
 
@@ -290,7 +301,7 @@ def _stale_k1(case: Case) -> Comparison:
 
 def _mean_of(name: str) -> Callable[[Case], Comparison]:
     # What is compared with KL although it is not its mean is found out.
-    means = MEANS.get(name, {"reverse_kl": 1.0})
+    means = {**MEANS, **VALUES}.get(name, {"reverse_kl": 1.0})
 
     def compare(case: Case) -> Comparison:
         policy, target = np.exp(case.log_policy), np.exp(case.log_target)
@@ -306,6 +317,7 @@ for _name, _says, _claimed in (
     ("k3", "KL(pi||ref)", EXACT),
     ("k3_reversed", "chi2(pi||ref) - KL(pi||ref)", EXACT),
     ("k2", "not KL(pi||ref)", BIASED),
+    ("js_value", "the Jensen-Shannon divergence", EXACT),
 ):
     _ = CLAIMS.once(
         "F7",
