@@ -14,6 +14,8 @@ from lm.models.folder import atomic_folder
 from lm.models.hub import find_model
 from lm.models.token_ids import load_ids
 from lm.policy import Policy, load_policy
+from lm.report import card
+from lm.report.card import Source
 from lm.run.checkpoint import CorruptCheckpoint, checkpoint_steps, load_checkpoint
 from lm.run.folder import read_config
 from lm.run.owned import MODEL, remove_owned, require_owned
@@ -37,7 +39,7 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
 
     Weights in safetensors with an adapter merged into them, the tokenizer, and a generation
     configuration whose start and end tokens, length limit and sampling law are the policy's, so
-    that ``generate`` draws from what was trained.
+    that ``generate`` draws from what was trained. README.md is its model card.
 
     Parameters
     ----------
@@ -58,15 +60,16 @@ def export(source: Path, destination: Path, *, overwrite: bool = False) -> Path:
     Raises
     ------
     RunError
-        The destination is taken, or holds the source or what its run reads; the run has nothing to
-        export yet; or a checkpoint is damaged.
+        The destination is taken, or holds the source, what its run reads or a model card that
+        somebody has changed; the run has nothing to export yet; or a checkpoint is damaged.
     MissingModelFolder, ModelFolderError
         There is no such source, or it cannot be used.
     """
     _require_free(source, destination, overwrite=overwrite)
-    policy = load_trained(source)
+    policy, whose = _found(source)
     with atomic_folder(destination) as partial:
         policy.save(partial)
+        (partial / card.NAME).write_text(card.card_of(whose), encoding="utf-8")
         if destination.exists():
             # Only now: until here the old one was whole.
             remove_owned(destination, MODEL)
@@ -91,16 +94,27 @@ def load_trained(source: Path) -> Policy:
     RunError
         As in `export`.
     """
+    return _found(source)[0]
+
+
+def _found(source: Path) -> tuple[Policy, Source]:
+    """Load a policy, with what is known of where it comes from."""
     if source.exists():
         source = source.resolve()  # the parents of a relative path may not be written in it
     if (source / CHECKPOINT_MARK).is_file():
-        return _from_checkpoint(source, source.parent.parent)
+        run = source.parent.parent
+        policy, step = _from_checkpoint(source, run)
+        return policy, Source(run.name, run, step)
     if (source / "policy").is_dir():
-        return _from_folder(source / "policy")
+        known = (source / RUN_MARK).is_file()
+        return _from_folder(source / "policy"), Source(source.name, source if known else None)
     for run in (source, partial_folder(source)):
         if (run / RUN_MARK).is_file():
-            return _from_newest(run)
-    return _from_folder(source)
+            policy, step = _from_newest(run)
+            return policy, Source(source.name, run, step)
+    run = source.parent
+    of_a_run = source.name == "policy" and (run / RUN_MARK).is_file()
+    return _from_folder(source), Source(source.name, run if of_a_run else None)
 
 
 def _from_folder(folder: Path) -> Policy:
@@ -119,31 +133,31 @@ def _from_folder(folder: Path) -> Policy:
     return policy
 
 
-def _from_newest(run: Path) -> Policy:
-    """Load the newest checkpoint that is whole."""
+def _from_newest(run: Path) -> tuple[Policy, int]:
+    """Load the newest checkpoint that is whole, with its step."""
     folder = run / "checkpoints"
     damaged: CorruptCheckpoint | None = None
     for step in checkpoint_steps(folder):
         try:
-            policy = _from_checkpoint(folder / f"step-{step:08d}", run)
+            found = _from_checkpoint(folder / f"step-{step:08d}", run)
         except CorruptCheckpoint as error:
             damaged = error
             _say(f"the checkpoint of step {step} is skipped: {error}")
         else:
             _say(f"{run} is not complete: this is its policy after step {step}")
-            return policy
+            return found
     raise RunError(
         f"{run} has no trained policy and no whole checkpoint to export: continue the run "
         "(--resume) or name another folder"
     ) from damaged
 
 
-def _from_checkpoint(checkpoint: Path, run: Path) -> Policy:
+def _from_checkpoint(checkpoint: Path, run: Path) -> tuple[Policy, int]:
     state = load_checkpoint(checkpoint)
     config = read_config(run, complete=False)
     policy, _ = build_policy(config, load_base(config))
     load_weights(policy.model, state)
-    return policy
+    return policy, state.step
 
 
 def _say(note: str) -> None:
@@ -180,6 +194,12 @@ def _require_free(source: Path, destination: Path, *, overwrite: bool) -> None:
     if destination.name == "policy" and (destination.parent / RUN_MARK).is_file():
         raise RunError(f"{destination} is the policy of a run: choose another destination")
     require_owned(destination, MODEL)
+    written = destination / card.NAME
+    if written.is_file() and not card.is_unchanged(written):
+        raise RunError(
+            f"{written} has been changed since it was exported, so it is not replaced: move it "
+            "away, or choose another destination"
+        )
 
 
 def _read_by(source: Path) -> Iterator[tuple[str, str]]:

@@ -94,6 +94,8 @@ class Pretrained:
         The tokens that end one: of a document, and of a message in a chat.
     megabytes
         Room on the disk that the conversion needs, download included.
+    hub
+        Its name on the Hugging Face hub, from where nothing is taken.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Pretrained:
     bos_id: int
     eos_ids: tuple[int, ...]
     megabytes: int
+    hub: str
 
     def folder(self, cache: Path = DEFAULT_CACHE) -> Path:
         """Return where the converted model is kept."""
@@ -120,5 +123,6 @@ PRETRAINED = {
         bos_id=0,
         eos_ids=(0, 2),
         megabytes=800,
+        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }

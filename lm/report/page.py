@@ -156,23 +156,23 @@ def model_card(
         The document.
     """
     status = run["status"]
-    factor = f", factor {_markdown(status['factor'])}" if status["factor"] else ""
+    factor = f", factor {markdown(status['factor'])}" if status["factor"] else ""
     table = ["| quantity | base | policy | estimator |", "|---|---|---|---|"]
     for row in rows:
         cells = (named(row), row["base"], row["policy"], row["estimator"])
-        words = [_markdown(cell).translate(ESCAPE_TABLE) for cell in cells]
+        words = [markdown(cell).translate(ESCAPE_TABLE) for cell in cells]
         table.append(f"| {' | '.join(words)} |")
 
     parts = [
-        f"# {_markdown(title(run))}",
-        _markdown(subtitle(run)),
-        _markdown(_result(run).sentence),
-        *map(_markdown, filter(None, [disagreement(run["evaluations"][-1])])),
+        f"# {markdown(title(run))}",
+        markdown(subtitle(run)),
+        markdown(_result(run).sentence),
+        *map(markdown, filter(None, [disagreement(run["evaluations"][-1])])),
         "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
         "it holds the token ids. Load it with `lm.policy.load_policy`.",
         "\n".join(table),
-        f"Gradient estimator: **{_markdown(status['verdict'])}**{factor}. "
-        f"{_markdown(_sentence(status['reason']))}",
+        f"Gradient estimator: **{markdown(status['verdict'])}**{factor}. "
+        f"{markdown(_sentence(status['reason']))}",
         "## Intended use",
         _intended_use(run),
         "## Limitations",
@@ -244,7 +244,7 @@ def _data(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """Return a text that came from a file as words of Markdown: one line, no HTML and no link."""
     return html.escape(" ".join(text.split()), quote=False).replace("](", "]\\(")
 

@@ -205,4 +205,4 @@ _RUN_FILES = (
 RUN = Kind("a run", _proves_run, _RUN_FILES)
 BEGUN_RUN = Kind("a run in progress", _proves_begun_run, _RUN_FILES)
 # Not base.json: a base in the cache is the start of other runs.
-MODEL = Kind("a model", _proves_model, _MODEL_FILES)
+MODEL = Kind("a model", _proves_model, (*_MODEL_FILES, "README.md"))

@@ -6,6 +6,27 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/cli/export.py",
+        "if written.is_file() and not card.is_unchanged(written):",
+        "if not written.exists() and written.is_file():",
+        "a model card that somebody wrote in replaced",
+        ("lm/test_card.py::test_a_card_that_somebody_changed_is_not_replaced",),
+    ),
+    Mutant(
+        "lm/report/card.py",
+        'known if step is None or one["step"] <= step]',
+        'known if step is None or one["step"] != step]',
+        "weights of a checkpoint with the measures of a later step",
+        ("lm/test_card.py::test_weights_of_an_unfinished_run_are_called_that",),
+    ),
+    Mutant(
+        "lm/report/card.py",
+        "    return folder.name, model if HUB_NAME",
+        "    return model, model if HUB_NAME",
+        "the whole name of a base where its last part is told",
+        ("lm/test_card.py::test_a_base_is_named_and_its_licence_where_it_is_known",),
+    ),
+    Mutant(
         "lm/run/trackers.py",
         "            self._tracker = None\n",
         "            raise\n",
