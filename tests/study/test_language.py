@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from support.study_tables import write as write_lm_table
 
+from study.__main__ import main
+from study.report.language import write_language
 from study.rules.language import judge_language
 from study.rules.verdicts import (
     DOES_NOT,
@@ -89,6 +92,7 @@ def _run(known: dict[str, float], *place: Any) -> list[dict[str, Any]]:
             ("jensen_shannon", "target_samples"): 0.5 * np.exp(log_kl * way),
             ("alpha_0.5", "target_samples"): np.exp(log_kl * way),
             ("reverse_kl", "target_samples"): np.exp(log_kl * way),
+            ("entropy_target", "sampled"): 40.0,
             ("entropy", "rao_blackwell"): 50.0 + known["gap"] * (method == "rl_kl") + noise,
             (f"feature/{feature}", "sampled"): 0.3 + gain * way,
         }
@@ -129,6 +133,7 @@ def test_every_rule_holds_or_does_not_or_is_undecided(word):
     }.items() <= LANGUAGE_STATEMENTS.items()
 
 
+@pytest.mark.slow
 def test_equal_objectives_hold_nothing():
     same = code(js=0.0, bias=0.0, gap=0.0)
     assert verdict("L1", same).verdict == verdict("L2", same).verdict == DOES_NOT
@@ -183,3 +188,36 @@ def test_a_seed_does_not_choose_its_own_rate():
     assert ends.at[("pep8", "forward_kl", "2x64", 1), "learning_rate"] == 1e-3
     assert (chosen.edges, chosen.number) == (2, len(ends))
     assert set(ends.reset_index()["size"]) == {"2x64", "4x128"}
+
+
+@pytest.mark.slow
+def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, capsys):
+    for table in (code(), smollm2(6.0, 7.0)):
+        frame = table.frame.assign(**{
+            name: table.frame.get(name, default)
+            for name, default in {"group": "g", "size": "30x576", "rate": "tuned", "z": np.nan,
+                                  "variant": "default", "learning_rate": 2e-3, "samples": 0,
+                                  "divergence": "forward_kl"}.items()
+        })  # fmt: skip
+        write_lm_table(tmp_path / f"{table.name}.parquet", frame, table.metadata)
+    assert main(["language", "--results", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "L6  SmolLM2                      holds" in out
+    text = (tmp_path / "LANGUAGE.md").read_text("utf-8")
+    # KL(p||pi) of JS after seeds of -0.6 and what the policy's side adds, of -0.5.
+    row = next(line for line in text.splitlines() if line.startswith("| pep8 | 2x64 | Jensen"))
+    assert "| 0.300 | 0.700 | 0.549 | 0.333 |" in row
+    assert "0 of " in text
+    assert "chosen rates lie at an end" in text
+    assert "Nothing: every rule gave an answer" in text
+    assert "| word | forward KL | 1 | 0.100 |" in text
+    assert (tmp_path / "figures" / "language.png").stat().st_size > 10_000
+    again = tmp_path / "again"
+    again.mkdir()
+    _ = write_language(tmp_path, again)
+    assert (again / "LANGUAGE.md").read_bytes() == (tmp_path / "LANGUAGE.md").read_bytes()
+
+
+def test_without_tables_the_command_to_run_is_named(tmp_path, capsys):
+    assert main(["language", "--results", str(tmp_path)]) == 2
+    assert "python -m lm sweep study/sweeps/language_code.yaml" in capsys.readouterr().err
