@@ -19,12 +19,24 @@ _MARKED = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 _DOLLARS = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$", re.DOTALL)
 # MkDocs leads Markdown's links to pages; those of notebooks, also to one another, are left to us.
 _TO_PAGE = re.compile(r'href="(?![a-z]+:)([^"#]+)\.(?:md|ipynb)(#[^"]*)?"')
+# What a search shows first, and what last: who asks for a word wants it explained.
+_BOOSTS = {
+    "docs/start.md": 8,
+    "docs/glossary.md": 4,
+    "docs/concepts/": 4,
+    "docs/notes/": 2,
+    "docs/decisions/": 0.3,
+}
 _NOT_PROSE = {"pre", "code", "script", "style", "math", "textarea"}
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead to the notebooks of this site, but where the files for a class are handed out."""
-    files = page.file.src_uri == "docs/teaching.md"
+    name = page.file.src_uri
+    for start, boost in _BOOSTS.items():
+        if name.startswith(start):
+            page.meta["search"] = {"boost": boost}
+    files = name == "docs/teaching.md"
     return markdown if files else markdown.replace("notebooks/student/0", "notebooks/0")
 
 

@@ -131,9 +131,11 @@ def test_answers_to_predictions_and_the_code_of_pictures_are_folded():
 @pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/teaching.md"])
 def test_pages_lead_to_rendered_notebooks_and_a_lecturer_to_files(name):
     _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
-    page = SimpleNamespace(file=SimpleNamespace(src_uri=name))
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=name), meta={})
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "notebooks/student/01_" in text
     made = loaded("site_hooks").on_page_markdown(text, page)
     assert ("notebooks/student/01_" in made) == (name == "docs/teaching.md")
     assert "notebooks/01_" in made or name == "docs/teaching.md"
+    # A search shows an explanation before anything else.
+    assert (page.meta.get("search", {}).get("boost", 1) > 1) == (name == "docs/start.md")
