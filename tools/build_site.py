@@ -48,12 +48,20 @@ CORE = (
     *("estimators", "divergences", "families", "custom", "targets", "partition", "baselines"),
     *("weights", "diagnostics", "numerics"),
 )
+# On a phone, notebooks lose the margin for prompts, and what is wide scrolls instead of breaking.
 STYLE = """
 .md-grid { max-width: 68rem; }
 .md-typeset img { display: block; margin: 0.6rem auto; background: #fff; border-radius: 0.2rem; }
 .md-typeset math[display="block"] { overflow-x: auto; max-width: 100%; }
 .md-typeset table:not([class]) { font-size: 0.68rem; }
 .jupyter-wrapper .celltoolbar { display: none !important; }
+@media (max-width: 44rem) {
+  .jupyter-wrapper :is(.jp-InputPrompt, .jp-OutputPrompt) { display: none !important; }
+  .jupyter-wrapper .jp-OutputArea-output pre { white-space: pre !important; overflow-x: auto; }
+  .jupyter-wrapper .jp-Cell { padding-left: 0 !important; padding-right: 0 !important; }
+  .jupyter-wrapper .jp-RenderedImage { overflow-x: auto; }
+  .jupyter-wrapper .jp-RenderedImage img { max-width: none !important; width: 700px !important; }
+}
 """
 _LINK = re.compile(r"\]\(\s*<?([^)\s>]+)")
 
