@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -317,5 +318,5 @@ def test_sigterm_from_outside_ends_the_command_with_0_and_the_way_to_go_on(tmp_p
     stopped, advice = out.splitlines()[-2:]
     (step,) = checkpoint_steps(tmp_path / ".run.partial" / "checkpoints")
     assert stopped.startswith(f"stopped by SIGTERM after step {step} of 10000; everything is saved")
-    assert advice == f"continue with: python -m lm train {recipe} --resume"
+    assert advice == f"continue with: python -m lm train {shlex.quote(str(recipe))} --resume"
     assert _whole_lines(tmp_path / ".run.partial") == list(range(1, step + 1))
