@@ -84,7 +84,7 @@ def test_a_base_is_named_and_its_licence_where_it_is_known(run, tmp_path, monkey
     front, body = parts(card_of(Source("run", run)))
     assert front["base_model"] == "someone/model-7B"
     assert "license" not in front
-    assert "model-7B, trained by f-DPG" in body
+    assert "\n\nmodel-7B, trained by f-DPG" in body
 
 
 def test_of_a_reward_file_no_more_than_the_name_is_told(run, tmp_path):
