@@ -14,7 +14,7 @@ from lm.cli.commands import run_train
 from lm.config import RunConfig
 from lm.phases import duration
 from lm.report.terminal import new_table, print_table
-from lm.run.records import printable, read_records
+from lm.run.records import PROMPT_MARK, printable, read_records
 
 # What the demonstration promises: so many standard errors.
 PROMISED = 5.0
@@ -114,8 +114,8 @@ def show_texts(folder: Path) -> None:
 
 
 def _cell(text: str) -> str:
-    # A model may write what rich takes for markup.
-    return escape(printable(text))
+    """Return what follows the one prompt; a model may write what rich takes for markup."""
+    return escape(printable(text.partition(PROMPT_MARK)[2] or text))
 
 
 def _ends(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,6 +18,7 @@ from lm.config import RunConfig, resolve
 from lm.config.base import PRETRAINED
 from lm.config.options import build_config
 from lm.features.registry import feature_values
+from lm.run.records import PROMPT_MARK
 
 ROOT = Path(__file__).parents[2]
 FETCHED = ROOT / PRETRAINED["smollm2"].folder()
@@ -48,13 +49,14 @@ def test_a_gain_of_more_than_five_standard_errors_is_promised(
     records = [_record(feature, 0.3, 0.03 if error else 0.0), _record(feature, after, error)]
     lines = "".join(json.dumps(record) + "\n" for record in records)
     _ = (tmp_path / "metrics.jsonl").write_text(lines)
-    _ = (tmp_path / "samples_before.txt").write_text("it was[bold]| dull\nb\n")
-    _ = (tmp_path / "samples_after.txt").write_text("it was| \x1b[2Jgreat\nc\n")
+    _ = (tmp_path / "samples_before.txt").write_text(f"it was{PROMPT_MARK}[bold] dull\nb\n")
+    _ = (tmp_path / "samples_after.txt").write_text(f"it was{PROMPT_MARK}\x1b[2Jgreat\nc\n")
     monkeypatch.setattr(demo_llm, "run_train", lambda _config: None)
     assert demo_llm.run_demo_llm(config) == code
     out = capsys.readouterr().out
     assert ("train longer" in out) == bool(code)
-    assert "it was[bold]| dull" in out
+    assert "[bold] dull" in out
+    assert "it was" not in out
     assert "\x1b" not in out
     if error:
         errors = abs(after - 0.3) / math.hypot(0.03, error)
@@ -66,7 +68,7 @@ def test_the_recipe_praises_and_needs_no_extra_for_its_reward():
     config = _config()
     assert config.model == "smollm2"
     (feature,) = config.target.features
-    texts = [" a great film", " BEAUTIFUL", " greatly overrated", " a very long film"]
+    texts = [" a great film", " EXCELLENT", " greatly overrated", " a very long film"]
     values = feature_values((feature,), texts, completions=texts)
     assert values[:, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
 

@@ -98,8 +98,8 @@ MUTANTS = [
     ),
     Mutant(
         "lm/code/train.py",
-        'Regex(_PIECES), "isolated"',
-        'Regex(_PIECES), "merged_with_previous"',
+        'pre_tokenizers.Split(Regex(_PIECES), "isolated"),',
+        "",
         "tokens that join a signature and its body",
         ("lm/test_code.py::test_a_signature_has_the_same_tokens_alone_as_before_its_body",),
     ),
