@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lm.config import RunConfig
+from lm.config.base import PRETRAINED
+from lm.config.code import code_model
 from lm.features.files import is_reference
 from lm.features.makers import files_of
 from lm.phases import phase
@@ -39,6 +41,11 @@ def _named(config: RunConfig) -> Iterator[str]:
     for path in (config.model, config.base.initial, config.prompts.file):
         if path is not None:
             yield path
+    # A name of the project's own stands for a folder of the cache.
+    if config.model in PRETRAINED:
+        yield str(PRETRAINED[config.model].folder())
+    elif config.model is not None and (code := code_model(config.model)) is not None:
+        yield str(code.folder())
 
     functions = [config.evaluation.coverage]
     for target in (config.target, config.measure):

@@ -25,6 +25,7 @@ from support.lm_runs import scratch
 from support.lm_sweeps import plain_sweep, tiny_block, tiny_sweep
 
 from lm.cli.main import main
+from lm.config.code import CodeConfig
 from lm.config.options import to_plain
 from lm.errors import RunBusy, RunError, UsageError
 from lm.run.files import FOLDER_LOCK, held
@@ -404,6 +405,24 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     _ = (model / "another").write_text("more")
     keys.add(key())
     assert len(keys) == 8
+
+
+def test_a_model_of_the_cache_is_part_of_the_run_that_starts_from_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = CodeConfig(size="1x16").folder()
+
+    def key() -> str:
+        (cell,) = expand(
+            tiny_sweep(tmp_path, sizes={"1x16": {"model": "code-1x16"}}, blocks=[tiny_block()])
+        )
+        return cell.run
+
+    absent = key()
+    folder.mkdir(parents=True)
+    _ = (folder / "code.json").write_text("one list of functions")
+    first = key()
+    _ = (folder / "code.json").write_text("another list of functions")
+    assert len({absent, first, key()}) == 3
 
 
 def test_it_is_said_when_what_runs_read_takes_long_to_hash(tmp_path, monkeypatch, capsys):

@@ -6,6 +6,13 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/run/inputs.py",
+        "        yield str(code.folder())\n",
+        "        pass\n",
+        "runs of another list of functions taken for those of this one",
+        ("lm/test_sweep.py::test_a_model_of_the_cache_is_part_of_the_run_that_starts_from_it",),
+    ),
+    Mutant(
         "lm/cli/export.py",
         "if written.is_file() and not card.is_unchanged(written):",
         "if not written.exists() and written.is_file():",
