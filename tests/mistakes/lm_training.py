@@ -6,6 +6,13 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "benchmarks/race.py",
+        "both = [(other, ours) for other, ours in pairs if math.isfinite(other + ours)]",
+        "both = sorted(pairs)",
+        "a run that never got there counted as an infinite ratio",
+        ("engines/test_race.py::test_ratios_are_taken_on_the_same_seed",),
+    ),
+    Mutant(
         "lm/conformance/problem.py",
         "float(after[ids[:i]][token])",
         "float(law[0][token])",
