@@ -88,10 +88,10 @@ def test_it_shows_a_plan_and_texts_of_the_fetched_model(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     Path(".cache").mkdir()
     os.symlink(cache, ".cache/fdpg-ref")
-    few = ["--evaluation.samples", "8", "--evaluation.texts", "4", "--partition.samples", "16"]
-    words = ["--steps", "1", "--batch_size", "4", "--max_new_tokens", "6", *few]
-    # One step promises nothing.
-    target = '{"kind": "exponential_family", "moments": {"contains(the, a, not, very)": 0.9}}'
+    few = ["--evaluation.samples", "8", "--evaluation.texts", "4", "--partition.samples", "32"]
+    words = ["--steps", "2", "--batch_size", "4", "--max_new_tokens", "6", *few]
+    # Two steps promise nothing.
+    target = '{"kind": "exponential_family", "moments": {"contains(the, a, very)": 0.9}}'
     assert main(["demo", "llm", *words, "--report", "false", "--target", target]) in {0, 1}
     out = capsys.readouterr().out
     assert "the same prompt, before and after" in out
