@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -114,7 +115,7 @@ def small(output: Path, **changes: str) -> list[str]:
 
 def start(command: str, *words: str) -> subprocess.Popen[str]:
     """Start a launcher of this environment, on a port of its own."""
-    name, *rest = command.split()
+    name, *rest = shlex.split(command)
     port = str(free_port())
     where = ["--master_port", port] if name == "torchrun" else ["--main_process_port", port]
     if name == "accelerate":
@@ -181,7 +182,9 @@ def test_the_documented_commands_share_a_run_over_a_sigterm_and_print_once(tmp_p
 def test_what_a_launcher_cannot_do_exits_2_and_is_said_once(command, message, tmp_path):
     settings = documented_settings(tmp_path, "fsdp2.yaml")
     # The recipe's own folder is there already where a reader has run it.
-    process = start(command.replace(settings.name, str(settings)), *small(tmp_path / "run"))
+    process = start(
+        command.replace(settings.name, shlex.quote(str(settings))), *small(tmp_path / "run")
+    )
     out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     # A launcher's own exit code is 1; it reports the process's.
     assert process.returncode == 1
