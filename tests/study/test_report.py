@@ -316,7 +316,7 @@ def test_the_report_is_whole_and_deterministic(folder, tables, verdicts, tmp_pat
 def test_the_commands_are_listed_and_errors_take_one_line(capsys, tmp_path):
     assert main([]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[3] for line in listed] == ["rates", "power", "report"]
+    assert [line.split()[3] for line in listed] == ["rates", "power", "report", "language"]
     assert main(["report", "--results", str(tmp_path)]) == 2
     assert main(["power", "--results", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
