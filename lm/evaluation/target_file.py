@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from lm.config import RunConfig
 from lm.config.base import DEFAULT_CACHE
 from lm.config.options import to_plain
-from lm.errors import RunError, border
+from lm.errors import RunError, border, reason_of
 from lm.evaluation.target_samples import (
     TargetSamples,
     assemble,
@@ -67,8 +68,16 @@ def find_target_samples(
     text = _lines(problem, found)
     run.write_text(FILE_NAME, text)
     if run.main:
-        shared.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(shared, text.encode("utf-8"))
+        # The run has its own copy: where nothing else may be written, later runs draw theirs again.
+        try:
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(shared, text.encode("utf-8"))
+        except OSError as error:
+            print(
+                "lm: warning: the samples of the target are not kept for later runs of this task: "
+                f"{shared.parent} cannot be written ({reason_of(error)})",
+                file=sys.stderr,
+            )
     return found
 
 

@@ -329,6 +329,18 @@ def test_the_cost_of_the_samples_is_said(facts, words):
     assert drawn_sentence({"target_samples": facts} if facts else {}) == words
 
 
+def test_a_run_goes_on_where_its_samples_cannot_be_shared(tmp_path, capsys):
+    """In a folder that one may read only: the run writes its own copy, wherever that is."""
+    config = RunConfig(model="tiny", target=_tilted(), divergence="jensen_shannon")
+    written: dict[str, str] = {}
+    run: Any = SimpleNamespace(partial=tmp_path, main=True, write_text=written.__setitem__)
+    _ = (tmp_path / "cache").write_text("a file: nothing can be written below it")
+    found = find_target_samples(config, _problem(), run, cache=tmp_path / "cache")
+    assert found.samples is not None
+    assert list(written) == ["target_samples.jsonl"]
+    assert "are not kept for later runs of this task: " in capsys.readouterr().err
+
+
 def test_runs_of_a_task_share_their_samples_and_another_base_does_not(tmp_path):
     problem, config = (
         _problem(),
