@@ -26,7 +26,7 @@ from study.tables.cubes import runs_of
 from study.tables.language import OBJECTIVES, tuned_by_others
 from study.tables.stored import Table
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "hypotheses-language.md").read_text("utf-8")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "hypotheses-language.md"
 FEATURES = {
     "compiles": "valid_python",
     "pep8": "pep8",
@@ -155,11 +155,12 @@ def test_a_pretrained_model_is_judged_by_the_errors_of_its_samples(errors, word)
 
 
 def test_what_was_not_run_is_not_judged():
+    text = PAGE.read_text("utf-8")
     found = judge_language(None, None)
     assert {one.verdict for one in found} == {NOT_JUDGED}
     assert list(dict.fromkeys(one.name for one in found)) == list(LANGUAGE_STATEMENTS)
     for name, statement in LANGUAGE_STATEMENTS.items():
-        assert f"| {name} | **{statement}.**" in TEXT
+        assert f"| {name} | **{statement}.**" in text
     few = code()
     few = replace(few, frame=few.frame[few.frame["seed"] < 2])
     assert verdict("L1", few).verdict == NOT_JUDGED
