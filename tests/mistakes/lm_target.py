@@ -445,11 +445,4 @@ MUTANTS = [
         "samples of the target that were asked for by number, and are not even tried",
         ("lm/test_costs.py::test_samples_of_a_rare_target_are_not_tried_in_vain",),
     ),
-    Mutant(
-        "lm/evaluation/target_file.py",
-        "except OSError as error:",
-        "except ValueError as error:",
-        "a run that dies because what it drew cannot be shared with later ones",
-        ("lm/test_target_samples.py::test_a_run_goes_on_where_its_samples_cannot_be_shared",),
-    ),
 ]
