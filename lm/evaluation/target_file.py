@@ -56,19 +56,23 @@ def find_target_samples(
     cache
         Where runs of one task share them.
     """
+    # Those of this run before it was stopped, or of an earlier run.
     shared = cache / "target_samples" / f"{_key(config, problem)}.jsonl"
     for path in (run.partial / FILE_NAME, shared):
         with suppress(OSError, ValueError):
             found = stored_target_samples(path, problem)
             run.write_text(FILE_NAME, path.read_text(encoding="utf-8"))
             return found
+
+    # New ones, first into the run's own folder.
     found = draw_target_samples(problem, config.evaluation)
     if found.samples is None:
         return found
     text = _lines(problem, found)
     run.write_text(FILE_NAME, text)
+
+    # For later runs. Where nothing but the run may be written, they draw theirs again.
     if run.main:
-        # The run has its own copy: where nothing else may be written, later runs draw theirs again.
         try:
             shared.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(shared, text.encode("utf-8"))
