@@ -23,6 +23,11 @@ from lm.config.typed import checked, hints_of
 from lm.errors import UsageError
 
 Config = TypeVar("Config")
+# What the parser says of a group that may be left out; the first part is what is wrong.
+_OR_NOTHING = (
+    r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) "
+    r"- Expected a <class 'NoneType'> Given value type: .*"
+)
 OWN_OPTIONS = ("config", "help", "print_config")
 # Options of earlier versions. A folder of that time records them, and means the same without them
 # where they were off.
@@ -292,8 +297,13 @@ def _nearest(key: str, valid: Mapping[str, Any]) -> str | None:
 
 
 def _plain(message: str) -> str:
+    """Return what the parser says in words of this project, without its own classes."""
     message = re.sub(r"a typing\.Literal\[([^]]*)\]", r"one of \1", message)
-    return " ".join(message.replace("Parser key", "option").split())
+    message = " ".join(message.replace("Parser key", "option").split())
+    # Of a group that may be left out it says first that neither the group nor nothing was given.
+    message = re.sub(_OR_NOTHING, r"\1", message)
+    message = re.sub(r"Problem with given class_path '[^']*': ", "", message)
+    return re.sub(r"Option '([^']*)' is not accepted", r"unknown key '\1'", message)
 
 
 def _lists_for_tuples(value: Any) -> Any:

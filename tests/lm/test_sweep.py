@@ -167,6 +167,14 @@ def test_rates_are_numbers_or_those_chosen_for_group_method_and_size(tmp_path):
         ({"rates": {"fast": {"file": "no/such/file.yaml", "value": None}}}, "no/such/file"),
         ({"tasks": {"listed": {"target": None}}}, "needs either a target or a teacher"),
         (
+            {"tasks": {"listed": {"target": {"constraintz": ["listed"]}}}},
+            'lm: option "tasks": option "target": unknown key \'constraintz\'\n',
+        ),
+        (
+            {"tasks": {"listed": {"target": {"kind": "constrained", "constraints": ["lost"]}}}},
+            "lm: unknown feature 'lost'; ",
+        ),
+        (
             {"tasks": {"listed": {"reward": {}}}, "blocks": [tiny_block(methods=["reward"])]},
             "the task has no reward",
         ),
