@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks._race import BETA, CONTENDERS, LENGTH, SHARE, Run
+from benchmarks._race_run import BETA, CONTENDERS, LENGTH, SHARE, Run
 from benchmarks._results import RESULTS, machine, write_results
 
 RATES = (1e-4, 3e-4, 1e-3)
@@ -97,7 +97,7 @@ class Race:
             self.say(f"{contender}, rate {rate:g}, seed {seed}")
             _ = path.write_text(json.dumps(asdict(run)), encoding="utf-8")
             made = subprocess.run(
-                [sys.executable, "-m", "benchmarks._race", str(path)],
+                [sys.executable, "-m", "benchmarks._race_run", str(path)],
                 capture_output=True,
                 text=True,
                 check=False,

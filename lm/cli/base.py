@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lm.code.train import read_code_facts, train_code
+from lm.code_models.train import read_code_facts, train_code
 from lm.config.base import BaseConfig
-from lm.config.code import CodeConfig
+from lm.config.code_model import CodeConfig
 from lm.training.base import read_facts, train_base
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lm.config.base import BaseConfig
-from lm.config.code import CodeConfig
+from lm.config.code_model import CodeConfig
 from lm.config.options import parse_config
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lm.errors import RunError, reason_of
-from lm.features.made import Made
+from lm.features.made_feature import Made
 
 # Texts of one forward pass.
 BATCH = 64

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.features.made import Made, require_library
+from lm.features.made_feature import Made, require_library
 
 # What Python's compiler raises for texts that are no program.
 NO_PROGRAM = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lm.features import classifier, formats, sentiment, words
 from lm.features.expressions import Atom, Constant, parse
-from lm.features.made import Made
+from lm.features.made_feature import Made
 
 # Each returns what its docstring says; its parameters are those of the recipe.
 MAKERS: dict[str, Callable[..., Made]] = {

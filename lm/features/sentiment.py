@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm.features.made import Made, require_library
+from lm.features.made_feature import Made, require_library
 
 
 def sentiment() -> Made:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm.features.made import Made
+from lm.features.made_feature import Made
 
 
 def contains(*words: str, list: str | None = None) -> Made:

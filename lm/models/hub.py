@@ -10,7 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lm.config.base import PRETRAINED
-from lm.config.code import code_model
+from lm.config.code_model import code_model
 from lm.models.token_ids import ModelFolderError
 
 # Weights that hold no code, configurations and tokenizer files; nothing pickled, no Python. Kept

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lm.config import RunConfig
 from lm.config.base import PRETRAINED
-from lm.config.code import code_model
+from lm.config.code_model import code_model
 from lm.features.files import is_reference
 from lm.features.makers import files_of
 from lm.phases import phase

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import _race, race
-from benchmarks._race import CONTENDERS
+from benchmarks import _race_run, race
+from benchmarks._race_run import CONTENDERS
 
 
 def curve(*values: float) -> race.Curve:
@@ -55,8 +55,8 @@ def test_a_tiny_race(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def here(command: list[str], **_: Any) -> Any:
-        assert command[1:3] == ["-m", "benchmarks._race"]
-        return SimpleNamespace(returncode=_race.main(command[3:]), stderr="")
+        assert command[1:3] == ["-m", "benchmarks._race_run"]
+        return SimpleNamespace(returncode=_race_run.main(command[3:]), stderr="")
 
     monkeypatch.setattr(race.subprocess, "run", here)
     tiny = '{"layers": 1, "width": 16, "heads": 2, "steps": 200, "batch_size": 128}'

@@ -25,7 +25,7 @@ from support.lm_runs import scratch
 from support.lm_sweeps import plain_sweep, tiny_block, tiny_sweep
 
 from lm.cli.main import main
-from lm.config.code import CodeConfig
+from lm.config.code_model import CodeConfig
 from lm.config.options import to_plain
 from lm.errors import RunBusy, RunError, UsageError
 from lm.run.files import FOLDER_LOCK, held

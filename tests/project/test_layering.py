@@ -74,7 +74,7 @@ IMPORTS = {package: imports_of(package) for package in (*PACKAGES, "study")}
 ORDER = {
     "lm": (
         *("errors", "phases", "features", "device", "config", "models", "policy", "target", "run"),
-        *("report", "evaluation", "surrogate", "training", "code", "train", "sweep", "demo"),
+        *("report", "evaluation", "surrogate", "training", "code_models", "train", "sweep", "demo"),
         *("selfcheck", "engines", "conformance", "cli", "__main__"),
     ),
     "toy": (

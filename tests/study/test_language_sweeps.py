@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lm.code.functions import is_held_out
+from lm.code_models.functions import is_held_out
 from lm.config.options import build_config
 from lm.config.recipes import read_yaml
 from lm.sweep.cells import Cell, expand

@@ -14,9 +14,9 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from lm.code.functions import Functions, library_functions, signatures
+from lm.code_models.functions import Functions, library_functions, signatures
 from lm.config.base import DEFAULT_CACHE
-from lm.config.code import WIDTH_OF_A_HEAD, CodeConfig
+from lm.config.code_model import WIDTH_OF_A_HEAD, CodeConfig
 from lm.errors import RunError, reason_of
 from lm.features.registry import feature_values
 from lm.models.folder import atomic_folder, build_gpt2

@@ -1,6 +1,6 @@
 """One run of ``race``: a contender trains on names until a tenth of KL(a‖p) is left, on a clock.
 
-``python -m benchmarks._race FILE``: FILE holds a `Run` as JSON, and gets its curve.
+``python -m benchmarks._race_run FILE``: FILE holds a `Run` as JSON, and gets its curve.
 """
 
 from __future__ import annotations

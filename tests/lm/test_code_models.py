@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lm.cli.main import main
-from lm.code.functions import is_held_out, library_functions, signature_of
-from lm.code.train import read_code_facts, train_code, train_tokenizer
-from lm.config.code import CodeConfig, code_model
+from lm.code_models.functions import is_held_out, library_functions, signature_of
+from lm.code_models.train import read_code_facts, train_code, train_tokenizer
+from lm.config.code_model import CodeConfig, code_model
 from lm.errors import RunError
 from lm.models.hub import MissingModelFolder, find_model
 from lm.policy import load_policy
