@@ -24,8 +24,11 @@ from lm.target.targets import Target, require_mass
 # Base samples of the first round, where a precision says how many there will be.
 FIRST = 256
 # Standard errors beyond which base samples contradict a column, and the samples with target mass
-# that they are to be expected to show for it: fewer have no law of errors.
+# that they show or should show for it: fewer have no law of errors.
 CONTRADICTED, EXPECTED = 5.0, 25.0
+# A mean of 1 over values of at least 0 exceeds this by a chance of at most its inverse (Markov),
+# which is less than that of five standard errors: no error needs to be known.
+UNHEARD_OF = 1e7
 
 _Row = TypeVar("_Row")
 
@@ -104,7 +107,8 @@ class Offline(NamedTuple):
     def against(self, stated: StatedZ, *, share: bool) -> list[str]:
         """Return whether a column's Z is another one than these samples', one sentence or none.
 
-        The mean over contexts of Zhat/Z has the expectation 1 if the column is right.
+        The mean over contexts of Zhat/Z has the expectation 1 if the column is right, and up to the
+        mean square of the column's own errors more if it is an estimate itself.
 
         Parameters
         ----------
@@ -114,30 +118,43 @@ class Offline(NamedTuple):
             Whether Z is the share of samples that pass, so that the law of its error is known.
         """
         log_z = stated.log_z[self.contexts]
-        ratio = torch.exp(self.estimate.log_z - log_z)
-        number = len(ratio)
+        log_ratio = self.estimate.log_z - log_z
+        ratio, number = torch.exp(log_ratio), len(log_ratio)
+        own = torch.zeros_like(log_z) if stated.errors is None else stated.errors[self.contexts]
 
-        # The error of each context's Zhat by its own samples (they show none where nothing was
-        # met), and by the spread over contexts; of a share by its law, which needs no sample.
-        within = torch.nan_to_num(ratio * self.estimate.relative_standard_error)
+        # In logarithms, for a ratio may overflow; and one large ratio is its own standard error.
+        log_least = torch.logsumexp(log_ratio - CONTRADICTED * own, 0) - math.log(number)
+        if float(log_least) > math.log(UNHEARD_OF):
+            return [self._contradiction(f"at least e^{float(log_least):.0f}")]
+
+        # The error of each context's Zhat by its own samples, and by the spread over contexts; of a
+        # share by its law, which needs no sample. Samples that all miss have no relative error
+        # (0/0), but a spread: none.
+        spread = ratio * self.estimate.relative_standard_error
+        within = torch.where(ratio > 0.0, spread, torch.zeros_like(spread))
         variances = [float((within**2).sum()) / number**2]
         if number > 1:
             variances.append(float(ratio.var()) / number)
         if share:
             variances.append(float(torch.expm1(-log_z).sum()) / self.samples / number**2)
-        expected = self.samples * float(torch.exp(log_z).sum()) if share else EXPECTED
-        of_column = 0.0 if stated.errors is None else float(stated.errors[self.contexts].norm())
-        error = math.sqrt(max(variances) + (of_column / number) ** 2)
+        error = math.sqrt(max(variances) + (float(own.norm()) / number) ** 2)
 
-        mean = float(ratio.mean())
+        # Of a reward every sample has target mass.
+        both = (float(torch.exp(one).sum()) for one in (log_z, self.estimate.log_z))
+        expected = self.samples * (max(both) if share else number)
+        mean, more = float(ratio.mean()), float((own**2).mean())
         seen = share or mean > 0.0
-        if not seen or expected < EXPECTED or abs(mean - 1.0) <= CONTRADICTED * error:
+        if not seen or expected < EXPECTED or abs(mean - 1.0) <= CONTRADICTED * error + more:
             return []
-        return [
-            f"Z of {number * self.samples} base samples of {number} prompts is {mean:.3g} ± "
-            f"{error:.2g} times that of the column log_z: was the column made with this model, "
-            "target, beta and length limit? If rare texts carry much of Z, few samples miss them"
-        ]
+        return [self._contradiction(f"{mean:.3g} ± {error:.2g}")]
+
+    def _contradiction(self, times: str) -> str:
+        number = len(self.contexts)
+        return (
+            f"Z of {number * self.samples} base samples of {number} prompts is {times} times that "
+            "of the column log_z: was the column made with this model, target, beta and length "
+            "limit? If rare texts carry much of Z, few samples miss them"
+        )
 
     def _worst(self, values: Tensor, most: float, prompts: Sequence[str]) -> _Worst | None:
         """Return the largest of values that are too large, and of which prompts they are."""

@@ -27,7 +27,8 @@ from lm.features import registry
 from lm.features.registry import FEATURES, feature
 from lm.policy.causal import CausalPolicy
 from lm.policy.prompts import Prompts
-from lm.target.partition import Partition
+from lm.target.offline import Offline
+from lm.target.partition import Partition, PartitionEstimate, StatedZ, estimate_partition
 from lm.target.problem import Problem, build_partition, build_problem, describe_problem
 from lm.target.prompt_file import read_prompt_lines, stated_z
 
@@ -142,6 +143,60 @@ def test_prompts_that_no_sample_meets_have_the_columns_z(tmp_path, base, exact):
     # A column that says nearly all pass.
     (sentence,) = problem_of(tmp_path, base, [-0.01] * 3, rare()).warnings()
     assert "times that of the column log_z" in sentence
+
+
+def against(
+    log_z: list[float],
+    column: list[float],
+    *,
+    errors: list[float] | None = None,
+    relative: float = 0.01,
+    samples: int = 100,
+    share: bool = False,
+) -> list[str]:
+    """Return what estimates of Z with a relative error say of a column."""
+    wide = torch.tensor(log_z, dtype=torch.float64)
+    found = PartitionEstimate(wide, torch.full_like(wide, relative), wide)
+    own = None if errors is None else torch.tensor(errors, dtype=torch.float64)
+    stated = StatedZ(torch.tensor(column, dtype=torch.float64), own)
+    return Offline(torch.arange(len(log_z)), samples, found).against(stated, share=share)
+
+
+@pytest.mark.parametrize("nats", [20.0, 400.0, 5000.0])
+def test_one_prompt_whose_z_is_far_too_small_is_told_of(nats):
+    """Its ratio is most of the mean and of the spread over prompts, and overflows in the end."""
+    (sentence,) = against([0.0] * 4, [0.0, 0.0, 0.0, -nats])
+    assert f"of 4 prompts is at least e^{nats - math.log(4):.0f} times" in sentence
+    # Right up to a rare text, or a column that says itself that it may be off by so much.
+    assert against([0.0] * 4, [0.0, 0.0, 0.0, -14.0]) == []
+    assert against([0.0] * 4, [0.0, 0.0, 0.0, -nats], errors=[0.0, 0.0, 0.0, nats / 4]) == []
+
+
+def test_a_share_that_the_column_calls_rare_is_told_of():
+    # 50 of 100 passed where the column expects 0.25; 4 of 100 have no law of errors.
+    (sentence,) = against([math.log(0.5)], [-6.0], relative=0.1, share=True)
+    assert " is 202 ± 20 times" in sentence
+    assert against([math.log(0.04)], [-6.0], relative=0.5, share=True) == []
+
+
+def test_a_few_samples_contradict_nothing():
+    """Two samples that agree by chance: their spread is no error of their mean."""
+    log_weights = torch.log(torch.tensor([[1.0, 1.01]], dtype=torch.float64))
+    found = Offline(torch.tensor([0]), 2, estimate_partition(log_weights, 0 * log_weights))
+    column = StatedZ(torch.tensor([math.log(1.5)], dtype=torch.float64), None)
+    assert found.against(column, share=False) == []
+    assert len(found._replace(samples=25).against(column, share=False)) == 1
+
+
+def test_an_estimated_column_may_be_off_by_its_own_bias():
+    """1/Z of a column that is an estimate is too large by the square of its relative error."""
+    places = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    # Of a Zhat without bias that is lognormal: E[1/Zhat] = e^(0.3^2) / Z, 9 % too much.
+    column = (0.3 * math.sqrt(2) * torch.erfinv(2 * places - 1) - 0.3**2 / 2).tolist()
+    right = [0.0] * len(column)
+    assert float(torch.exp(-torch.tensor(column)).mean()) == pytest.approx(1.09, abs=0.01)
+    assert against(right, column, errors=[0.3] * len(column)) == []
+    assert len(against(right, [z - 0.1 for z in column], errors=[0.3] * len(column))) == 1
 
 
 def test_one_round_of_samples_is_enough_where_z_is_stated(tmp_path, base, exact):

@@ -27,6 +27,27 @@ MUTANTS = [
         ("lm/test_stated_z.py::test_a_column_of_another_target_is_told_of",),
     ),
     Mutant(
+        "lm/target/offline.py",
+        "if float(log_least) > math.log(UNHEARD_OF):",
+        "if False:",
+        "a Z that is far too small for one prompt, which hides in its own standard error",
+        ("lm/test_stated_z.py::test_one_prompt_whose_z_is_far_too_small_is_told_of",),
+    ),
+    Mutant(
+        "lm/target/offline.py",
+        "* (max(both) if share else number)",
+        "* (next(both) if share else number)",
+        "a column that calls rare what half of the samples show",
+        ("lm/test_stated_z.py::test_a_share_that_the_column_calls_rare_is_told_of",),
+    ),
+    Mutant(
+        "lm/target/offline.py",
+        "CONTRADICTED * error + more:",
+        "CONTRADICTED * error:",
+        "an estimated column contradicted by the bias of its own inverse",
+        ("lm/test_stated_z.py::test_an_estimated_column_may_be_off_by_its_own_bias",),
+    ),
+    Mutant(
         "lm/target/partition.py",
         'if self.policy == "column" and not torch.equal',
         'if self.policy == "columns" and not torch.equal',

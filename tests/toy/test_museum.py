@@ -103,7 +103,7 @@ def test_the_sizes_are_those_of_the_theory(records: dict[int, Record]):
     assert {wrong[number].error for number in (14, 30)} == {np.inf}
     assert wrong[40].text.startswith("no named divergence")
     assert wrong[41].text == "descends 2 x jensen shannon"
-    # 4/3 (1 - (1 - r)^4 - r (1 - r)^3), and what toy verify claims of any n.
+    # 4/3 (1 - (1 - r)^3), as toy verify claims of any n.
     assert wrong[43].text == (
         "the true gradient 1.17 x at a pass rate of 0.5 and 0.0784 x at a pass rate of 0.02"
     )

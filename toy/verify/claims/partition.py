@@ -122,8 +122,8 @@ def _pearson_off_policy(case: Case) -> Comparison:
 
 @CLAIMS.once(
     "F5",
-    "at the base a verifier's Z and baseline from one group of n leave n/(n-1) (1 - (1-r)^n - "
-    "r (1-r)^(n-1)) of forward KL's gradient, r its pass rate",
+    "at the base a verifier's Z and baseline from one group of n leave n/(n-1) (1 - (1-r)^(n-1)) "
+    "of forward KL's gradient, r its pass rate",
     "groups, same-batch Z, LOO baseline",
     test="test_a_verifiers_z_from_its_group",
     divergence="forward_kl",
@@ -141,7 +141,7 @@ def _group_pass_rate(rate: float) -> Comparison:
         log_z="same_batch",
         baseline="leave_one_out",
     )
-    left = n / (n - 1) * (1 - (1 - rate) ** n - rate * (1 - rate) ** (n - 1))
+    left = n / (n - 1) * (1 - (1 - rate) ** (n - 1))
     value = masses @ np.mean(coefficients * scores, axis=-1)
     return Comparison(np.asarray(value), np.asarray(left * gradient))
 
