@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from study.names import label_of
 from study.rules import second_edition as rules
@@ -21,8 +22,12 @@ from study.rules.verdicts import (
 from study.tables.cubes import Cube, Runs, policy_side, runs_of
 from study.tables.language import (
     BODY,
+    OBJECTIVES,
+    PLACES,
     SEEDS,
+    SENTENCES,
     SMALL,
+    TASKS,
     ends_of_size,
     gains,
     gains_in_errors,
@@ -66,7 +71,12 @@ def judge_language(code: Table | None, smollm2: Table | None) -> list[Verdict]:
 
 
 def every_gain(
-    found: Cube, study: str, *, name: str = "L4", bound: float = GAIN, least: int = SEEDS
+    found: Cube,
+    study: str,
+    *,
+    name: str = "L4",
+    bound: float = GAIN,
+    tasks: Sequence[str] = TASKS,
 ) -> Verdict:
     """L4 and L5: E[phi] rises by more than a bound, whatever the task and the objective.
 
@@ -76,20 +86,18 @@ def every_gain(
         Gains, by task, seed and objective.
     study
         Which study.
-    name, bound
+    name, bound, tasks
         Of the hypothesis.
-    least
-        Seeds that a task must have.
     """
     rows, places = [], []
-    for unit, task in enumerate(found.units):
-        for place, objective in enumerate(found.objectives):
-            values = found.values[unit : unit + 1, :, place, 0]
-            if np.isfinite(values).any():  # an infinite divergence was not run
-                rows += every_row(values, least)
-                places.append(f"{task}, {label_of(objective)}")
-    if not rows:
-        raise NotJudgedError("no run at all")
+    for task, objective in PLACES:
+        if task not in tasks:
+            continue
+        if task not in found.units:
+            raise NotJudgedError(f"no run of {task}")
+        unit, place = found.units.index(task), found.objectives.index(objective)
+        rows += every_row(found.values[unit : unit + 1, :, place, 0], SEEDS)
+        places.append(f"{task}, {label_of(objective)}")
 
     intervals = [t_interval(row) for row in rows]
     least_of_all = min(range(len(rows)), key=lambda k: intervals[k].low)
@@ -111,6 +119,10 @@ def in_minutes(found: Frame, study: str) -> Verdict:
         Which study.
     """
     table = found.pivot(index=["task", "method"], columns="seed", values="errors")
+    objectives = [name for name in OBJECTIVES if name != "rl_kl"]
+    table = table.reindex(
+        pd.MultiIndex.from_product([SENTENCES, objectives], names=table.index.names)
+    )
     if table.shape[1] < 2 or table.isna().to_numpy().any():
         raise NotJudgedError("a task and objective has fewer than two seeds with a known error")
     above = table.to_numpy() > ERRORS
@@ -135,12 +147,23 @@ def _judged(name: str, study: str, source: Any, rule: Callable[[Any, str], Verdi
 
 
 def _beats(runs: Runs, study: str) -> Verdict:
-    return rules.beats_forward(pair_ratio(ends_of_size(runs)), study, least=SEEDS)
+    ends = ends_of_size(runs)
+    return rules.beats_forward(_on_every_task(pair_ratio(ends), ends), study, least=SEEDS)
 
 
 def _measure_decides(table: Table, study: str) -> Verdict:
     best, side = (ends_of_size(make(table)) for make in (runs_of, policy_side))
-    return rules.measure_decides(pair_ratio(best), pair_ratio(side, best), study, least=SEEDS)
+    first, second = (_on_every_task(pair_ratio(rows, best), best) for rows in (best, side))
+    return rules.measure_decides(first, second, study, least=SEEDS)
+
+
+def _on_every_task(ratio: np.ndarray, rows: Frame) -> np.ndarray:
+    """Return log ratios, or say which of the tasks that the text names lacks runs."""
+    missing = [task for task in TASKS if task not in set(rows["task"])]
+    if missing:
+        raise NotJudgedError(f"no run of {', '.join(missing)}")
+    _ = every_row(ratio, SEEDS)
+    return ratio
 
 
 def _less_diverse(table: Table, study: str) -> Verdict:
@@ -150,11 +173,7 @@ def _less_diverse(table: Table, study: str) -> Verdict:
 
 def _held_out(table: Table, study: str) -> Verdict:
     found = gains(runs_of(table))
-    if BODY not in found.units:
-        raise NotJudgedError("no run on held-out signatures")
-    place = found.units.index(BODY)
-    body = found._replace(units=(BODY,), values=found.values[place : place + 1])
-    return every_gain(body, study, name="L5", bound=HELD_OUT_GAIN)
+    return every_gain(found, study, name="L5", bound=HELD_OUT_GAIN, tasks=(BODY,))
 
 
 def _persists(table: Table, study: str) -> Verdict:

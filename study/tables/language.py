@@ -25,6 +25,11 @@ from study.tables.stored import Frame, NotJudgedError, Table
 
 OBJECTIVES = ("forward_kl", "reverse_kl", "jensen_shannon", "alpha_0.5", "rl_kl")
 HARD, BODY = ("compiles", "pep8"), "body"
+# Of the text: what is missing is not judged.
+TASKS = (*HARD, BODY, "docstring")
+SENTENCES = ("sentiment", "word", "pronouns")
+# Reverse KL to a hard constraint is infinite.
+PLACES = [(t, o) for t in TASKS for o in OBJECTIVES if o != "reverse_kl" or t == "docstring"]
 SMALL = "2x64"
 # pass@1 at which entropies are compared, and seeds of the study.
 LEVEL, SEEDS = 0.6, 3

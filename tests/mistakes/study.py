@@ -16,6 +16,20 @@ ON_FULL_TABLES = "study/test_report.py::test_every_hypothesis_is_judged_on_full_
 MUTANTS = [
     # ------------------------------------------------------------------ language
     Mutant(
+        "study/rules/language.py",
+        "    _ = every_row(ratio, SEEDS)\n",
+        "",
+        "an answer about four tasks from the three that have all their seeds",
+        ("study/test_language.py::test_a_statement_on_all_tasks_is_not_judged_on_some",),
+    ),
+    Mutant(
+        "study/rules/language.py",
+        "rows += every_row(found.values[unit : unit + 1, :, place, 0], SEEDS)",
+        "rows += [row for row in found.values[unit, :, place].T if np.isfinite(row).all()]",
+        "a gain of every objective, but for those that did not come through",
+        ("study/test_language.py::test_a_statement_on_all_tasks_is_not_judged_on_some",),
+    ),
+    Mutant(
         "study/tables/language.py",
         "by_rate.drop(columns=seed).mean(",
         "by_rate.mean(",

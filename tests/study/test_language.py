@@ -74,7 +74,7 @@ def _run(known: dict[str, float], *place: Any) -> list[dict[str, Any]]:
     task, feature, size, method, seed, rate = place
     noise = known["spread"] * (seed - 1) * (method in {"jensen_shannon", "rl_kl"})
     apart = known["tasks"] * {"compiles": -1.0, "pep8": 1.0, "body": -0.5, "docstring": 0.5}[task]
-    # 4x128 has 16 times the weights of 2x64 in its blocks, about 0.9 decades.
+    # 4x128 has 8 times the weights of 2x64 in its blocks, about 0.9 decades.
     shift = known["js"] + 0.9 * known["slope"] * (size == "4x128") + noise + apart
     log_kl = (shift if method == "jensen_shannon" else 0.0) + (rate != "lr=3e-4")
     # RL and forward KL have to come as far as their entropies are compared at.
@@ -105,14 +105,16 @@ def _run(known: dict[str, float], *place: Any) -> list[dict[str, Any]]:
 
 
 def smollm2(*errors: float) -> Table:
-    """Make a table of one task and objective, whose seeds rise by so many standard errors."""
+    """Make a table in which the seeds of every run rise by so many standard errors."""
     rows = [
-        {"task": "word", "method": "forward_kl", "seed": seed, "step": step, "value": value,
+        {"task": task, "method": method, "seed": seed, "step": step, "value": value,
          "quantity": "feature/contains(x)", "estimator": "sampled", "standard_error": 0.03}
+        for task in ("sentiment", "word", "pronouns")
+        for method in ("forward_kl", "reverse_kl", "jensen_shannon", "alpha_0.5")
         for seed, gain in enumerate(errors)
         for step, value in ((0, 0.1), (24, 0.1 + gain * np.hypot(0.03, 0.03)))
     ]  # fmt: skip
-    tasks = {"word": {"target_moments": {"contains(x)": 0.5}}}
+    tasks = {row["task"]: {"target_moments": {"contains(x)": 0.5}} for row in rows}
     return Table("lm_language_smollm2", pd.DataFrame(rows), {"tasks": tasks})
 
 
@@ -167,6 +169,30 @@ def test_what_was_not_run_is_not_judged():
     small = code()
     small = replace(small, frame=small.frame[small.frame["size"].str.startswith("2x64")])
     assert verdict("L7", small).verdict == NOT_JUDGED
+
+
+@pytest.mark.parametrize(
+    ("missing", "names"),
+    [
+        ({"task": "pep8"}, {"L1", "L2", "L3", "L4"}),
+        # One of three seeds of one of the two: no pair.
+        ({"task": "body", "method": "jensen_shannon", "seed": 1}, {"L1", "L2", "L4", "L5"}),
+        ({"task": "docstring", "method": "alpha_0.5"}, {"L4"}),
+    ],
+)
+@pytest.mark.slow
+def test_a_statement_on_all_tasks_is_not_judged_on_some(missing, names):
+    full = code()
+    of = (full.frame[list(missing)] == pd.Series(missing)).all(axis=1)
+    found = judge_language(replace(full, frame=full.frame[~of]), None)
+    unknown = {one.name for one in found if one.verdict == NOT_JUDGED} - {"L6"}
+    assert unknown == names
+
+
+def test_a_pretrained_model_is_judged_on_every_task_and_objective():
+    full = smollm2(6.0, 7.0)
+    some = full.frame[(full.frame["task"] != "word") | (full.frame["method"] != "reverse_kl")]
+    assert verdict("L6", None, replace(full, frame=some)).verdict == NOT_JUDGED
 
 
 def test_a_seed_does_not_choose_its_own_rate():
