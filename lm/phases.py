@@ -56,7 +56,8 @@ class Phase:
 
     def describe(self, now: float) -> str:
         """Return what a line or a bar says of it: time, parts, time left, and words."""
-        parts = [] if self.total is None else [f"{self.done} of {self.total}"]
+        # 0 of 1 says nothing.
+        parts = [] if self.total in {None, 1} else [f"{self.done} of {self.total}"]
         left = self.seconds_left(now)
         rest = [] if left is None else [f"about {duration(left)} left"]
         words = [self.words] if self.words else []

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from lm.errors import RunError, border
 from lm.phases import phase
+from lm.report import ADVICE
 from lm.report.build import finish_run
 from lm.report.compare import MOST_RUNS, comparison_page, grouped, read_runs
 from lm.run.files import write_output
 from lm.run.folder import read_config
-
-ADVICE = "Its records are incomplete or were changed; --debug true shows which"
 
 
 def run_report(folders: Sequence[Path], page: Path) -> None:

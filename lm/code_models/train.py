@@ -91,6 +91,12 @@ def train_code(
     with phase("learning the tokens"):
         tokenizer = train_tokenizer(functions.learnt, config.vocabulary)
     functions = Functions(*(_short(tokenizer, part, config) for part in functions))
+    if not functions.learnt or not functions.held_out:
+        raise RunError(
+            f"max_new_tokens is {config.max_new_tokens}: of the functions that fit, "
+            f"{len(functions.learnt)} are learnt and {len(functions.held_out)} held out, and "
+            "neither may be none: raise it"
+        )
     policy = _new_policy(config, tokenizer)
     _fit(policy, _rows(tokenizer, functions.learnt), config)
     facts = _facts(policy.frozen_copy(), tokenizer, functions, config.seed)

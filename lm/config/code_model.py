@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lm.config.base import DEFAULT_CACHE
 from lm.config.typed import check_types
-from lm.config.validation import at_least, positive
+from lm.config.validation import at_least, positive, require
 
 # Raise it when extraction, tokenizer or training change: no stale model is taken from a cache.
 CODE_VERSION = 1
@@ -52,7 +52,7 @@ class CodeConfig:
                 f"size is {self.size!r}: it is LAYERSxWIDTH with a width that "
                 f"{WIDTH_OF_A_HEAD} divides, as 2x64 or 4x128"
             )
-        at_least("seed", self.seed, 0)
+        require(0 <= self.seed < 10**9, f"seed is {self.seed}: it must be from 0 to 999999999")
         at_least("characters", self.characters, 40)
         at_least("max_new_tokens", self.max_new_tokens, 8)
         at_least("vocabulary", self.vocabulary, LEAST_VOCABULARY)

@@ -26,6 +26,9 @@ MAKERS: dict[str, Callable[..., Made]] = {
     "pep8": formats.pep8,
     "valid_json": formats.valid_json,
 }
+CLASSIFIERS = ("probability", "log_probability", "reward_model")
+# How a path begins that cannot be a name on the hub, which has one slash at most.
+FOLDER_SIGNS = ("/", ".", "~")
 # What a feature looks at: what the model wrote, unless of= says something else.
 LOOKS_AT = ("completions", "texts", "prompts")
 
@@ -74,6 +77,22 @@ def files_of(name: str) -> list[str]:
         return [path for one in atoms if one.name in MAKERS for path in make(one)[0].reads]
     except ValueError:
         return []
+
+
+def classifier_folders(name: str) -> list[str]:
+    """Return the classifiers of a written-out feature that are no names on the hub."""
+    try:
+        atoms = parse(name).atoms
+    except ValueError:
+        return []
+    # The first parameter of each, by its place or by its name.
+    named = [
+        str(value)
+        for atom in atoms
+        if atom.name in CLASSIFIERS
+        for value in [*atom.arguments[:1], *(v for key, v in atom.options if key == "model")]
+    ]
+    return [model for model in named if model.startswith(FOLDER_SIGNS) or model.count("/") > 1]
 
 
 def _refuse_numbers(atom: Atom, given: Sequence[Constant]) -> None:

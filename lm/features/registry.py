@@ -21,6 +21,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from lm.features import text as text_features
 from lm.features.calls import call_on_texts, check_columns, check_signature
 from lm.features.expressions import Atom, Expression, is_expression, parse
 from lm.features.files import check_reference, is_reference, load_function
-from lm.features.makers import MAKERS, make
+from lm.features.makers import MAKERS, classifier_folders, make
 
 # What a function is given if its signature asks for nothing else, in this order.
 TEXTS, BASE_AND_TEXTS = ("texts",), ("log_base", "texts")
@@ -347,8 +348,15 @@ def lives_on_list(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """Return what tables and axes call a feature: of ``path/rewards.py:polite`` only polite."""
-    return name.rpartition(":")[2] if is_reference(name) else name
+    """Return what tables and axes call a feature: without the folders on the way to a file.
+
+    Of ``path/rewards.py:polite`` that is polite, of a classifier in a folder the folder's name.
+    """
+    if is_reference(name):
+        return name.rpartition(":")[2]
+    for folder in classifier_folders(name):
+        name = name.replace(folder, PurePath(folder).name)
+    return name
 
 
 def _written(name: str) -> Expression | None:

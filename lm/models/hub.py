@@ -66,7 +66,11 @@ def find_model(name_or_folder: str | os.PathLike[str]) -> Path:
                 f"{name} is not in the cache of this folder yet: python -m lm fetch {name}"
             )
         return fetched
-    if (code := code_model(name)) is not None:
+    try:
+        code = code_model(name)
+    except ValueError as error:
+        raise MissingModelFolder(f"there is no model {name}: {error}") from error
+    if code is not None:
         if not code.folder().is_dir():
             seed = f" --seed {code.seed}" if code.seed else ""
             raise MissingModelFolder(

@@ -17,10 +17,11 @@ import yaml
 
 from fdpg_ref.display import title_of
 from lm.config.base import PRETRAINED
+from lm.config.code import code_model
 from lm.features.registry import short_name
 from lm.report.build import headline_rows, limitations
 from lm.report.outcome import outcome_of
-from lm.report.page import ESCAPE_TABLE, markdown, named
+from lm.report.page import ESCAPE_TABLE, as_sentence, markdown, named
 from lm.report.sides import disagreement, side_rows
 from lm.run.records import read_records
 
@@ -125,7 +126,8 @@ def _of_run(
         _target(config, run["target"]),
         "## Measures",
         _measures(run["evaluations"]),
-        f"Gradient estimator: **{markdown(status['verdict'])}**. {markdown(status['reason'])}.",
+        f"Gradient estimator: **{markdown(status['verdict'])}**. "
+        f"{markdown(as_sentence(status['reason']))}",
         *_loading(config),
         "## Licence",
         _licence_words(config["model"], licence),
@@ -154,6 +156,12 @@ def _licence_words(model: str | None, licence: str | None) -> str:
         return (
             "The base was trained by this project, whose code is under Apache-2.0, on names of the "
             "US census of 1990."
+        )
+    if code_model(model) is not None:
+        return (
+            "The base was trained by this project, whose code is under Apache-2.0, on functions of "
+            "Python's standard library, which is under the licence of the Python Software "
+            "Foundation."
         )
     if licence is None:
         return "That of the base, which is not known here: look it up before you share this model."

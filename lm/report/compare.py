@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from fdpg_ref import display
 from fdpg_ref.display import NONE, plus_minus, title_of
 from lm.config.options import flatten
+from lm.errors import border
 from lm.features.registry import short_name
-from lm.report import SEVERAL, figures
+from lm.report import ADVICE, SEVERAL, figures
 from lm.report.build import HEADLINE, read_run
 from lm.report.outcome import outcome_of
 from lm.report.page import STYLE, bullets, figure_part, header, sample_part, section, table_part
@@ -75,9 +76,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     runs = []
     for number, folder in enumerate(folders, 1):
-        content = read_run(folder)
         label = f"{number}: {folder.resolve().name}"
-        runs.append(Run(label, content, _seconds(folder), _identity(folder, content["config"])))
+        with border(f"reading the run {folder}", ADVICE):
+            content, seconds = read_run(folder), _seconds(folder)
+            runs.append(Run(label, content, seconds, _identity(folder, content["config"])))
     return runs
 
 
@@ -255,7 +257,9 @@ def _time(runs: Sequence[Run]) -> str:
         number = int(run.last["step"])
         environment = run.content["environment"]
         names = ("system", "gpu", "cpu_count", "torch_threads", "torch")
-        machine = ", ".join(f"{name} {environment[name]}" for name in names if environment[name])
+        machine = ", ".join(
+            f"{name} {environment[name]}" for name in names if environment.get(name)
+        )
         machines.add(machine)
         times = (f"{steps:.4g} s", f"{steps / max(number, 1):.3g} s", f"{evaluations:.4g} s")
         drawn = f"{int(run.last['samples']):,}"

@@ -56,6 +56,8 @@ SIDES = (
 VERDICTS = {"unbiased": "good", "proportional": "partly", "biased": "bad"}
 # Samples longer than this get a line of their own.
 LONG_TEXT = 24
+# Backslashes too: one before the bar of a table would undo the bar's own.
+ESCAPE_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*"})
 ESCAPE_TABLE = str.maketrans({"|": "\\|"})
 
 
@@ -172,7 +174,7 @@ def model_card(
         "it holds the token ids. Load it with `lm.policy.load_policy`.",
         "\n".join(table),
         f"Gradient estimator: **{markdown(status['verdict'])}**{factor}. "
-        f"{markdown(_sentence(status['reason']))}",
+        f"{markdown(as_sentence(status['reason']))}",
         "## Intended use",
         _intended_use(run),
         "## Limitations",
@@ -236,7 +238,8 @@ def _intended_use(run: Mapping[str, Any]) -> str:
     )
 
 
-def _sentence(reason: str) -> str:
+def as_sentence(reason: str) -> str:
+    """Return a reason with a capital letter and a point."""
     return f"{reason[:1].upper()}{reason[1:]}."
 
 
@@ -246,7 +249,8 @@ def _data(path: Path) -> str:
 
 def markdown(text: str) -> str:
     """Return a text that came from a file as words of Markdown: one line, no HTML and no link."""
-    return html.escape(" ".join(text.split()), quote=False).replace("](", "]\\(")
+    plain = html.escape(" ".join(text.split()), quote=False)
+    return plain.translate(ESCAPE_MARKS).replace("](", "]\\(")
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
@@ -315,7 +319,7 @@ def _status(run: Mapping[str, Any]) -> str:
     return (
         f"<p><span class='verdict {colour}'>{html.escape(status['verdict'])}</span> for "
         f"{html.escape(composition)}.{factor}</p>"
-        f"<p>{html.escape(_sentence(status['reason']))}</p>"
+        f"<p>{html.escape(as_sentence(status['reason']))}</p>"
         "<p class=muted>Verified by enumerating all batches of small problems: "
         "<code>python -m toy verify</code>.</p>"
     )

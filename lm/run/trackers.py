@@ -142,6 +142,12 @@ def require_tracker(kind: str) -> None:
             f"tracker {kind} is asked for, but {error.name} is not installed: "
             f"python -m pip install {package}, or drop --tracker"
         ) from error
+    # Whatever a package raises that does not fit the others here.
+    except Exception as error:
+        raise RunError(
+            f"tracker {kind} is asked for, but {package} does not start ({reason_of(error)}): "
+            f"python -m pip install --upgrade {package}, or drop --tracker"
+        ) from error
 
 
 @contextmanager

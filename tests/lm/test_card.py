@@ -102,6 +102,38 @@ def test_of_a_reward_file_no_more_than_the_name_is_told(run, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("form", ["probability('{}', good) > 0.5", "reward_model(model='{}')"])
+def test_of_a_classifiers_folder_the_last_part_is_told(run, form):
+    name = form.format("/home/someone/secret/judge")
+    target = json.loads((run / "target.json").read_text())
+    was, target["features"][0]["feature"] = target["features"][0]["feature"], name
+    change(run, "target.json", **target)
+    records = (run / "metrics.jsonl").read_text()
+    records = records.replace(f'"feature/{was}"', json.dumps(f"feature/{name}"))
+    _ = (run / "metrics.jsonl").write_text(records)
+
+    text = card_of(Source("run", run))
+    shown = form.format("judge").replace(">", "&gt;")
+    assert f"| {shown} |" in text
+    assert f"| E[{shown}] |" in text
+    assert "secret" not in text
+
+
+def test_a_feature_cannot_break_its_row_of_a_table(run):
+    target = json.loads((run / "target.json").read_text())
+    target["features"][0]["feature"] = r'matches(r"a\|b`")'
+    change(run, "target.json", **target)
+    # To a reader of Markdown: a, a backslash, a bar, b, a backtick, and then the end of the cell.
+    assert r'| matches(r"a\\\|b\`") | ' in card_of(Source("run", run))
+
+
+def test_a_code_model_is_not_called_a_base_of_unknown_licence(run):
+    change(run, "config.json", model="code-2x64")
+    text = card_of(Source("run", run))
+    assert "trained by this project, whose code is under Apache-2.0, on functions of" in text
+    assert "which is not known here" not in text
+
+
 def test_hostile_words_stay_words(run):
     change(run, "config.json", name=HOSTILE)
     front, body = parts(card_of(Source(HOSTILE, run)))

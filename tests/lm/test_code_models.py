@@ -143,6 +143,16 @@ def test_the_signatures_of_both_parts_lie_beside_the_model(trained):
     assert all(map(is_held_out, held_out))
 
 
+def test_a_length_limit_that_no_function_fits_is_an_error(tmp_path):
+    for number in range(40):
+        long = " + ".join(f"x{number}{place}" for place in range(20))
+        _ = (tmp_path / f"{number}.py").write_text(f"def f{number}(x):\n    return {long}\n")
+    config = dataclasses.replace(TINY, max_new_tokens=8)
+    with pytest.raises(RunError, match=r"max_new_tokens is 8: .* 0 are learnt .*: raise it"):
+        _ = train_code(config, cache=tmp_path / "cache", library=tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_cached_model_is_not_trained_again(trained, tmp_path):
     assert train_code(TINY, cache=trained.parents[1], library=tmp_path / "nothing") == trained
 
@@ -168,6 +178,8 @@ def test_a_recipe_names_a_model_by_size_and_seed(tmp_path, monkeypatch):
     advice = r"not in the cache .*: python -m lm base code --size 2x64 --seed 1$"
     with pytest.raises(MissingModelFolder, match=advice):
         _ = find_model("code-2x64-seed1")
+    with pytest.raises(MissingModelFolder, match="there is no model code-2x65: size is '2x65'"):
+        _ = find_model("code-2x65")
     folder = CodeConfig(seed=1).folder()
     folder.mkdir(parents=True)
     assert find_model("code-2x64-seed1") == folder
@@ -193,6 +205,7 @@ def test_the_command_trains_and_says_what_a_recipe_calls_it(library, tmp_path, m
         ({"vocabulary": 256}, "vocabulary"),
         ({"steps": 0}, "steps"),
         ({"seed": -1}, "seed"),
+        ({"seed": 10**9}, "from 0 to 999999999"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"max_new_tokens": 7}, "max_new_tokens"),
         ({"characters": 39}, "characters"),

@@ -260,6 +260,20 @@ def test_a_function_in_a_file_is_a_feature(file):
     assert load_function(name) is load_function(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ('probability("/a/b/judge", good) > 0.5', 'probability("judge", good) > 0.5'),
+        ("reward_model(model='../x/judge')", "reward_model(model='judge')"),
+        ("log_probability('a/b/judge', 'good')", "log_probability('judge', 'good')"),
+        ('probability("someone/judge", good)', 'probability("someone/judge", good)'),
+        ('contains("/etc/passwd") and female', 'contains("/etc/passwd") and female'),
+    ],
+)
+def test_a_classifiers_folder_is_shown_by_its_last_part(name, shown):
+    assert short_name(name) == shown
+
+
 def test_a_recipe_names_functions_in_files(file, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     _ = recipe.write_text(

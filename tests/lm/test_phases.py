@@ -63,6 +63,10 @@ def test_the_innermost_long_phase_speaks():
     assert any(line.startswith("measuring the policy ... (") for line in _lines(stream))
 
 
+def test_a_phase_of_one_part_counts_nothing():
+    assert Phase("scoring samples", 1).describe(lm.phases.time.monotonic()) == "0 s"
+
+
 def test_a_log_of_a_long_phase_stays_short(monkeypatch):
     now = 0.0
     monkeypatch.setattr("lm.phases.time.monotonic", lambda: now)

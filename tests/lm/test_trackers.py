@@ -131,6 +131,15 @@ def test_a_package_that_is_not_there_is_named_with_its_command(kind, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_package_that_is_broken_is_named_with_its_reason(tmp_path, monkeypatch):
+    _ = (tmp_path / "trackio.py").write_text("raise AttributeError('of another library')")
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = r"trackio does not start \(AttributeError: of another library\): python -m pip install"
+    with pytest.raises(RunError, match=words):
+        require_tracker("trackio")
+
+
 def test_without_a_tracker_nothing_is_imported(tmp_path, monkeypatch):
     for kind in KINDS:
         monkeypatch.setitem(sys.modules, kind, None)
