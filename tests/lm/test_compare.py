@@ -105,6 +105,10 @@ def test_records_that_cannot_be_read_leave_no_page(tmp_path, capsys):
     (other / "timings.jsonl").unlink()
     assert main(["report", str(one), str(other)]) == 2
     assert "timings.jsonl" in capsys.readouterr().err
+    _ = (other / "timings.jsonl").write_text("")
+    _ = (other / "policy" / "fdpg_ref.json").write_text("{")
+    assert main(["report", str(one), str(other)]) == 2
+    assert f"while reading the run {other}: JSONDecodeError" in capsys.readouterr().err
     assert not (tmp_path / "comparison.html").exists()
 
 

@@ -34,6 +34,20 @@ MUTANTS = [
         ("lm/test_card.py::test_a_base_is_named_and_its_licence_where_it_is_known",),
     ),
     Mutant(
+        "lm/features/registry.py",
+        "    for folder in classifier_folders(name):",
+        "    for folder in ():",
+        "a model card that tells where a classifier lies on this machine",
+        ("lm/test_card.py::test_of_a_classifiers_folder_the_last_part_is_told",),
+    ),
+    Mutant(
+        "lm/report/page.py",
+        "plain.translate(ESCAPE_MARKS).replace",
+        "plain.replace",
+        "a backslash in a feature's name that ends its cell of a table",
+        ("lm/test_card.py::test_a_feature_cannot_break_its_row_of_a_table",),
+    ),
+    Mutant(
         "lm/run/trackers.py",
         "            self._tracker = None\n",
         "            pass\n",
