@@ -17,7 +17,7 @@ import yaml
 
 from fdpg_ref.display import title_of
 from lm.config.base import PRETRAINED
-from lm.config.code import code_model
+from lm.config.code_model import code_model
 from lm.features.registry import short_name
 from lm.report.build import headline_rows, limitations
 from lm.report.outcome import outcome_of
