@@ -87,6 +87,7 @@ def train_code(
     folder = config.folder(cache)
     if folder.exists():
         return folder
+
     functions = library_functions(config.characters, library)
     with phase("learning the tokens"):
         tokenizer = train_tokenizer(functions.learnt, config.vocabulary)
@@ -97,9 +98,12 @@ def train_code(
             f"{len(functions.learnt)} are learnt and {len(functions.held_out)} held out, and "
             "neither may be none: raise it"
         )
+
     policy = _new_policy(config, tokenizer)
     _fit(policy, _rows(tokenizer, functions.learnt), config)
     facts = _facts(policy.frozen_copy(), tokenizer, functions, config.seed)
+
+    # Facts and prompts lie beside the model.
     with atomic_folder(folder) as partial:
         policy.save(partial)
         content = {"config": asdict(config), "facts": asdict(facts)}
