@@ -14,7 +14,7 @@ from fdpg_ref.display import NONE, plus_minus, title_of
 from lm.features.registry import short_name
 from lm.phases import phase
 from lm.report import figures
-from lm.report.outcome import outcome_of
+from lm.report.outcome import outcome_of_run
 from lm.report.page import html_page, model_card
 from lm.report.texts import read_texts, texts_section
 from lm.run.files import write_atomic
@@ -105,7 +105,7 @@ def summarise(
     """
     first, last = evaluations[0], evaluations[-1]
     divergence = config["divergence"]
-    outcome = outcome_of(evaluations, divergence, measured=config.get("measure") is not None)
+    outcome = outcome_of_run(evaluations, config)
     return {
         "divergence": divergence,
         "outcome": outcome.verdict,

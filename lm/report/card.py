@@ -20,10 +20,10 @@ from lm.config.base import PRETRAINED
 from lm.config.code_model import code_model
 from lm.features.registry import short_name
 from lm.report.build import headline_rows, limitations
-from lm.report.outcome import outcome_of
-from lm.report.page import ESCAPE_TABLE, as_sentence, markdown, named
+from lm.report.outcome import outcome_of_run
+from lm.report.page import as_sentence, headline_table, markdown, table_cell
 from lm.report.sides import disagreement, side_rows
-from lm.run.records import read_records
+from lm.run.records import read_records, read_seconds
 
 NAME = "README.md"
 # What a name on the hub looks like.
@@ -113,7 +113,7 @@ def _of_run(
     found["tags"] = ["f-dpg", str(divergence)]
 
     # What people read.
-    outcome = outcome_of(run["evaluations"], divergence, measured=config.get("measure") is not None)
+    outcome = outcome_of_run(run["evaluations"], config)
     status = run["status"]
     begun = step is not None and step < config["steps"]
     unfinished = [] if step is None or not begun else [_unfinished(step, int(last["step"]), config)]
@@ -199,7 +199,7 @@ def _target(config: Mapping[str, Any], target: Mapping[str, Any]) -> str:
         lines.append(f"The base times exp(reward / beta), beta {float(target['beta']):g}.")
     if target["features"]:
         rows = [
-            f"| {_cell(short_name(row['feature']))} | {row['base']:.4g} | {row['target']:.4g} "
+            f"| {table_cell(short_name(row['feature']))} | {row['base']:.4g} | {row['target']:.4g} "
             f"| {row['weight']:.4g} |"
             for row in target["features"]
         ]
@@ -210,17 +210,16 @@ def _target(config: Mapping[str, Any], target: Mapping[str, Any]) -> str:
 
 
 def _measures(evaluations: Sequence[Mapping[str, Any]]) -> str:
-    table = ["| quantity | base | policy | estimator |", "|---|---|---|---|"]
-    for row in headline_rows(evaluations):
-        cells = (named(row), row["base"], row["policy"], row["estimator"])
-        table.append(f"| {' | '.join(map(_cell, cells))} |")
-    parts = ["\n".join(table), "± is one standard error."]
+    parts = [headline_table(headline_rows(evaluations)), "± is one standard error."]
     sides = side_rows(evaluations[-1])
     if sides:
         both = [
             "| quantity | by samples of the target | by samples of the policy alone | difference |"
         ]
-        both += ["|---|---|---|---|", *(f"| {' | '.join(map(_cell, row))} |" for row in sides)]
+        both += [
+            "|---|---|---|---|",
+            *(f"| {' | '.join(map(table_cell, row))} |" for row in sides),
+        ]
         parts.append("\n".join(both))
     if (sentence := disagreement(evaluations[-1])) is not None:
         parts.append(markdown(sentence))
@@ -239,12 +238,5 @@ def _loading(config: Mapping[str, Any] | None = None) -> list[str]:
 
 def _machine(environment: Mapping[str, Any], folder: Path) -> str:
     facts = [f"{name} {value}" for name, value in environment.items() if value is not None]
-    seconds = 0.0
-    for line in (folder / "timings.jsonl").read_text("utf-8").splitlines():
-        record = json.loads(line)
-        seconds += float(record.get("seconds", 0.0)) + float(record.get("evaluation_seconds", 0.0))
+    seconds = sum(read_seconds(folder))
     return markdown(f"{', '.join(facts)}. Steps and evaluations took {seconds:.3g} s.")
-
-
-def _cell(text: str) -> str:
-    return markdown(text).translate(ESCAPE_TABLE)

@@ -19,11 +19,11 @@ from lm.errors import border
 from lm.features.registry import short_name
 from lm.report import ADVICE, SEVERAL, figures
 from lm.report.build import HEADLINE, read_run
-from lm.report.outcome import outcome_of
+from lm.report.outcome import outcome_of_run
 from lm.report.page import STYLE, bullets, figure_part, header, sample_part, section, table_part
 from lm.report.sides import sides_of
 from lm.report.texts import as_html
-from lm.run.records import FOUR, best
+from lm.run.records import FOUR, best, read_seconds
 
 # Colours that are told apart by everybody, one a run: a page of more runs is read by nobody.
 PAINTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000", "#8C564B", "#6A3D9A")
@@ -78,7 +78,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     for number, folder in enumerate(folders, 1):
         label = f"{number}: {folder.resolve().name}"
         with border(f"reading the run {folder}", ADVICE):
-            content, seconds = read_run(folder), _seconds(folder)
+            content, seconds = read_run(folder), read_seconds(folder)
             runs.append(Run(label, content, seconds, _identity(folder, content["config"])))
     return runs
 
@@ -141,15 +141,6 @@ def _vocabulary(policy: Path) -> list[Any]:
     return found
 
 
-def _seconds(folder: Path) -> tuple[float, float]:
-    steps = evaluations = 0.0
-    for line in (folder / "timings.jsonl").read_text("utf-8").splitlines():
-        record = json.loads(line)
-        steps += float(record.get("seconds", 0.0))
-        evaluations += float(record.get("evaluation_seconds", 0.0))
-    return steps, evaluations
-
-
 def _numbers(group: Sequence[Run]) -> str:
     return ", ".join(run.label.partition(":")[0] for run in group)
 
@@ -157,9 +148,7 @@ def _numbers(group: Sequence[Run]) -> str:
 def _outcomes(runs: Sequence[Run]) -> str:
     sentences = []
     for run in runs:
-        config = run.content["config"]
-        measured = config.get("measure") is not None
-        outcome = outcome_of(run.content["evaluations"], config["divergence"], measured=measured)
+        outcome = outcome_of_run(run.content["evaluations"], run.content["config"])
         sentences.append(f"{run.label}: {outcome.sentence}")
     return bullets(sentences)
 

@@ -10,7 +10,7 @@ from fdpg_ref import find_divergence
 from fdpg_ref.display import plus_minus, title_of
 from lm.run.records import best
 
-__all__ = ["CLOSER", "FARTHER", "UNDECIDED", "Outcome", "outcome_of"]
+__all__ = ["CLOSER", "FARTHER", "UNDECIDED", "Outcome", "outcome_of", "outcome_of_run"]
 
 CLOSER, FARTHER, UNDECIDED = "closer", "farther", "undecided"
 # Standard errors of a difference that make it more than noise.
@@ -85,6 +85,20 @@ def outcome_of(
     if _is_less(pairs[least], pairs[-1]) and verdict != UNDECIDED:
         sentence += f" It was lowest at step {best_step}: {plus_minus(*pairs[least])}{unit}."
     return Outcome(verdict, sentence, best_step)
+
+
+def outcome_of_run(evaluations: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a run whose configuration is as its folder has it.
+
+    Parameters
+    ----------
+    evaluations
+        As for `outcome_of`.
+    config
+        Says what was descended, and whether another target was measured.
+    """
+    measured = config.get("measure") is not None
+    return outcome_of(evaluations, config["divergence"], measured=measured)
 
 
 def _is_less(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -12,7 +12,7 @@ from fdpg_ref import display
 from fdpg_ref.display import title_of
 from lm.config.options import flatten
 from lm.features.registry import short_name
-from lm.report.outcome import Outcome, outcome_of
+from lm.report.outcome import outcome_of_run
 from lm.report.sides import disagreement, drawn_sentence, side_rows
 from lm.run.records import PROMPT_MARK
 
@@ -58,7 +58,6 @@ VERDICTS = {"unbiased": "good", "proportional": "partly", "biased": "bad"}
 LONG_TEXT = 24
 # Backslashes too: one before the bar of a table would undo the bar's own.
 ESCAPE_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*"})
-ESCAPE_TABLE = str.maketrans({"|": "\\|"})
 
 
 def html_page(
@@ -93,7 +92,8 @@ def html_page(
     def drawn(name: str) -> str:
         return figure_part(CAPTIONS[name], pictures[name]) if name in pictures else ""
 
-    result = f"<p><strong>{html.escape(_result(run).sentence)}</strong></p>"
+    outcome = outcome_of_run(run["evaluations"], run["config"])
+    result = f"<p><strong>{html.escape(outcome.sentence)}</strong></p>"
     body = [
         header(title(run), f"<p>{html.escape(subtitle(run))}</p>{result}"),
         section("Result", _table(rows) + _warnings(run["evaluations"])),
@@ -159,20 +159,14 @@ def model_card(
     """
     status = run["status"]
     factor = f", factor {markdown(status['factor'])}" if status["factor"] else ""
-    table = ["| quantity | base | policy | estimator |", "|---|---|---|---|"]
-    for row in rows:
-        cells = (named(row), row["base"], row["policy"], row["estimator"])
-        words = [markdown(cell).translate(ESCAPE_TABLE) for cell in cells]
-        table.append(f"| {' | '.join(words)} |")
-
     parts = [
         f"# {markdown(title(run))}",
         markdown(subtitle(run)),
-        markdown(_result(run).sentence),
+        markdown(outcome_of_run(run["evaluations"], run["config"]).sentence),
         *map(markdown, filter(None, [disagreement(run["evaluations"][-1])])),
         "`policy/` is a plain Hugging Face folder of a causal language model; `fdpg_ref.json` in "
         "it holds the token ids. Load it with `lm.policy.load_policy`.",
-        "\n".join(table),
+        headline_table(rows),
         f"Gradient estimator: **{markdown(status['verdict'])}**{factor}. "
         f"{markdown(as_sentence(status['reason']))}",
         "## Intended use",
@@ -220,12 +214,6 @@ def subtitle(run: Mapping[str, Any]) -> str:
     )
 
 
-def _result(run: Mapping[str, Any]) -> Outcome:
-    config = run["config"]
-    measured = config.get("measure") is not None
-    return outcome_of(run["evaluations"], config["divergence"], measured=measured)
-
-
 def _intended_use(run: Mapping[str, Any]) -> str:
     if "list_mass" in run["evaluations"][-1]["estimates"]:
         return (
@@ -251,6 +239,20 @@ def markdown(text: str) -> str:
     """Return a text that came from a file as words of Markdown: one line, no HTML and no link."""
     plain = html.escape(" ".join(text.split()), quote=False)
     return plain.translate(ESCAPE_MARKS).replace("](", "]\\(")
+
+
+def table_cell(text: str) -> str:
+    """Return a text that came from a file as a cell of a table in Markdown."""
+    return markdown(text).replace("|", "\\|")
+
+
+def headline_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the headline table of a run in Markdown: base, policy, by which estimator."""
+    table = ["| quantity | base | policy | estimator |", "|---|---|---|---|"]
+    for row in rows:
+        cells = (named(row), row["base"], row["policy"], row["estimator"])
+        table.append(f"| {' | '.join(map(table_cell, cells))} |")
+    return "\n".join(table)
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:

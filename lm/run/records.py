@@ -158,3 +158,13 @@ def read_records(folder: Path, kind: str) -> list[dict[str, Any]]:
         if record["kind"] == kind:
             found.append(record)
     return found
+
+
+def read_seconds(folder: Path) -> tuple[float, float]:
+    """Return how long the steps of a run took, and its evaluations, by the clock."""
+    steps = evaluations = 0.0
+    for line in (folder / "timings.jsonl").read_text("utf-8").splitlines():
+        record = json.loads(line)
+        steps += float(record.get("seconds", 0.0))
+        evaluations += float(record.get("evaluation_seconds", 0.0))
+    return steps, evaluations
