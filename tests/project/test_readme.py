@@ -6,9 +6,12 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pytest
+
+from lm.config.base import BaseConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,10 +62,15 @@ def _without_spaces(code: str) -> str:
     return re.sub(r"\s+", "", code)
 
 
-def test_the_prompt_of_the_readme_can_be_read_by_the_model_of_the_readme():
-    prompt = re.search(r"lm sample \S+ --prompt (\S+)", README)
-    assert prompt is not None
-    assert set(prompt[1]) <= set("abcdefghijklmnopqrstuvwxyz")
+@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
+def test_the_small_base_can_continue_the_prompts_that_we_show(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for words in re.findall(r"lm sample \S+ --prompt (.*?) *(?:#|$)", text, re.MULTILINE):
+        prompt, *limit = words.split(" --max_new_tokens ")
+        assert set(prompt) <= set(ascii_lowercase)
+        # Without a word of its own it writes as many tokens as it has positions.
+        positions = BaseConfig().max_new_tokens
+        assert len(prompt) + int(limit[0] if limit else positions) <= positions, words
 
 
 def test_the_table_of_the_demonstration_is_the_stored_one():
