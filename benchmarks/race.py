@@ -182,12 +182,15 @@ def page(record: Mapping[str, Any]) -> str:
         "Over lm on the same seed, seconds of CPU to a tenth:",
         "",
     ]
+
+    # A seed on which one of both never got there is counted, and has no ratio.
     for name, found in ratios(record, SHARE, "cpu").items():
         if name == "lm":
             continue
         missing = len(seeds["race"]) - len(found)
         got = f"{_spread(found)} times" if found else "no seed on which both got there"
         lines.append(f"- {name}: {got}{f'; {missing} seeds without' if missing and found else ''}")
+
     goal = f"The goal was {FASTER_THAN_TRL} times against stock TRL."
     return "\n".join([*lines, "", goal, "", "![the race](race.png)", ""])
 

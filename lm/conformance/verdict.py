@@ -194,9 +194,11 @@ def _judged(found: Tensor, asked: str, known: Mapping[str, Tensor]) -> Verdict:
     scale, error = _fit(found, [known[asked]])
     parts: tuple[tuple[float, str], ...] = ()
 
-    # What was asked for first, then each of the others, then a reward and a penalty.
+    # What was asked for first, then each of the others, then a reward and a penalty: to the base
+    # before to the target, for the reward's own share of the latter makes many pairs of one step.
     singles = [(asked,), *((name,) for name in known if name != asked)]
-    pairs = [(r, n) for r in (REWARD, SCALED_REWARD) for n in known if n != r]
+    penalties = sorted(known, key=lambda name: name.endswith(TO_TARGET))
+    pairs = [(r, n) for r in (REWARD, SCALED_REWARD) for n in penalties if n != r]
     for choice in [*singles, *pairs] if norm else []:
         factors, left = _fit(found, [known[name] for name in choice])
         if left <= TOLERANCE:

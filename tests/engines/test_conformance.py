@@ -43,8 +43,10 @@ KL = NONE | {"beta": 0.5, "loss_type": "dr_grpo"}
 ROWS = (
     Row("GRPO", "defaults: dapo, scaled by the group, beta 0", {}),
     Row("GRPO", "`loss_type` dapo, bnpo", NONE),
+    Row("GRPO", "`loss_type` dapo, bnpo", NONE | {"loss_type": "bnpo"}),
     Row("GRPO", "`loss_type` dr_grpo", NONE | {"loss_type": "dr_grpo"}),
     Row("GRPO", "`loss_type` grpo, sapo", NONE | {"loss_type": "grpo"}),
+    Row("GRPO", "`loss_type` grpo, sapo", NONE | {"loss_type": "sapo"}),
     Row("GRPO", "`loss_type` cispo", NONE | {"loss_type": "cispo"}),
     Row("GRPO", "beta 0.5, dr_grpo", KL | {"use_bias_correction_kl": True}),
     Row(
@@ -83,6 +85,12 @@ def line(row: Row, verdict: Verdict) -> str:
     what = " and ".join(f"{factor:.3g} x {name}" for factor, name in verdict.parts)
     cells = (row.trainer, row.said, what or "nothing known", f"{verdict.cosine:.3f}")
     return f"| {' | '.join(cells)} | {size(verdict.relative_error)} |"
+
+
+def test_every_line_of_the_table_is_measured():
+    table = [one for one in PAGE.splitlines() if one.startswith(tuple(f"| {k} |" for k in KINDS))]
+    said = [tuple(one.split(" | ")[:2]) for one in table]
+    assert said == list(dict.fromkeys((f"| {row.trainer}", row.said) for row in ROWS))
 
 
 def size(error: float) -> str:

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from lm.conformance import TinyProblem, assert_descends_on_model, descends_on_model
+from lm.conformance.candidates import (
+    REWARD,
+    SCALED_REWARD,
+    TO_BASE,
+    TO_TARGET,
+    candidates,
+    named,
+)
 from lm.conformance.problem import COMPLETIONS, PROMPTS, ids_of
+from lm.conformance.verdict import TOLERANCE, _fit
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "conformance.md"
@@ -165,6 +174,12 @@ def by_token(log_policy: Tensor, log_base: Tensor, problem: TinyProblem) -> Tens
             "reverse_kl",
             [(3.0, "minus the expected reward"), (1.0, "forward KL to the base")],
         ),
+        # Half as much KL as the target has: also a sum of a reward and reverse KL to the target.
+        (
+            lambda *a: 2 * rl(a[0], a[0].detach(), a[2]) + weighted((a[0] - a[1]) ** 2 / 4, a[0]),
+            "forward_kl",
+            [(2.0, "minus the expected reward"), (0.5, "reverse KL to the base")],
+        ),
         (
             scaled,
             "reverse_kl",
@@ -180,6 +195,24 @@ def test_known_steps_are_named(value, asked, parts):
     assert verdict.descends == (parts[0][1].endswith("to the target"))
     assert verdict.descends == (verdict.relative_error < 1e-5)
     assert parts[0][1] in verdict.sentence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["reward", "verifier"])
+def test_no_objective_passes_for_another_or_for_a_reward_and_a_penalty(tmp_path, target):
+    """Verdicts are unique: whatever is not the same by algebra differs by ten tolerances."""
+    for family in ("llama", "gpt2"):
+        problem = TinyProblem(tmp_path / family, target=target, family=family)
+        known = candidates(problem, "forward_kl")
+        # Reverse KL to a target of the reward is the reward and reverse KL to the base.
+        same = {REWARD, named("reverse_kl", TO_TARGET), named("reverse_kl", TO_BASE)}
+        for name, gradient in known.items():
+            others = [one for one in known if one != name]
+            pairs = [(r, n) for r in (REWARD, SCALED_REWARD) for n in others if n != r]
+            for choice in [*((one,) for one in others), *(p for p in pairs if name not in p)]:
+                if {name, *choice} != same or target != "reward":
+                    _, left = _fit(gradient, [known[one] for one in choice])
+                    assert left > 10 * TOLERANCE, (name, choice)
 
 
 @pytest.mark.slow

@@ -28,6 +28,13 @@ MUTANTS = [
     ),
     Mutant(
         "lm/conformance/verdict.py",
+        "for n in penalties if n != r]",
+        "for n in known if n != r]",
+        "a penalty towards the base told as more reward and a pull to the target",
+        ("lm/test_conformance.py::test_known_steps_are_named",),
+    ),
+    Mutant(
+        "lm/conformance/verdict.py",
         "return self.scale > 0 and self.relative_error",
         "return self.relative_error",
         "a trainer that ascends called conforming",
