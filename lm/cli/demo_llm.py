@@ -72,7 +72,7 @@ def run_demo_llm(config: RunConfig) -> int:
         return 0
     folder = Path(config.output or "")
     show_texts(folder)
-    gain = gain_of(config.target.features[0], *_ends(folder))
+    gain = gain_of((config.measure or config.target).features[0], *_ends(folder))
     print(gain.sentence)
     print(f"{duration(time.monotonic() - begun)} in all", flush=True)
     if not gain.errors > PROMISED:

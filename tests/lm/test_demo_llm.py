@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lm.cli import demo_llm
-from lm.cli.demo_words import RECIPE
+from lm.cli.demo_words import NAME, RECIPE
 from lm.cli.main import main
 from lm.config import RunConfig, resolve
 from lm.config.base import PRETRAINED
@@ -79,6 +79,31 @@ def test_without_the_model_the_command_that_brings_it_is_named(tmp_path, monkeyp
     assert "python -m lm fetch smollm2" in capsys.readouterr().err
     assert main(["demo", "llm", "--step", "3"]) == 2
     assert "did you mean 'steps'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["run", ".run.partial"])
+def test_no_other_run_is_started_over(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, reason in (("mine", "holds the run 'mine', which is no demonstration"), (NAME, "")):
+        Path(folder).mkdir(exist_ok=True)
+        run = {"name": name, "target": {}, "divergence": "kl", "steps": 1, "seed": 0}
+        _ = (Path(folder) / "config.json").write_text(json.dumps(run))
+        # Where it is a demonstration, the model is looked for next.
+        assert main(["demo", "llm", "--output", "run"]) == 2
+        assert (reason or "python -m lm fetch smollm2") in capsys.readouterr().err
+        assert (Path(folder) / "config.json").is_file()
+
+
+def test_a_target_without_a_feature_is_refused_before_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _ = Path("f.py").write_text("def score(log_base, texts):\n    return log_base\n")
+    words = ["--target.kind", "custom", "--target.score", "f.py:score", "--target.moments", "{}"]
+    assert main(["demo", "llm", *words]) == 2
+    assert "this target has none: give one that has" in capsys.readouterr().err
+
+
+def test_the_recipe_has_the_name_that_a_demonstration_is_known_by():
+    assert _config().name == NAME
 
 
 @needs_model
