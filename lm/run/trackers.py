@@ -24,18 +24,27 @@ EVENTS = "tensorboard"
 
 
 class _Kind(NamedTuple):
-    """A tracker of accelerate, its package, and what to do where it does not start."""
+    """A tracker of accelerate, its package and extra, and what to do where it does not start."""
 
     name: str
     package: str
+    extra: str
     advice: str
 
 
 KINDS = {
-    "tensorboard": _Kind("TensorBoardTracker", "tensorboard", "see that the folder can be written"),
-    "wandb": _Kind("WandBTracker", "wandb", "log in by wandb login, or set WANDB_MODE=offline"),
-    "trackio": _Kind("TrackioTracker", "trackio", "see that TRACKIO_DIR can be written"),
-    "mlflow": _Kind("MLflowTracker", "mlflow", "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"),
+    "tensorboard": _Kind(
+        "TensorBoardTracker", "tensorboard", "lm", "see that the folder can be written"
+    ),
+    "wandb": _Kind(
+        "WandBTracker", "wandb", "trackers", "log in by wandb login, or set WANDB_MODE=offline"
+    ),
+    "trackio": _Kind(
+        "TrackioTracker", "trackio", "trackers", "see that TRACKIO_DIR can be written"
+    ),
+    "mlflow": _Kind(
+        "MLflowTracker", "mlflow", "trackers", "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+    ),
 }
 
 
@@ -134,13 +143,13 @@ def require_tracker(kind: str) -> None:
     """
     if kind == "none":
         return
-    package = KINDS[kind].package
+    package, extra = KINDS[kind].package, KINDS[kind].extra
     try:
         _ = importlib.import_module(package)
     except ModuleNotFoundError as error:
         raise RunError(
             f"tracker {kind} is asked for, but {error.name} is not installed: "
-            f"python -m pip install {package}, or drop --tracker"
+            f"python -m pip install 'fdpg-ref[{extra}]', or drop --tracker"
         ) from error
     # Whatever a package raises that does not fit the others here.
     except Exception as error:

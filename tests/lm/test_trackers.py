@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from lm.models.hub import MissingModelFolder
 from lm.run.trackers import KINDS, NoTracker, open_tracker, require_tracker, scalars
 from lm.train import train
 
+ROOT = Path(__file__).resolve().parents[2]
 STEP = {"kind": "step", "step": 1, "samples": 8, "learning_rate": 0.5, "features": {"a b": 0.25}}
 ENTRY = {"sampled": {"value": 0.5, "standard_error": 0.1}, "exact": {"value": "inf"}}
 EVALUATION = {"kind": "evaluation", "step": 1, "estimates": {"forward_kl": ENTRY}}
@@ -120,8 +122,10 @@ def test_a_tracker_that_does_not_start_says_what_to_do(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_package_that_is_not_there_is_named_with_its_command(kind, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, kind, None)
+    extra = "lm" if kind == "tensorboard" else "trackers"
     words = (
-        f"tracker {kind} is asked for, but {kind} is not installed: python -m pip install {kind}"
+        rf"tracker {kind} is asked for, but {kind} is not installed: "
+        rf"python -m pip install 'fdpg-ref\[{extra}\]', or drop --tracker"
     )
     with pytest.raises(RunError, match=words):
         require_tracker(kind)
@@ -154,7 +158,16 @@ def test_without_a_tracker_nothing_is_imported(tmp_path, monkeypatch):
 
 def _needs(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"no {package}: pip install {package}")
+        pytest.skip(f"no {package}: pip install '.[trackers]'")
+
+
+def test_every_tracker_is_in_the_extra_that_its_sentence_names():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for kind in KINDS.values():
+        # MLflow's client comes without its server, which is ten times as large.
+        name = {"mlflow": "mlflow-skinny"}.get(kind.package, kind.package)
+        wanted = project["optional-dependencies"][kind.extra]
+        assert any(one.startswith(f"{name}>=") for one in wanted), kind
 
 
 @pytest.mark.slow
