@@ -18,6 +18,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # A block of python, and the block of text after it that says what it prints.
 EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, flags=re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
+# What is asked of the small base on a page.
+PROMPTED = re.compile(r"lm sample \S+ --prompt (.*?) *(?:#|$)", re.MULTILINE)
 
 
 def test_every_python_block_states_what_it_prints():
@@ -62,10 +64,13 @@ def _without_spaces(code: str) -> str:
     return re.sub(r"\s+", "", code)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/recipes.md"])
-def test_the_small_base_can_continue_the_prompts_that_we_show(document):
-    text = (ROOT / document).read_text(encoding="utf-8")
-    for words in re.findall(r"lm sample \S+ --prompt (.*?) *(?:#|$)", text, re.MULTILINE):
+def test_the_small_base_can_continue_the_prompts_that_we_show():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = [
+        words for page in pages for words in PROMPTED.findall(page.read_text(encoding="utf-8"))
+    ]
+    assert shown
+    for words in shown:
         prompt, *limit = words.split(" --max_new_tokens ")
         assert set(prompt) <= set(ascii_lowercase)
         # Without a word of its own it writes as many tokens as it has positions.
