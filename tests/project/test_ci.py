@@ -15,6 +15,7 @@ STAGES = [
     "check",
     "test",
     "numbers",
+    "browser",
     "test-slow",
     "engines",
     "verl",
@@ -112,3 +113,46 @@ def test_the_tests_of_numbers_are_there_and_run_without_avx512():
     assert [path for path in paths if not (ROOT / path).exists()] == []
     for limit in ("ATEN_CPU_CAPABILITY=avx2", "MKL_ENABLE_INSTRUCTIONS=AVX2", "=Haswell"):
         assert limit in line
+
+
+# ---------------------------------------------------------------- the browser
+
+CHROMIUM = "#!/bin/sh\necho Chromium 1.2\n"
+GET = {
+    "gets it": 'case "$*" in *download*|update*) ;; *) cp "$HERE/later" "$HERE/chromium" ;; esac',
+    "fails": 'echo "E: Unable to locate package chromium" >&2; exit 100',
+    "hangs": "exit 124",
+}
+
+
+@pytest.mark.parametrize(
+    ("have", "get", "user", "said"),
+    [
+        (True, None, 1000, "they run, with Chromium 1.2"),
+        (False, "gets it", 0, "they run, with Chromium 1.2"),
+        (False, None, 0, "left out, since Chromium is missing, and so is apt-get to install it"),
+        (False, "gets it", 1000, "left out, since Chromium is missing; as root: apt-get install"),
+        (False, "fails", 0, "failed: E: Unable to locate package chromium"),
+        (False, "hangs", 0, "left out, since apt-get did not load Chromium within 90 s"),
+    ],
+)
+def test_the_browser_is_had_or_left_out_with_a_reason(tmp_path, have, get, user, said):
+    programs = {"id": f"#!/bin/sh\necho {user}\n", "timeout": '#!/bin/sh\nshift\nexec "$@"\n'}
+    programs |= {"chromium": CHROMIUM} if have else {"later": CHROMIUM}
+    programs |= {} if get is None else {"apt-get": f"#!/bin/sh\n{GET[get]}\n"}
+    for name, text in programs.items():
+        _ = (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    # Of this machine's programs only those that are no part of the question.
+    for name in ("bash", "sh", "cp", "mktemp", "rm", "tail"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    done = subprocess.run(
+        [str(tmp_path / "bash"), str(ROOT / "tools" / "browser.sh")],
+        env={"PATH": str(tmp_path), "HERE": str(tmp_path), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith("browser tests: ")
+    assert said in done.stdout.splitlines()[-1]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-MISSING = "needs Chromium: apt-get install chromium"
+MISSING = "needs Chromium: make browser"
 _FLAGS = (
     "--headless",
     "--no-sandbox",
