@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -109,7 +110,7 @@ def test_a_slow_model_is_not_measured_for_longer_than_is_said(tmp_path, monkeypa
     assert found.seconds > 0
 
 
-def test_the_measurement_leaves_the_policy_and_the_random_numbers_alone(tmp_path):
+def test_the_measurement_leaves_the_policy_and_the_random_numbers_alone(tmp_path, monkeypatch):
     config = resolve(tiny_config(tmp_path, target=LETTERS))
     draft, amp = _draft(config), Amp("float32", "cpu")
     policy = draft.base.trainable_copy()
@@ -123,8 +124,11 @@ def test_the_measurement_leaves_the_policy_and_the_random_numbers_alone(tmp_path
     for now, then in zip(policy.model.parameters(), before, strict=True):
         assert now.equal(then)
     assert torch.get_rng_state().equal(state)
-    # It is over before anybody has read it.
+    # It is over before anybody has read a plan, however slow the machine that reads this.
+    monkeypatch.setattr(plans, "SHORT_SECONDS", math.inf)
     assert plan_run(config, draft, policy, amp) is None
+    monkeypatch.setattr(plans, "SHORT_SECONDS", 0.0)
+    assert plan_run(config, draft, policy, amp) is not None
 
 
 def test_prompts_are_measured_after_prompts(tmp_path):
