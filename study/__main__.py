@@ -85,13 +85,17 @@ def main(arguments: list[str] | None = None) -> int:
         return actions[chosen.command](chosen)
     except StudyError as error:
         return _fail(str(error))
+    except OSError as error:
+        said = f"{error.filename} cannot be used ({error.strerror})"
+        return _fail(f"{said}: name another --results or --output")
 
 
 def _rates(options: argparse.Namespace) -> int:
     second = options.results / "lm_pilot2.parquet"
     if second.is_file():
+        table = read_table(second, LM_COLUMNS)
         target, folder = _folder(options) / "rates2.md", options.yaml.parent
-        number, beta2, files = write_second_rates(read_table(second, LM_COLUMNS), folder, target)
+        number, beta2, files = write_second_rates(table, folder, target)
         print(f"{number} rates chosen, none at the edge of what was tried; beta2 = {beta2:g}:")
         print("put it into betas of main2.yaml, scale2.yaml and ablations2.yaml")
         print(f"wrote {', '.join(map(str, files))} and {target}")
@@ -99,8 +103,8 @@ def _rates(options: argparse.Namespace) -> int:
             return 0
 
     # The first edition's, which stay what its tables were made with.
-    target = _folder(options) / "rates.md"
-    choices = write_rates(_pilot(options), options.yaml, target)
+    pilot, target = _pilot(options), _folder(options) / "rates.md"
+    choices = write_rates(pilot, options.yaml, target)
     edges = sum(choice.at_edge for choice in choices)
     print(f"{len(choices)} rates chosen, {edges} at the edge of what was tried")
     print(f"wrote {options.yaml} and {target}")
@@ -128,7 +132,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _language(options: argparse.Namespace) -> int:
-    for verdict in write_language(options.results, _folder(options)):
+    for verdict in write_language(options.results, options.output):
         print(f"{verdict.name:4}{verdict.study:28} {verdict.verdict}")
     print(f"wrote {options.output / 'LANGUAGE.md'} and figures/")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 import torch
 
 from lm.cli.partition_words import PartitionOptions
+from lm.config import RunConfig
 from lm.device.streams import OFFLINE, random_stream
-from lm.errors import RunError
+from lm.errors import RunBusy, RunError
 from lm.phases import phase
 from lm.policy import Policy, load_policy
 from lm.policy.checks import check_device, check_score
 from lm.policy.drawing import draw
 from lm.policy.prompts import Prompts
-from lm.run.files import append_line, write_output
+from lm.run.files import append_line, held_file, write_output
+from lm.run.inputs import input_digests
 from lm.run.owned import holds_keys, json_object, require_replaceable_file
 from lm.target.decoded import Reader, prompt_keys
 from lm.target.partition import SHARE_TO_WARN, PartitionEstimate, estimate_partition
@@ -32,6 +35,9 @@ from lm.target.prompt_file import (
     refuse_same_tokens,
 )
 from lm.target.targets import Target
+
+# Before the path of a file that the values depend on, among the settings.
+CONTENT = "content of"
 
 
 def run_partition(options: PartitionOptions) -> None:
@@ -59,25 +65,18 @@ def run_partition(options: PartitionOptions) -> None:
     if done:
         print(f"{options.output}: {done} of {len(rows)} prompts are done")
 
-    # What is read of its samples.
-    tokens = base.vocabulary.encode_prompts([line.text for line in lines])
-    refuse_same_tokens(file, lines, tokens)
-    contexts = Prompts.from_ids(tokens, pad_id=base.ids.pad_id)
-    base.check_prompts(contexts)
-    keys = prompt_keys(contexts)
-    texts = [line.text for line in lines]
-    features = options.target.features
-    columns = dict(zip(keys, columns_of(lines), strict=True))
-    reader = Reader(base, features, frozenset(), dict(zip(keys, texts, strict=True)), columns)
+    contexts, reader = _reading(file, lines, base, options.target.features)
 
     # Not before: a model that does not load leaves nothing behind.
-    if not options.output.exists():
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        write_output(_beside(options), (json.dumps(settings, indent=2) + "\n").encode())
-
-    # A stream of random numbers for each prompt: where a call ends changes nothing.
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     unmet, heavy = 0, 0
-    with phase("estimating log Z", len(rows)) as progress:
+    with held_file(options.output), phase("estimating log Z", len(rows)) as progress:
+        if _lines_done(options, rows, settings) != done:
+            raise RunBusy(f"another process has written to {options.output}: call this again")
+        write_output(_beside(options), (json.dumps(settings, indent=2) + "\n").encode())
+        _drop_torn_line(options.output)
+
+        # A stream of random numbers for each prompt: where a call ends changes nothing.
         for index in range(done, len(rows)):
             one = contexts.rows(torch.tensor([index]))
             found = _estimate(options, base, reader, one, index)
@@ -97,6 +96,21 @@ def run_partition(options: PartitionOptions) -> None:
         share = f"{SHARE_TO_WARN:.0%}"
         print(f"{heavy} prompts rest on one sample by more than {share}: use more --samples")
     print(f"log Z of {len(rows)} prompts, {options.samples} base samples each: {options.output}")
+
+
+def _reading(
+    file: str, lines: list[PromptLine], base: Policy, features: tuple[str, ...]
+) -> tuple[Prompts, Reader]:
+    """Return the prompts as the base reads them, and what is read of its samples."""
+    texts = [line.text for line in lines]
+    tokens = base.vocabulary.encode_prompts(texts)
+    refuse_same_tokens(file, lines, tokens)
+    contexts = Prompts.from_ids(tokens, pad_id=base.ids.pad_id)
+    base.check_prompts(contexts)
+    keys = prompt_keys(contexts)
+    columns = dict(zip(keys, columns_of(lines), strict=True))
+    named = dict(zip(keys, texts, strict=True))
+    return contexts, Reader(base, features, frozenset(), named, columns)
 
 
 def _estimate(
@@ -153,15 +167,18 @@ def _settings(options: PartitionOptions, rows: list[dict[str, Any]]) -> dict[str
         del settings[name]
     if options.column == "prompt":  # as in files of earlier versions
         del settings["column"]
-    return settings
+    run = RunConfig(model=options.model, target=options.target, divergence="forward_kl")
+    digests = input_digests(run)
+    return settings | {f"{CONTENT} {path}": digest for path, digest in digests.items()}
 
 
 def _lines_done(
     options: PartitionOptions, rows: list[dict[str, Any]], settings: dict[str, Any]
 ) -> int:
-    """Return how many lines an earlier call has written; a torn last one is taken away."""
-    output, beside, ours = options.output, _beside(options), holds_keys(*settings)
-    if not output.exists():
+    """Return how many whole lines an earlier call has written."""
+    output, beside = options.output, _beside(options)
+    ours = holds_keys(*(name for name in settings if not name.startswith(CONTENT)))
+    if not output.exists() or (output.is_file() and not output.stat().st_size):
         require_replaceable_file(beside, "the settings of a file of log Z", ours)
         return 0
 
@@ -169,7 +186,8 @@ def _lines_done(
     if not output.is_file() or not beside.is_file() or not ours(beside):
         raise RunError(f"{output} is there and not of this command: name another file")
     stored = json_object(beside)
-    other = [name for name in settings if stored[name] != settings[name]]
+    # Earlier versions did not look into the files.
+    other = [name for name in settings if stored.get(name, settings[name]) != settings[name]]
     if other:
         raise RunError(
             f"{output} was begun with another {other[0]} ({stored[other[0]]!r:.60}): name "
@@ -177,17 +195,19 @@ def _lines_done(
         )
 
     # Whole lines are those of the first prompts, in order, or somebody else has been at them.
-    content = output.read_bytes()
-    *whole, torn = content.split(b"\n")
+    *whole, _ = output.read_bytes().split(b"\n")
     for number, line in enumerate(whole, 1):
         if number > len(rows) or _prompt_of(line) != rows[number - 1]:
             raise RunError(
                 f"{output}, line {number} is not log Z of prompt {number}: something else has "
                 "written there. Remove this file to begin again, or name another one"
             )
-    if torn:
-        write_output(output, content[: len(content) - len(torn)])
     return len(whole)
+
+
+def _drop_torn_line(output: Path) -> None:
+    """Cut off what a killed process has written of a line: a file is held by its place."""
+    os.truncate(output, output.read_bytes().rfind(b"\n") + 1)
 
 
 def _prompt_of(line: bytes) -> dict[str, Any] | None:

@@ -64,9 +64,7 @@ class CodeFacts:
     compiles: float
 
 
-def train_code(
-    config: CodeConfig, *, cache: Path = DEFAULT_CACHE, library: Path | None = None
-) -> Path:
+def train_code(config: CodeConfig, *, cache: Path = DEFAULT_CACHE) -> Path:
     """Train the model of a configuration, or find it in the cache.
 
     Parameters
@@ -75,8 +73,6 @@ def train_code(
         Size, tokenizer and training.
     cache
         The folder appears in it complete or not at all.
-    library
-        Folder of Python files to learn from; by default the running Python's standard library.
 
     Returns
     -------
@@ -88,7 +84,7 @@ def train_code(
     if folder.exists():
         return folder
 
-    functions = library_functions(config.characters, library)
+    functions = library_functions(config.characters)
     with phase("learning the tokens"):
         tokenizer = train_tokenizer(functions.learnt, config.vocabulary)
     functions = Functions(*(_short(tokenizer, part, config) for part in functions))

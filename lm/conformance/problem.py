@@ -81,6 +81,8 @@ class TinyProblem:
         if family not in FAMILIES:
             raise ValueError(f"family is {family!r}: there are {', '.join(FAMILIES)}")
         self.folder, self.target, self.family = str(folder), target, family
+        if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+            raise ValueError(f"{folder} is not empty: the tiny model needs a folder of its own")
         laws = _laws(torch.Generator().manual_seed(1))
         network = _network(family)
         _speak(network, _logits(torch.Generator().manual_seed(2)))

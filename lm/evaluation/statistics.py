@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from fdpg_ref import Estimate, mean_and_standard_error
+from lm.run.records import ROUNDING
 
-# Nats: a float32 log-probability of a text carries about this much.
-ROUNDING = 1e-6
 # Of central third absolute moments to variance: 25 ones, and 25 zeros, expected of a share.
 LARGEST_RATIO = 0.2
 

@@ -212,10 +212,8 @@ def _best(record: Mapping[str, Any], key: str) -> str:
 def _pictures(group: Sequence[Run], place: Path) -> list[str]:
     curves = []
     for run, paint, mark in zip(group, PAINTS, MARKS, strict=False):
-        # A dollar sign would open mathematics.
-        label, content = run.label.replace("$", "\\$"), run.content
-        divergence, records = content["config"]["divergence"], content["evaluations"]
-        curves.append(figures.Curve(label, divergence, records, paint, mark))
+        divergence, records = run.content["config"]["divergence"], run.content["evaluations"]
+        curves.append(figures.Curve(run.label, divergence, records, paint, mark))
 
     # Each divergence, then each feature.
     drawn = [(CURVES, figures.divergence_figure(curves))]

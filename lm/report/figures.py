@@ -105,7 +105,7 @@ def alignment_figure(
 
         axes.set_xlabel(_alignment_label(quantity))
         axes.set_ylabel("diversity: entropy of π  (nats per text)")
-        axes.set_title(title or "From the base toward the target")
+        axes.set_title(_plain(title) or "From the base toward the target")
         axes.margins(0.08)
         axes.legend(loc="best")
     return figure
@@ -199,8 +199,9 @@ def multiplier_figure(target: Mapping[str, Any]) -> Figure:
         wanted = [row["wanted"] for row in rows]
         left.plot(place + 0.2, wanted, "k_", markersize=26, label="asked for")
 
-        ticks = [f"{short_name(row['feature'])}\nλ = {row['weight']:.3f} nats" for row in rows]
-        left.set_xticks(place, ticks)
+        names = [_plain(short_name(row["feature"])) for row in rows]
+        weights = [f"λ = {row['weight']:.3f} nats" for row in rows]
+        left.set_xticks(place, map("\n".join, zip(names, weights, strict=True)))
         left.set_ylabel("expectation of the feature")
         left.set_title("Moments")
         left.margins(y=0.18)
@@ -257,9 +258,12 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 def feature_label(name: str) -> str:
     """Return E_π[feature] as axes show it, without the path of a user's file."""
-    # A dollar sign of the user's would open mathematics.
-    shown = short_name(name).replace("$", "\\$")
-    return f"E$_π$[{shown}]"
+    return f"E$_π$[{_plain(short_name(name))}]"
+
+
+def _plain(text: str) -> str:
+    """Return a text of the user as it stands: a dollar sign would open mathematics."""
+    return text.replace("$", "\\$")
 
 
 def _alignment_label(quantity: str) -> str:
@@ -279,7 +283,7 @@ def _labelled(curves: Sequence[Curve]) -> Iterator[tuple[str, Curve]]:
     """Yield every curve with its label, which is empty where an earlier one has the same."""
     seen: set[str] = set()
     for curve in curves:
-        yield ("" if curve.label in seen else curve.label), curve
+        yield ("" if curve.label in seen else _plain(curve.label)), curve
         seen.add(curve.label)
 
 
@@ -301,7 +305,7 @@ def _divergence_panel(axes: Axes, curves: Sequence[Curve], name: str) -> None:
         own = len(curves) > 1 and curve.divergence == name
         axes.plot(
             samples, value, "-", marker=curve.marker, markersize=4, color=curve.color,
-            label=curve.label, lw=2.8 if own else 1.6, zorder=3 if own else 2,
+            label=_plain(curve.label), lw=2.8 if own else 1.6, zorder=3 if own else 2,
         )  # fmt: skip
         # A band that reaches zero has no end on a logarithmic axis.
         low = np.maximum(value - error, value / 10)
@@ -339,12 +343,12 @@ def _feature_panel(axes: Axes, curves: Sequence[Curve], row: Mapping[str, Any]) 
         entries = [record["estimates"][f"feature/{name}"] for record in curve.records]
         if "exact" in entries[0]:
             exact = [float(item["exact"]["value"]) for item in entries]
-            axes.plot(samples, exact, color=curve.color, label=f"{curve.label}: exact")
+            axes.plot(samples, exact, color=curve.color, label=f"{_plain(curve.label)}: exact")
         sampled = [float(item["sampled"]["value"]) for item in entries]
         error = [BAND * float(item["sampled"].get("standard_error", 0.0)) for item in entries]
         axes.errorbar(
             samples, sampled, error, fmt="o", markersize=4, capsize=3, color=curve.color, alpha=0.7,
-            label=f"{curve.label}: sampled ± 2 s.e.",
+            label=f"{_plain(curve.label)}: sampled ± 2 s.e.",
         )  # fmt: skip
 
     # Where they come from, and where they are to arrive.

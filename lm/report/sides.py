@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fdpg_ref.display import NONE, plus_minus, title_of
-from lm.run.records import FOUR
+from lm.run.records import FOUR, ROUNDING
 
 # Standard errors of the difference beyond which the two sides are said to disagree.
 DISAGREE = 3.0
@@ -43,7 +43,8 @@ def sides_of(record: Mapping[str, Any]) -> list[Sides]:
             target, policy = (_of(entries[by]) for by in ("target_samples", "policy_samples"))
             error = math.hypot(target[1], policy[1])
             apart = policy[0] - target[0]
-            difference = apart / error if math.isfinite(apart) and error > 0 else math.nan
+            known = math.isfinite(apart) and error > 0
+            difference = apart / math.hypot(error, ROUNDING) if known else math.nan
             found.append(Sides(name, target, policy, difference))
     return found
 

@@ -120,6 +120,30 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def held_file(path: Path) -> Iterator[None]:
+    """Hold a file to append to, which is created if need be, for this process alone.
+
+    Parameters
+    ----------
+    path
+        In a folder that is there.
+
+    Raises
+    ------
+    RunBusy
+        Another process holds it.
+    """
+    with path.open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunBusy(
+                f"another process writes to {path}: wait until it is done, or name another file"
+            ) from error
+        yield
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a whole line to a file, or nothing where the disk is full.
 

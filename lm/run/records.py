@@ -62,6 +62,8 @@ PROMPT_MARK = " ▸ "
 LINE_BREAK = "⏎"
 # Characters of a prompt or a completion on a terminal.
 LONGEST = 160
+# Nats: a float32 log-probability of a text carries about this much.
+ROUNDING = 1e-6
 FOUR = ("forward_kl", "reverse_kl", "total_variation", "jensen_shannon")
 ESTIMATORS = (
     *("exact", "list_and_remainder", "rao_blackwell", "target_samples", "sampled"),

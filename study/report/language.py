@@ -47,7 +47,7 @@ def write_language(results: Path, folder: Path) -> list[Verdict]:
     results
         The folder of the tables.
     folder
-        Where to; it must exist.
+        Where to; it is made if need be.
 
     Returns
     -------
@@ -81,6 +81,7 @@ def write_language(results: Path, folder: Path) -> list[Verdict]:
         content.append(_smollm2(found["SmolLM2"]))
     content.append(Section("Where the numbers come from", [_provenance(list(found.values()))]))
 
+    folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         _ = save(picture, folder / "figures")
     text = markdown("Language", INTRODUCTION, content)

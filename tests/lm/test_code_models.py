@@ -8,6 +8,8 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -68,9 +70,15 @@ def library(tmp_path_factory) -> Path:
     return folder
 
 
+def reading(folder: Path) -> Any:
+    """Let a folder be that of the standard library."""
+    return mock.patch("sysconfig.get_paths", return_value={"stdlib": str(folder)})
+
+
 @pytest.fixture(scope="module")
 def trained(library, tmp_path_factory) -> Path:
-    return train_code(TINY, cache=tmp_path_factory.mktemp("cache"), library=library)
+    with reading(library):
+        return train_code(TINY, cache=tmp_path_factory.mktemp("cache"))
 
 
 def test_short_functions_are_taken_as_they_stand(library):
@@ -148,21 +156,24 @@ def test_a_length_limit_that_no_function_fits_is_an_error(tmp_path):
         long = " + ".join(f"x{number}{place}" for place in range(20))
         _ = (tmp_path / f"{number}.py").write_text(f"def f{number}(x):\n    return {long}\n")
     config = dataclasses.replace(TINY, max_new_tokens=8)
-    with pytest.raises(RunError, match=r"max_new_tokens is 8: .* 0 are learnt .*: raise it"):
-        _ = train_code(config, cache=tmp_path / "cache", library=tmp_path)
+    advice = r"max_new_tokens is 8: .* 0 are learnt .*: raise it"
+    with reading(tmp_path), pytest.raises(RunError, match=advice):
+        _ = train_code(config, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_cached_model_is_not_trained_again(trained, tmp_path):
-    assert train_code(TINY, cache=trained.parents[1], library=tmp_path / "nothing") == trained
+    with reading(tmp_path / "nothing"):
+        assert train_code(TINY, cache=trained.parents[1]) == trained
 
 
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(library, trained, tmp_path):
-    again, other = (
-        load_policy(train_code(config, cache=tmp_path, library=library)).model.state_dict()
-        for config in (TINY, dataclasses.replace(TINY, seed=1))
-    )
+    with reading(library):
+        again, other = (
+            load_policy(train_code(config, cache=tmp_path)).model.state_dict()
+            for config in (TINY, dataclasses.replace(TINY, seed=1))
+        )
     weights = load_policy(trained).model.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
     assert not all(torch.equal(value, other[name]) for name, value in weights.items())
@@ -187,9 +198,9 @@ def test_a_recipe_names_a_model_by_size_and_seed(tmp_path, monkeypatch):
 
 def test_the_command_trains_and_says_what_a_recipe_calls_it(library, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(library)})
     words = ["--size", "1x16", "--steps", "2", "--seed", "1"]
-    assert main(["base", "code", *words]) == 0
+    with reading(library):
+        assert main(["base", "code", *words]) == 0
     out = capsys.readouterr().out
     assert f"functions of Python {platform.python_version()}" in out
     assert "in a recipe" not in out

@@ -266,13 +266,22 @@ def test_what_cannot_be_judged_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="drew 32 completions of 'ab': it takes 64 of each"):
         _ = descends_on_model(half)
+    problem = TinyProblem(tmp_path / "one")
     with pytest.raises(ValueError, match="other weights than those of the model in"):
-        _ = TinyProblem(tmp_path).start(torch.nn.Linear(2, 2))
+        _ = problem.start(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="a completion holds 'x': the tiny model writes a, e"):
-        _ = TinyProblem(tmp_path).reward(["ax"])
+        _ = problem.reward(["ax"])
     wrong: Any = lambda log_base, rewards: rewards[0]  # noqa: E731
     with pytest.raises(ValueError, match=r"the target returned shape \(13,\) for \(3, 13\)"):
-        _ = TinyProblem(tmp_path, target=wrong).log_score
+        _ = TinyProblem(tmp_path / "two", target=wrong).log_score
+
+
+def test_the_tiny_model_is_written_over_no_other(tmp_path):
+    _ = (tmp_path / "model.safetensors").write_text("mine")
+    for taken in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match="is not empty: the tiny model needs a folder of its"):
+            _ = TinyProblem(taken)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from support.lm_runs import lines, tiny_config
 from lm.config import OptimizerConfig, TargetConfig
 from lm.config.parts import EvaluationConfig
 from lm.evaluation.coverage import exact_coverage, largest_error, sampled_coverage
-from lm.evaluation.statistics import ROUNDING, exact_error, z_score
+from lm.evaluation.statistics import exact_error, z_score
+from lm.run.records import ROUNDING
 from lm.train import train
 
 # Two texts of the set, and a third that is none of it.

@@ -15,9 +15,12 @@ import pytest
 import torch
 from support.lm_models import make_llama_folder
 
+from lm.cli import partition
 from lm.cli.main import main
 from lm.policy import load_policy
 from lm.policy.prompts import Prompts
+from lm.run.files import held_file
+from lm.target.prompt_file import refuse_same_tokens
 
 PROMPTS = ("ann", "bo", "cleo")
 SAMPLES = 200
@@ -111,6 +114,45 @@ def test_other_settings_and_foreign_files_are_not_continued(folder, features, tm
     (tmp_path / "out.jsonl.settings.json").unlink()
     assert run(folder, output, "--constraints", f"{features}:even", samples=4) == 2
     assert "is there and not of this command: name another file" in capsys.readouterr().err
+
+
+def test_what_is_in_the_files_is_one_of_the_settings(folder, features, tmp_path, capsys):
+    mine, output = tmp_path / "mine.py", tmp_path / "out.jsonl"
+    _ = shutil.copy(features, mine)
+    target = ("--constraints", f"{mine}:even")
+    assert run(folder, output, *target, samples=4) == 0
+    settings = json.loads((tmp_path / "out.jsonl.settings.json").read_text())
+    assert {f"content of {folder / 'model'}", f"content of {mine}"} < set(settings)
+
+    # A verifier that was edited is another target.
+    lines = output.read_text().splitlines(keepends=True)
+    _ = output.write_text(lines[0])
+    _ = mine.write_text(mine.read_text().replace("== 0", "== 1"))
+    assert run(folder, output, *target, samples=4) == 2
+    assert f"was begun with another content of {mine}" in capsys.readouterr().err
+    assert output.read_text() == lines[0]
+
+    # A file of an earlier version, which did not look, is continued.
+    stored = {name: value for name, value in settings.items() if "content" not in name}
+    _ = (tmp_path / "out.jsonl.settings.json").write_text(json.dumps(stored))
+    assert run(folder, output, *target, samples=4) == 0
+
+
+def test_two_processes_do_not_write_one_file(folder, features, tmp_path, capsys, monkeypatch):
+    output, target = tmp_path / "out.jsonl", ("--constraints", f"{features}:even")
+    with held_file(output):
+        assert run(folder, output, *target, samples=4) == 2
+    assert "another process writes to" in capsys.readouterr().err
+
+    # Or one that was through with it while the model was loaded.
+    def slow(*words: Any, **options: Any) -> Any:
+        monkeypatch.setattr(partition, "refuse_same_tokens", refuse_same_tokens)
+        assert run(folder, output, *target, samples=4) == 0
+
+    monkeypatch.setattr(partition, "refuse_same_tokens", slow)
+    assert run(folder, output, *target, samples=4) == 2
+    assert "another process has written to" in capsys.readouterr().err
+    assert len(read(output)) == 3
 
 
 @pytest.mark.parametrize("foreign", ['{"x": 1}', "[1]", "no JSON"])

@@ -20,7 +20,14 @@ from lm.cli import commands
 from lm.config import RunConfig
 from lm.config.options import from_plain
 from lm.report.build import finish_run, headline_rows, limitations, samples_to_half
-from lm.report.figures import Curve, alignment_figure, divergence_figure, feature_figure
+from lm.report.figures import (
+    Curve,
+    alignment_figure,
+    divergence_figure,
+    feature_figure,
+    multiplier_figure,
+    save_figure,
+)
 from lm.report.page import html_page, named
 from lm.run.records import FOUR, best, one_line
 from lm.train import StepRecord
@@ -188,6 +195,19 @@ def test_an_axis_between_half_and_one_has_labels():
         labels = axes.yaxis.get_ticklabels(which="both")
         shown = [one for one in labels if one.get_text() and low < one.get_position()[1] < high]
         assert len(shown) >= 2
+
+
+def test_a_dollar_sign_opens_no_mathematics(tmp_path):
+    r"""Between two of them \d is no symbol, and a report failed at the end of its run."""
+    name = r'matches(r"\d$") and matches(r"\w$")'
+    row = {"feature": name, "base": 0.1, "target": 0.5, "wanted": 0.5, "weight": 1.0}
+    fit = {"gradient_norm": 1e-12, "dual_values": [0.0, -1.0]}
+    _ = save_figure(multiplier_figure({"features": [row], "fit": fit}), tmp_path / "a.png")
+    records = lines(finished_run(), "evaluation")
+    curve = Curve(name, "forward_kl", records)
+    _ = save_figure(divergence_figure([curve]), tmp_path / "b.png")
+    figure = alignment_figure([curve], "forward_kl", target=(0.0, 1.0), title=name)
+    _ = save_figure(figure, tmp_path / "c.png")
 
 
 def test_a_target_without_features_is_drawn_by_its_distance():

@@ -264,6 +264,15 @@ def test_what_the_policy_dropped_only_the_target_shows():
     assert len(side_rows(record)) == 4
 
 
+def test_rounding_is_no_disagreement_of_the_two_sides():
+    """A policy that is its own target: total variation of 1e-7 and 4e-7, to a few per cent."""
+    pairs = {"target_samples": (1.7e-7, 2e-8), "policy_samples": (3.8e-7, 4e-8)}
+    sides = {by: {"value": v, "standard_error": e} for by, (v, e) in pairs.items()}
+    record = {"estimates": {"total_variation": sides}}
+    assert disagreement(record) is None
+    assert [row[-1] for row in side_rows(record)] == ["+0.2"]
+
+
 @pytest.mark.parametrize(("n", "share"), [(100, 0.5), (1_000, 0.18), (200_000, 0.0)])
 def test_the_unseen_share_depends_on_the_policys_samples(n, share):
     # A sample of the first part stands for 1e-5 of the policy, one of the second for 1e-4.

@@ -6,6 +6,41 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/cli/partition.py",
+        'return settings | {f"{CONTENT} {path}": digest for path, digest in digests.items()}',
+        "return settings",
+        "log Z of a verifier that was edited appended to that of the one before",
+        ("lm/test_partition_column.py::test_what_is_in_the_files_is_one_of_the_settings",),
+    ),
+    Mutant(
+        "lm/cli/partition.py",
+        "        if _lines_done(options, rows, settings) != done:",
+        "        if _lines_done(options, rows, settings) < done:",
+        "lines that another process has written meanwhile written again",
+        ("lm/test_partition_column.py::test_two_processes_do_not_write_one_file",),
+    ),
+    Mutant(
+        "lm/conformance/problem.py",
+        "or any(Path(folder).iterdir()))",
+        "or False)",
+        "a model of the user's replaced by the tiny one",
+        ("lm/test_conformance.py::test_the_tiny_model_is_written_over_no_other",),
+    ),
+    Mutant(
+        "lm/report/figures.py",
+        r'return text.replace("$", "\\$")',
+        "return text",
+        "a feature's dollar signs read as mathematics, which ends the report",
+        ("lm/test_report.py::test_a_dollar_sign_opens_no_mathematics",),
+    ),
+    Mutant(
+        "lm/report/sides.py",
+        "apart / math.hypot(error, ROUNDING)",
+        "apart / error",
+        "rounding called a disagreement of the two sides",
+        ("lm/test_target_samples.py::test_rounding_is_no_disagreement_of_the_two_sides",),
+    ),
+    Mutant(
         "lm/run/inputs.py",
         "        yield str(code.folder())\n",
         "        pass\n",

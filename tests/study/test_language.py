@@ -245,5 +245,6 @@ def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, caps
 
 
 def test_without_tables_the_command_to_run_is_named(tmp_path, capsys):
-    assert main(["language", "--results", str(tmp_path)]) == 2
+    assert main(["language", "--results", str(tmp_path / "none")]) == 2
     assert "python -m lm sweep study/sweeps/language_code.yaml" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -317,9 +317,11 @@ def test_the_commands_are_listed_and_errors_take_one_line(capsys, tmp_path):
     assert main([]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[3] for line in listed] == ["rates", "power", "report", "language"]
-    assert main(["report", "--results", str(tmp_path)]) == 2
-    assert main(["power", "--results", str(tmp_path)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    nowhere = str(tmp_path / "none")
+    for words in (["report"], ["power"], ["rates", "--yaml", nowhere]):
+        assert main([*words, "--results", nowhere]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit) as caught:
         _ = main(["guess"])
     assert caught.value.code == 2

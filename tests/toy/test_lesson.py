@@ -106,6 +106,11 @@ def test_a_prediction_stands_beside_its_answer(capsys):
     assert "you predicted: forward_kl\nmeasured:      reverse_kl" in printed
 
 
-def test_the_picture_of_the_readme_needs_the_name_of_a_png(capsys):
-    assert main([]) == main(["a.jpg"]) == 2
+def test_the_picture_of_the_readme_needs_a_png_that_can_be_written(tmp_path, capsys):
+    assert main([]) == 2
     assert "usage: python -m toy.lesson FILE.png" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    for name, reason in (("a.jpg", "does not end in .png"), ("file/a.png", "is not a folder")):
+        assert main([str(tmp_path / name)]) == 2
+        assert reason in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from toy.files import replacing, require_writable
 from toy.lesson.drawing import fields_figure, house_style
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the picture to the named file; 2 if it is not the name of one PNG file."""
-    if len(arguments) != 1 or not arguments[0].endswith(".png"):
+    """Write the picture to the named file; 2 if it cannot be written there."""
+    if len(arguments) != 1:
         print("usage: python -m toy.lesson FILE.png", file=sys.stderr)
         return 2
-    house_style()
-    fields_figure((0.62, 0.28, 0.10)).savefig(arguments[0], dpi=130)
-    print(arguments[0])
+    path = Path(arguments[0])
+    try:
+        require_writable(path, suffix=".png")
+        house_style()
+        with replacing(path) as partial:
+            fields_figure((0.62, 0.28, 0.10)).savefig(partial, dpi=130, format="png")
+    except (ValueError, OSError) as error:
+        print(f"python -m toy.lesson: {error}", file=sys.stderr)
+        return 2
+    print(path)
     return 0
 
 
