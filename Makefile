@@ -95,6 +95,7 @@ student: $(STAMP)
 # The documentation site, into build/site: any static server shows it, and pages open by themselves.
 docs: $(STAMP)
 	$(BIN)/python tools/build_site.py
+	$(BIN)/python tools/look_at_site.py
 
 # .ci/run without its limit of time.
 ci-all:

@@ -48,7 +48,8 @@ CORE = (
     *("estimators", "divergences", "families", "custom", "targets", "partition", "baselines"),
     *("weights", "diagnostics", "numerics"),
 )
-# On a phone, notebooks lose the margin for prompts, and what is wide scrolls instead of breaking.
+# On a phone, notebooks lose the margin for prompts, and what is wide scrolls instead of breaking:
+# pictures, whose labels would be too small, and names in tables, which would be cut anywhere.
 STYLE = """
 .md-grid { max-width: 68rem; }
 .md-typeset img { display: block; margin: 0.6rem auto; background: #fff; border-radius: 0.2rem; }
@@ -56,6 +57,10 @@ STYLE = """
 .md-typeset table:not([class]) { font-size: 0.68rem; }
 .jupyter-wrapper .celltoolbar { display: none !important; }
 @media (max-width: 44rem) {
+  .md-typeset p:has(> img) { overflow-x: auto; }
+  .md-typeset p > img { max-width: none; width: 700px; }
+  .md-typeset td code { white-space: nowrap; }
+  .md-typeset td:last-child:nth-child(n + 3) { min-width: 11rem; }
   .jupyter-wrapper :is(.jp-InputPrompt, .jp-OutputPrompt) { display: none !important; }
   .jupyter-wrapper .jp-OutputArea-output pre { white-space: pre !important; overflow-x: auto; }
   .jupyter-wrapper .jp-Cell { padding-left: 0 !important; padding-right: 0 !important; }
@@ -135,7 +140,11 @@ def copy(path: Path) -> None:
     if path.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         names = sorted(child.name for child in path.iterdir() if not child.name.startswith("."))
-        listing = "".join(f"- {name}\n" for name in names if name != "__pycache__")
+        listing = "".join(
+            f"- [{name}]({name})\n" if name.endswith(".md") else f"- {name}\n"
+            for name in names
+            if name != "__pycache__"
+        )
         if not (path / "README.md").exists() and not (target / "index.md").exists():
             title = path.relative_to(ROOT)
             (target / "index.md").write_text(f"# {title}/\n\n{listing}", encoding="utf-8")

@@ -32,6 +32,13 @@ nav a, summary { display: inline-block; padding: .35rem .5rem; color: #0b5cad;
 code { font-size: .82rem; overflow-wrap: anywhere; } table { font-size: .86rem; }
 tbody th { position: sticky; left: 0; background: #fff; color: inherit; min-width: 7rem; }
 img { width: 100%; max-width: 40rem; margin: 0 auto; }
+@media (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; }
+  body { background: #12171e; color: #d9dee6; }
+  section, tbody th { background: #1b222c; } img { background: #fff; }
+  .muted, figcaption, th { color: #a3aebb; } .fact { background: #d9dee6; color: #12171e; }
+  th, td, .claim { border-color: #323c49; } nav a, summary { color: #7ab7ff; }
+}
 """
 
 # Rows of the table of Z policies: title, and the estimators whose records fill it.

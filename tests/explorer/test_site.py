@@ -1,0 +1,71 @@
+"""The check of the built site in a browser, on small sites with and without faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import chromium
+
+from tools.look_at_site import look, one_of_each, served
+
+PAGE = """<!doctype html><html><head><meta name="viewport" content="width=device-width">
+<link rel="icon" href="data:,"></head><body style="background: #111">{}</body></html>"""
+SCROLLS = "<div style='overflow-x: auto'><p style='width: 900px'>Wide.</p></div>"
+PAGES = {
+    "good.html": f"<p>Text.</p>{SCROLLS}",
+    "bright.html": "<style>body { background: none !important; }</style>",
+    "asks.html": "<script>new Image().src = 'http://fonts.example/a.png'</script>",
+    "raises.html": "<script>undefined.gone()</script>",
+    "wide.html": "<p style='width: 500px'>Text.</p>",
+    "docs/concepts/low.html": "<article><p style='height: 700px'></p>"
+    "<img width=9 height=200 src='data:,'></article>"
+    "<input class=md-search__input><div id=out></div>",
+}
+ANSWERS = """<script>document.querySelector('input').onkeyup = () => {
+  document.getElementById('out').innerHTML = '<p class=md-search-result__item>Found.</p>'; }
+</script>"""
+
+
+def written(folder: Path, pages: dict[str, str]) -> Path:
+    for name, body in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _ = path.write_text(PAGE.format(body), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium.find() is None, reason=chromium.MISSING)
+def test_a_browser_finds_what_is_wrong_with_a_page(tmp_path: Path):
+    answered = PAGES | {"docs/concepts/low.html": PAGES["docs/concepts/low.html"] + ANSWERS}
+    site = written(tmp_path / "site", answered)
+    with chromium.Page(tmp_path / "profile") as page:
+        found = list(look(page, site, sorted(answered), tmp_path / "pictures"))
+    by_page = {name: [line for line in found if line.startswith(name)] for name in answered}
+    assert by_page["good.html"] == []
+    assert by_page["asks.html"][0] == "asks.html: asks another host for http://fonts.example/a.png"
+    # A closed network is what the browser says of it, too.
+    assert "ERR_NAME_NOT_RESOLVED" in by_page["asks.html"][1]
+    (raised,) = by_page["raises.html"]
+    assert "TypeError" in raised
+    assert by_page["wide.html"] == [
+        'wide.html: wider than 390 pixels: <p style="width: 500px">Text.</p>'
+    ]
+    assert by_page["docs/concepts/low.html"] == [
+        "docs/concepts/low.html: its picture ends below 800 pixels"
+    ]
+    assert by_page["bright.html"] == ["bright.html: bright in the dark"]
+    assert len(found) == 6
+    assert len(list((tmp_path / "pictures").iterdir())) == len(answered)
+
+
+def test_the_longest_page_of_each_folder_is_opened_and_every_concept(tmp_path: Path):
+    names = ["a.html", "docs/b.html", "docs/c.html", "docs/concepts/d.html", "docs/concepts/e.html"]
+    site = written(tmp_path, dict(zip(names, ["x", "xx", "x", "x", "xx"], strict=True)))
+    assert one_of_each(site, names) == [name for name in names if name != "docs/c.html"]
+
+
+def test_a_served_folder_is_this_machine_s_alone(tmp_path: Path):
+    with served(written(tmp_path, {"a.html": "x"})) as address:
+        assert address.startswith("http://127.0.0.1:")

@@ -1,0 +1,179 @@
+"""Open pages of the built site in Chromium: ``python tools/look_at_site.py [--all] [FOLDER]``.
+
+The network is closed but for this machine. A fault is a request to another host, an error of a
+script, a page that is wider than a phone or bright in the dark, a concept whose picture needs
+scrolling to on a common screen, and a search that finds nothing. The concepts are opened, and of
+the other pages the longest of each folder, which share their scripts; ``--all`` opens every page,
+which takes minutes. FOLDER takes a picture of each as a phone shows it in the dark. Without
+Chromium nothing is checked, which is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT / "build" / "site"
+CONCEPTS = "docs/concepts/"
+PHONE, SCREEN = (390, 844), (1280, 800)
+BRIGHT = 128
+
+# What sticks out of the page, and can neither be scrolled nor is cut off on purpose.
+TOO_WIDE = """(() => {
+  const wide = document.documentElement.clientWidth + 1;
+  const held = (element) => {
+    for (let e = element.parentElement; e && e !== document.body; e = e.parentElement)
+      if (getComputedStyle(e).overflowX !== "visible") return true;
+    return false;
+  };
+  const out = [...document.body.querySelectorAll("*")].find((element) => {
+    const box = element.getBoundingClientRect();
+    return box.width > 0 && box.right > wide && !held(element);
+  });
+  return out ? out.outerHTML.slice(0, 80) : "";
+})()"""
+# The red, green and blue behind the text, of 255 each, where a reader asked for dark pages.
+BEHIND = """(() => {
+  const colours = [document.body, document.documentElement]
+    .map((element) => getComputedStyle(element).backgroundColor)
+    .filter((colour) => !/, 0\\)$/.test(colour));
+  return colours.length ? colours[0].match(/[0-9.]+/g).slice(0, 3).map(Number) : [255, 255, 255];
+})()"""
+PICTURE_ENDS = "document.querySelector('article img').getBoundingClientRect().bottom"
+# The worker of the search answers when it has read the index.
+FOUND = """new Promise((done) => {
+  const input = document.querySelector(".md-search__input");
+  input.focus();
+  input.value = "forward KL";
+  input.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));
+  const from = Date.now();
+  const look = () => {
+    const found = document.querySelectorAll(".md-search-result__item").length;
+    if (found || Date.now() - from > 20000) done(found); else setTimeout(look, 50);
+  };
+  look();
+})"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print every fault, and return 1 if there is one."""
+    parser = argparse.ArgumentParser(prog="python tools/look_at_site.py")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("pictures", nargs="?", type=Path, metavar="FOLDER")
+    given = parser.parse_args(arguments)
+    # The browser's driver is the tests'.
+    sys.path.insert(0, str(ROOT / "tests"))
+    chromium = importlib.import_module("support.chromium")
+    if chromium.find() is None:
+        print(f"not opened in a browser, which {chromium.MISSING}")
+        return 0
+
+    pages = [path.relative_to(SITE).as_posix() for path in sorted(SITE.rglob("*.html"))]
+    pages = pages if given.all else one_of_each(SITE, pages)
+    with tempfile.TemporaryDirectory() as profile, chromium.Page(Path(profile)) as page:
+        faults = list(look(page, SITE, pages, given.pictures))
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    print(f"{len(pages)} pages opened in Chromium, the network closed: {len(faults)} faults")
+    return 1 if faults else 0
+
+
+def one_of_each(site: Path, names: list[str]) -> list[str]:
+    """Return the concepts, the pages that another program wrote, and the longest of each folder."""
+    longest: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (site / name).stat().st_size):
+        longest[str(Path(name).parent)] = name
+    kept = {*longest.values(), "verified-claims.html"}
+    return [name for name in names if name in kept or name.startswith(CONCEPTS)]
+
+
+def look(page: Any, site: Path, names: list[str], pictures: Path | None = None) -> Iterator[str]:
+    """Yield a line for each fault of some pages of a site.
+
+    Parameters
+    ----------
+    page : support.chromium.Page
+        An open browser.
+    site : pathlib.Path
+        The folder that the site was built into.
+    names : list of str
+        Pages, relative to it.
+    pictures : pathlib.Path, optional
+        Where a picture of each page goes.
+
+    Yields
+    ------
+    str
+        The page, and what is wrong with it.
+    """
+    with served(site) as address:
+        page.screen(*PHONE, dark=True, touch=True)
+        for name in names:
+            page.requests.clear()
+            page.errors.clear()
+            page.open(f"{address}/{name}")
+            local = (address, "data:", "blob:")
+            others = {found for found in page.requests if not found.startswith(local)}
+            yield from (f"{name}: asks another host for {found}" for found in sorted(others))
+            yield from (f"{name}: {error}" for error in page.errors)
+            if out := page.run(TOO_WIDE):
+                yield f"{name}: wider than {PHONE[0]} pixels: {out}"
+            if max(page.run(BEHIND)) > BRIGHT:
+                yield f"{name}: bright in the dark"
+            if pictures:
+                pictures.mkdir(parents=True, exist_ok=True)
+                page.picture(pictures / f"{name.replace('/', '_')}.png")
+
+        # On a common screen.
+        page.screen(*SCREEN)
+        concepts = [name for name in names if name.startswith(CONCEPTS)]
+        for name in concepts:
+            page.open(f"{address}/{name}")
+            if page.run(PICTURE_ENDS) > SCREEN[1]:
+                yield f"{name}: its picture ends below {SCREEN[1]} pixels"
+        if concepts and not page.run(FOUND):
+            yield "the search finds nothing for: forward KL"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """A server of files that says nothing about it."""
+
+    def do_GET(self) -> None:
+        """Send a file; a browser asks for an icon where a page names none."""
+        if self.path == "/favicon.ico":
+            self.send_response(HTTPStatus.NO_CONTENT)
+            self.end_headers()
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder to this machine alone, and yield the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
