@@ -1,4 +1,4 @@
-"""One run of ``race``: a contender trains on names until a tenth of KL(a‖p) is left, on a clock.
+"""One run of ``race``: a contender trains on a task until a tenth of KL(a‖p) is left, on a clock.
 
 ``python -m benchmarks._race_run FILE``: FILE holds a `Run` as JSON, and gets its curve.
 """
@@ -20,10 +20,27 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-BETA, LENGTH = 0.5, 12
 CONTENDERS = ("lm", "FDPGTrainer", "TRL GRPO", "TRL RLOO")
 # What is left of the distance when a run has seen enough.
 SHARE = 0.1
+# Behind log Z of the task whose features live on no list.
+DRAWS = 32768
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is rewarded, in samples of at most ``length`` tokens, at which price of a nat."""
+
+    reward: dict[str, float]
+    length: int
+    beta: float = 0.5
+
+
+TASKS = {
+    # Both features live on the list of names, so that log Z is exact.
+    "names": Task({"female": 1.0, "listed": 0.5}, 12),
+    "code": Task({"contains('return')": 1.0}, 32, 0.25),
+}
 
 
 @dataclass(frozen=True)
@@ -45,9 +62,12 @@ class Run:
     samples
         Of a measurement.
     base
-        Sizes and steps of the base model, as `lm.config.base.BaseConfig` has them.
+        Sizes and steps of the base model, as `lm.config.base.BaseConfig` has them; of code, as
+        `lm.config.code_model.CodeConfig` has them.
     threads
         Of torch.
+    task
+        Of `TASKS`.
     """
 
     contender: str
@@ -59,6 +79,7 @@ class Run:
     samples: int = 2048
     base: dict[str, Any] = field(default_factory=dict)
     threads: int = 1
+    task: str = "names"
 
 
 class Finished(Exception):
@@ -76,22 +97,19 @@ class Course:
 
     def __init__(self, run: Run) -> None:
         from lm.config import RunConfig, TargetConfig  # noqa: PLC0415
-        from lm.config.base import BaseConfig  # noqa: PLC0415
-        from lm.config.parts import EvaluationConfig, OptimizerConfig  # noqa: PLC0415
+        from lm.config.parts import EvaluationConfig, OptimizerConfig, PartitionConfig  # noqa: PLC0415
         from lm.target.problem import build_problem  # noqa: PLC0415
-        from lm.training.base import train_base  # noqa: PLC0415
         from lm.training.setup import load_base, resolve_with  # noqa: PLC0415
 
-        self.run, self.points = run, []
-        # TRL scores prompt and completion in one row: a place more than the completion has.
-        sizes: dict[str, Any] = {"max_new_tokens": LENGTH + 1} | run.base
-        self.folder = train_base(BaseConfig(**sizes))
-        reward = {"female": 1.0, "listed": 0.5}
+        self.run, self.points, self.task = run, [], TASKS[run.task]
+        self.folder = _model(run, self.task.length)
         self.config = RunConfig(
             model=str(self.folder),
-            max_new_tokens=LENGTH,
+            max_new_tokens=self.task.length,
             divergence="reverse_kl",
-            target=TargetConfig(kind="reward_tilted", reward=reward, beta=BETA),
+            target=TargetConfig(kind="reward_tilted", reward=self.task.reward, beta=self.task.beta),
+            # A constant in reverse KL's signal, which the baseline takes out.
+            partition=PartitionConfig(samples=64),
             steps=run.steps,
             batch_size=run.batch_size,
             optimizer=OptimizerConfig(lr=run.rate),
@@ -103,8 +121,8 @@ class Course:
         )
         config = resolve_with(self.config, None)
         self.base: Any = load_base(config)
-        # Both features live on the list, so that log Z is exact.
         self.problem = build_problem(config, self.base)
+        self.log_z = float(self.problem.log_z)
         self.wall = self.cpu = 0.0
         self._started = (0.0, 0.0)
 
@@ -112,7 +130,7 @@ class Course:
         """Return the reward of each sample."""
         reading = self.problem.read(samples)
         log_base = samples.log_prob.new_zeros(len(samples.tokens)).double()
-        return (BETA * self.problem.log_score(log_base, reading)).tolist()
+        return (self.task.beta * self.problem.log_score(log_base, reading)).tolist()
 
     def go(self) -> None:
         """Start the clocks."""
@@ -141,7 +159,7 @@ class Course:
         _ = model.train(training)
 
         # An unbiased mean, and its standard error.
-        values = log_policy - log_score + self.problem.log_z
+        values = log_policy - log_score + self.log_z
         point = {
             "step": step,
             "samples": step * self.run.batch_size,
@@ -154,6 +172,40 @@ class Course:
         enough = SHARE * self.points[0]["kl"]
         if len(self.points) > 1 and all(p["kl"] < enough for p in self.points[-2:]):
             raise Finished
+
+
+def shared_log_z(course: Course, path: Path) -> dict[str, float]:
+    """Return log Z and its standard error from `DRAWS` samples of the base, drawn once a race."""
+    from dataclasses import replace  # noqa: PLC0415
+
+    from lm.config.parts import PartitionConfig  # noqa: PLC0415
+    from lm.target.problem import build_problem  # noqa: PLC0415
+    from lm.training.setup import resolve_with  # noqa: PLC0415
+
+    if not path.exists():
+        many = replace(course.config, partition=PartitionConfig(samples=DRAWS), seed=10**6)
+        offline = build_problem(resolve_with(many, None), course.base).offline
+        assert offline is not None
+        estimate = offline.estimate
+        error = float(estimate.relative_standard_error)
+        found = {"log_z": float(estimate.log_z), "error": error, "samples": DRAWS}
+        path.with_suffix(".part").write_text(json.dumps(found) + "\n", encoding="utf-8")
+        path.with_suffix(".part").replace(path)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _model(run: Run, length: int) -> Path:
+    """Return the folder of the task's base, which is trained if it is in no cache."""
+    from lm.code_models.train import train_code  # noqa: PLC0415
+    from lm.config.base import BaseConfig  # noqa: PLC0415
+    from lm.config.code_model import CodeConfig  # noqa: PLC0415
+    from lm.training.base import train_base  # noqa: PLC0415
+
+    if run.task == "code":
+        return train_code(CodeConfig(**run.base))
+    # TRL scores prompt and completion in one row: a place more than the completion has.
+    sizes: dict[str, Any] = {"max_new_tokens": length + 1} | run.base
+    return train_base(BaseConfig(**sizes))
 
 
 def run_lm(course: Course) -> None:
@@ -226,7 +278,7 @@ def _trainer(course: Course, run: Run, folder: Path, clock: Any) -> Any:
         output_dir=str(folder),
         use_cpu=True,
         bf16=False,
-        beta=BETA,
+        beta=course.task.beta,
         per_device_train_batch_size=run.batch_size,
         num_generations=run.batch_size,
         max_completion_length=course.base.max_new_tokens,
@@ -234,6 +286,8 @@ def _trainer(course: Course, run: Run, folder: Path, clock: Any) -> Any:
         learning_rate=run.rate,
         lr_scheduler_type="constant",
         optim="adamw_torch_fused",
+        # TRL's default computes each forward twice, to save memory that nobody needs here.
+        gradient_checkpointing=False,
         max_grad_norm=0.0,
         max_steps=run.steps,
         seed=run.seed,
@@ -297,6 +351,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     torch.set_num_threads(run.threads)
     course = Course(run)
+    if not course.problem.target.config.on_list:
+        course.log_z = shared_log_z(course, path.parent / "log_z.json")["log_z"]
     with contextlib.suppress(Finished):
         (run_lm if run.contender == "lm" else run_trl)(course)
     record = {"run": asdict(run), "points": course.points}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -47,6 +45,30 @@ def test_ratios_are_taken_on_the_same_seed():
     assert found["TRL"] == pytest.approx([both / lap, 1.0])
 
 
+def test_the_page_says_what_became_of_the_goal():
+    def lines(first: str, second: str) -> list[str]:
+        # A tenth after 1, 2 or 3 seconds of CPU, or never.
+        curves = {"1": curve(1.0, 0.1), "2": curve(1.0, 1.0, 0.1), "-": curve(1.0, 0.6)}
+        record = {
+            "curves": {
+                "lm": [curves["1"], curves["1"]],
+                "FDPGTrainer": [curves["1"], curves["1"]],
+                "TRL RLOO": [curves[first], curves[second]],
+            },
+            "seeds": {"race": [0, 1]},
+        }
+        return [*race._against_lm(record), *race._goal(record)]
+
+    never = "Against TRL RLOO there is no ratio: lm got to a tenth on 2 of 2 seeds, TRL RLOO on 0."
+    assert lines("-", "-")[-1] == never
+    assert lines("2", "2")[-1] == "Against TRL RLOO it is met: 2 times."
+    assert lines("1", "1")[-1] == "Against TRL RLOO it is not met: 1 times."
+    one = lines("2", "-")
+    said = "- TRL RLOO, to a tenth: 2 times; 1 seed(s) on which one of both did not"
+    assert said in one
+    assert "- TRL RLOO, to half: no seed on which both got there" not in one
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_tiny_race(tmp_path: Path, capsys, monkeypatch):
@@ -54,11 +76,7 @@ def test_a_tiny_race(tmp_path: Path, capsys, monkeypatch):
     # The base is cached below the folder of the process; runs are made in this one.
     monkeypatch.chdir(tmp_path)
 
-    def here(command: list[str], **_: Any) -> Any:
-        assert command[1:3] == ["-m", "benchmarks._race_run"]
-        return SimpleNamespace(returncode=_race_run.main(command[3:]), stderr="")
-
-    monkeypatch.setattr(race.subprocess, "run", here)
+    monkeypatch.setattr(race, "make_run", lambda path: _race_run.main([str(path)]) == 0)
     tiny = '{"layers": 1, "width": 16, "heads": 2, "steps": 200, "batch_size": 128}'
     sizes = ["--steps", "2", "--every", "1", "--batch-size", "64", "--samples", "64"]
     options = [*sizes, "--rates", "1e-2", "--pilots", "9", "--base", tiny, "--results", "results"]
@@ -69,7 +87,7 @@ def test_a_tiny_race(tmp_path: Path, capsys, monkeypatch):
     assert [line.split(",")[0] for line in made] == list(CONTENDERS)
 
     # The record, with machine and versions; all start at the same law.
-    record = json.loads((tmp_path / "results" / "race.json").read_text(encoding="utf-8"))
+    record = json.loads((tmp_path / "results" / "race_names.json").read_text(encoding="utf-8"))
     assert "trl 1." in record["machine"]
     starts = [record["curves"][name][0][0] for name in CONTENDERS]
     assert all(start["kl"] == pytest.approx(starts[0]["kl"], rel=1e-5) for start in starts)
@@ -78,10 +96,45 @@ def test_a_tiny_race(tmp_path: Path, capsys, monkeypatch):
         assert [point["samples"] for point in points] == [0, 64, 128]
         assert 0 < points[1]["cpu"] < points[2]["cpu"]
         assert points[2]["kl"] != points[0]["kl"], name
-    assert (tmp_path / "results" / "race.png").stat().st_size > 5000
+    assert (tmp_path / "results" / "race_names.png").stat().st_size > 5000
 
     # Nothing is made again, and another setting is no continuation.
     assert race.main([*options, "--seeds", "9"]) == 0
     assert "seed 9\n" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="is of other settings"):
         _ = race.main([*options, "--seeds", "9", "--threads", "2"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_code_has_one_log_z_of_many_samples(tmp_path: Path, monkeypatch):
+    pytest.importorskip("trl", reason="TRL is an extra: make engines")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_race_run, "DRAWS", 4096)
+    base = {"size": "1x16", "characters": 60, "max_new_tokens": 32, "steps": 30}
+    tiny = {"task": "code", "base": base, "batch_size": 32, "samples": 2048, "steps": 1, "every": 1}
+    contest = race.Race(tmp_path / "runs", print, **tiny)
+    monkeypatch.setattr(race, "make_run", lambda path: _race_run.main([str(path)]) == 0)
+    curves = {name: contest.curve(name, 1e-3, 0) for name in ("lm", "TRL RLOO")}
+
+    # Of the base, KL is log Z less the mean reward over beta: a share q of samples has the reward.
+    found = json.loads((tmp_path / "runs" / "log_z.json").read_text(encoding="utf-8"))
+    price = 1.0 / _race_run.TASKS["code"].beta
+    share = math.expm1(found["log_z"]) / math.expm1(price)
+    assert found["samples"] == 4096
+    assert 0.0 < found["error"] < 0.1
+    for name, (start, end) in curves.items():
+        error = math.hypot(start["error"], price * found["error"])
+        # Five standard errors, of 2,048 and of 4,096 samples.
+        assert start["kl"] == pytest.approx(found["log_z"] - share * price, abs=5 * error), name
+        assert end["kl"] != start["kl"], name
+    assert curves["lm"][0]["kl"] == pytest.approx(curves["TRL RLOO"][0]["kl"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_is_named_with_its_last_words(tmp_path: Path, monkeypatch):
+    # It dies before it needs any of TRL, whose import takes seconds.
+    monkeypatch.setattr(race, "PRELOADED", ("benchmarks._race_run",))
+    contest = race.Race(tmp_path, print, task="names", base={"layers": 0})
+    with pytest.raises(RuntimeError, match=r"(?s)lm has died:.*layers must be at least 1, got 0"):
+        _ = contest.curve("lm", 1e-3, 0)
