@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -200,7 +201,8 @@ def _culprit(call: Callable[[slice], Any], texts: Sequence[str]) -> str:
 def _copy(values: Any) -> Any:
     if isinstance(values, np.ndarray):
         return values.copy()
-    return [list(value) if isinstance(value, list) else value for value in values]
+    # One by one: samples of one prompt share what its columns hold.
+    return [value if isinstance(value, str) else copy.deepcopy(value) for value in values]
 
 
 def _is_scalar(value: Any) -> bool:

@@ -151,7 +151,7 @@ def divergence_figure(
                 shown |= dict(zip(labels, handles, strict=True))
             figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=columns)
         if title:
-            figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+            figure.suptitle(_plain(title), x=0.01, ha="left", fontweight="bold")
     return figure
 
 

@@ -207,6 +207,23 @@ def test_a_function_that_changes_what_it_is_given_changes_nothing_for_the_next()
     assert log_base.tolist() == [1, 2]
 
 
+def test_a_column_that_a_function_changes_is_whole_for_the_next_sample_and_function():
+    @feature("takes_one")
+    def takes_one(texts, *, answer):
+        return [one["right"].pop() for one in answer]
+
+    @feature("counts")
+    def counts(texts, *, answer):
+        return [len(one["right"]) for one in answer]
+
+    # Samples of one prompt share the values of its line.
+    answer = {"right": [5.0, 7.0]}
+    columns = {"answer": [answer, answer]}
+    found = feature_values(["takes_one", "counts"], ["a", "b"], columns=columns)
+    assert found.tolist() == [[7, 2], [7, 2]]
+    assert answer == {"right": [5.0, 7.0]}
+
+
 def test_a_function_is_given_what_its_arguments_are_called():
     for function, reason in (
         (

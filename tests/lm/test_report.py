@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from support.lm_runs import finished_run, lines, tiny_config
 
 from fdpg_ref.display import plus_minus
@@ -202,12 +203,20 @@ def test_a_dollar_sign_opens_no_mathematics(tmp_path):
     name = r'matches(r"\d$") and matches(r"\w$")'
     row = {"feature": name, "base": 0.1, "target": 0.5, "wanted": 0.5, "weight": 1.0}
     fit = {"gradient_norm": 1e-12, "dual_values": [0.0, -1.0]}
-    _ = save_figure(multiplier_figure({"features": [row], "fit": fit}), tmp_path / "a.png")
-    records = lines(finished_run(), "evaluation")
-    curve = Curve(name, "forward_kl", records)
-    _ = save_figure(divergence_figure([curve]), tmp_path / "b.png")
-    figure = alignment_figure([curve], "forward_kl", target=(0.0, 1.0), title=name)
-    _ = save_figure(figure, tmp_path / "c.png")
+    known = {key: {"exact": {"value": 0.5}} for key in (*FOUR, "entropy")}
+    curve = Curve(name, "forward_kl", [{"samples": n, "estimates": known} for n in range(2)])
+    for figure in (
+        multiplier_figure({"features": [row], "fit": fit}),
+        divergence_figure([curve], title=name),
+        alignment_figure([curve], "forward_kl", target=(0.0, 1.0), title=name),
+    ):
+        labels = [label for axes in figure.axes for label in axes.get_xticklabels()]
+        found: Any = [*figure.findobj(Text), *labels]
+        texts = [one.get_text() for one in found]
+        shown = [text for text in texts if "matches" in text]
+        assert shown
+        assert [text for text in shown if text.count("$") != text.count("\\$")] == []
+        _ = save_figure(figure, tmp_path / "a.png")
 
 
 def test_a_target_without_features_is_drawn_by_its_distance():

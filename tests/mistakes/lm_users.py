@@ -6,6 +6,15 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/features/calls.py",
+        "value if isinstance(value, str) else copy.deepcopy(value) for",
+        "list(value) if isinstance(value, list) else value for",
+        "an answer that a reward changes is another one for the next sample",
+        (
+            "lm/test_features.py::test_a_column_that_a_function_changes_is_whole_for_the_next_sample_and_function",
+        ),
+    ),
+    Mutant(
         "lm/cli/partition.py",
         'return settings | {f"{CONTENT} {path}": digest for path, digest in digests.items()}',
         "return settings",
