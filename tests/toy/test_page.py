@@ -103,6 +103,13 @@ def test_every_claim_is_there_with_its_evidence(text: str, records: list[Record]
     assert "FAILED" not in shown
 
 
+def test_without_guards_it_is_said_once(records: list[Record]):
+    shown = "".join(read(page(records, {})).words)
+    assert shown.count("not run") == 1
+    assert "guarding tests are named, and were not run for this page" in shown
+    assert "0 guarding" not in shown
+
+
 def test_the_tables_are_measured(text: str, records: list[Record]):
     """The Z policies row by row, the dictionary, and the ratios."""
     estimators = {r.estimator for r in records}
