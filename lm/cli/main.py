@@ -492,8 +492,9 @@ def _folder(word: str) -> Path:
 def _at_least(least: int) -> Callable[[str], int]:
     def integer(word: str) -> int:
         value = int(word)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is not a number of {least} or more")
+        if not least <= value < 2**63:
+            what = f"a number of {least} or more" if value < least else "a number of 64 bits"
+            raise argparse.ArgumentTypeError(f"{word:.40} is not {what}")
         return value
 
     return integer

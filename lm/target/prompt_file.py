@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -178,7 +179,8 @@ def _stated(path: str, line: PromptLine, name: str) -> float:
             "learn from it: leave the line out"
         )
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    # JSON holds whole numbers of any size, and isfinite takes no more than a float does.
+    if not number or not abs(value) <= sys.float_info.max:
         raise RunError(f"{where} has {name} {value!r:.60}: it must be a finite number, in nats")
     return float(value)
 

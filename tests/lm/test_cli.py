@@ -70,6 +70,7 @@ def test_every_command_explains_itself(name, capsys):
         (["sample", "m", "--top_k", "x"], "argument --top-k/--top_k: invalid int value: 'x'"),
         (["sample", "m", "--max-new-tokens", "0"], "0 is not a number of 1 or more"),
         (["precision", "m", "--n", "1"], "1 is not a number of 2 or more"),
+        (["sample", "m", "--seed", str(2**63)], f"{2**63} is not a number of 64 bits"),
         (["precision", "m", "--device", "tpu"], "invalid choice: 'tpu'"),
         (["precision", "m", "--output", __file__], "is a file: name a folder"),
         (["precision", "no/such/model"], "there is no model folder no/such/model"),

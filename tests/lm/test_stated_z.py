@@ -217,6 +217,7 @@ LINE = "line 2"
         ({"log_z": math.nan}, f"{LINE} has log_z nan: it must be a finite number"),
         ({"log_z": math.inf}, f"{LINE} has log_z inf: it must be a finite number"),
         ({"log_z": -math.inf}, f"{LINE} has log_z -inf: the prompt has no target mass"),
+        ({"log_z": 10**400}, f"{LINE} has log_z 10000*: it must be a finite number"),
         ({"log_z": "-1"}, f"{LINE} has log_z '-1': it must be"),
         ({"log_z": True}, f"{LINE} has log_z True: it must be"),
         ({"log_z": [-1.0]}, f"{LINE} has log_z \\[-1.0\\]: it must be"),

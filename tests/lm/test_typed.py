@@ -39,7 +39,7 @@ def _leaves(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
 def _bad_values(hint: Any) -> list[Any]:
     """Return values that a type hint excludes."""
     by_type: dict[Any, list[Any]] = {
-        int: [2.5, "many", True, [1]],
+        int: [2.5, "many", True, [1], 2**63],
         float: ["much", True, [0.1]],
         bool: [1, "perhaps"],
         str: [5, True, ["a"]],
