@@ -189,11 +189,11 @@ def _plain(name: str, hint: type, value: Any) -> Any:
     real = isinstance(value, numbers.Real) and not _is_bool(value)
     _require(whole if hint is int else real, name, value, wanted)
     # Generators and tensors take 64 bits.
-    if hint is int and abs(int(value)) >= 2**63:
+    convert: Any = hint
+    if hint is int and abs(convert(value)) >= 2**63:
         raise ValueError(f"{name} is {value!r:.40}...: no number is that large here")
     if type(value) is hint:
         return value
-    convert: Any = hint
     try:
         return convert(value)
     except OverflowError as error:

@@ -7,8 +7,8 @@ from mutation import Mutant
 MUTANTS = [
     Mutant(
         "lm/config/typed.py",
-        "    if hint is int and abs(int(value)) >= 2**63:",
-        "    if hint is int and abs(int(value)) > 2**63:",
+        "    if hint is int and abs(convert(value)) >= 2**63:",
+        "    if hint is int and abs(convert(value)) > 2**63:",
         "a seed of more bits than a generator takes",
         ("lm/test_typed.py::test_python_a_recipe_and_the_command_line_refuse_alike",),
     ),
