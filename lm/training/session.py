@@ -15,6 +15,7 @@ from torch import Tensor
 from lm.config import RunConfig
 from lm.device.amp import Amp
 from lm.device.interrupt import Interrupt
+from lm.device.memory import release_freed_memory
 from lm.device.processes import agree, fail_together, gather, require_same
 from lm.errors import RunInterrupted
 from lm.evaluation.evaluate import Evaluator
@@ -39,6 +40,9 @@ from lm.training.average import WeightAverage
 from lm.training.describe import describe_features, metric_words
 from lm.training.sharding import WholeWeights
 from lm.training.texts import Texts, draw_texts
+
+# Bytes that a step may leave freed and not given back, so that a small model loses no time.
+FREED = 2**30
 
 
 class StepRecord(NamedTuple):
@@ -223,6 +227,7 @@ class Session:
         """
         step, steps = record["step"], self.config.steps
         self.average.observe()
+        release_freed_memory(above=FREED)
         self._log(record)
         self._time(step, "seconds", started)
         self._report(step, record)
@@ -251,10 +256,13 @@ class Session:
 
     def _measure(self, policy: Policy, step: int) -> dict[str, Any]:
         config, started = self.config, time.perf_counter()
+        # What steps have freed is of no use to an evaluation, nor the other way about.
+        release_freed_memory()
         with self.amp.autocast():
             evaluation, texts = self.evaluator.measure(
                 policy, step=step, samples=step * config.batch_size
             )
+        release_freed_memory()
         if step == 0 and self.problem is not self.evaluator.problem:
             # Those of the measured target are there already.
             own = [f"the target that is trained: {words}" for words in self.problem.warnings()]

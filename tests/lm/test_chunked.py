@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.lm_models import make_gpt2_folder, make_llama_folder
-from support.lm_tiny import tiny_gpt2, tiny_llama
+from support.lm_tiny import VOCABULARY, tiny_gpt2, tiny_llama, tiny_policy
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -18,15 +18,18 @@ from transformers import (
 )
 
 from benchmarks.logprob_memory import compare
+from lm.config import LoraConfig
 from lm.config.sampling import SamplingConfig
 from lm.errors import RunError
 from lm.policy import load_policy
+from lm.policy.causal import scoring
 from lm.policy.causal.chunked import (
     UnsupportedHead,
     body_and_head,
     chunked_log_probs,
     require_plain_head,
 )
+from lm.policy.lora import add_lora
 from lm.policy.transforms import transformed_log_probs
 
 TRANSFORMS = [
@@ -71,6 +74,58 @@ def test_chunks_change_neither_values_nor_gradients(transform, chunk):
         strict=True,
     ):
         torch.testing.assert_close(here, there, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_a_frozen_head_is_passed_once_and_gives_the_same(transform, chunk):
+    hidden, head, weights = _case()
+    _ = head.requires_grad_(False)
+    law = transformed_log_probs(head(hidden), transform).log_probs
+    targets = law.detach().exp().multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0]
+    naive = law.gather(-1, targets[:, None]).squeeze(-1)
+    rows: list[int] = []
+    _ = head.register_forward_hook(lambda _head, inputs, _output: rows.append(len(inputs[0])))
+    chunked = chunked_log_probs(hidden, head, targets, chunk=chunk, transform=transform)
+    torch.testing.assert_close(chunked, naive, rtol=0, atol=1e-13)
+    # Twice over the same graph, as the noise of a gradient is measured.
+    for _ in range(2):
+        (here,) = torch.autograd.grad((chunked * weights).sum(), hidden, retain_graph=True)
+        (there,) = torch.autograd.grad((naive * weights).sum(), hidden, retain_graph=True)
+        torch.testing.assert_close(here, there, rtol=0, atol=1e-12)
+    assert sum(rows) == len(hidden)
+    assert max(rows) <= chunk
+
+
+@pytest.mark.parametrize(
+    ("lora", "grad", "chunks"), [(True, True, 6), (True, False, 1), (False, True, 1)]
+)
+def test_an_adapter_differentiates_a_large_batch_in_chunks(lora, grad, chunks, monkeypatch):
+    # 24 tokens; room for the logits of four of them.
+    monkeypatch.setattr(scoring, "GROUP_LOGITS", 23 * VOCABULARY)
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", 4 * VOCABULARY)
+    base = tiny_policy(tiny_llama())
+    policy = add_lora(base, LoraConfig(rank=2), 0) if lora else base.trainable_copy()
+    calls: list[int] = []
+    tokens = torch.tensor(
+        [[2, 0, 2, 0], [0, 2, 0, 0], [2, 2, 0, 2], [0, 0, 2, 2], [2, 2, 2, 0], [0, 2, 2, 2]]
+    )
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    with torch.set_grad_enabled(grad):
+        _ = policy.log_prob(tokens, mask)  # the head is looked at, once
+        head = policy.model.get_output_embeddings()
+        _ = head.register_forward_hook(lambda *_: calls.append(1))
+        found = policy.log_prob(tokens, mask)
+    assert len(calls) == chunks
+    monkeypatch.setattr(scoring, "GROUP_LOGITS", 10**9)
+    plain = policy.log_prob(tokens, mask)
+    # float32, sums of four terms.
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
+    if grad:
+        trained = [weights for weights in policy.model.parameters() if weights.requires_grad]
+        pairs = [torch.autograd.grad(each.square().sum(), trained) for each in (found, plain)]
+        for here, there in zip(*pairs, strict=True):
+            assert float((here - there).norm()) <= 1e-5 * float(there.norm()) + 1e-9
 
 
 def test_a_token_outside_the_kept_set_has_probability_zero():

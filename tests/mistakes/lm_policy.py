@@ -114,6 +114,20 @@ MUTANTS = [
         ("lm/test_chunked.py::test_chunks_change_neither_values_nor_gradients",),
     ),
     Mutant(
+        "lm/policy/causal/chunked.py",
+        "    if wide and hidden.requires_grad and is_frozen(head):\n",
+        "    if False:\n",
+        "models: a frozen head is passed again in the backward pass",
+        ("lm/test_chunked.py::test_a_frozen_head_is_passed_once_and_gives_the_same",),
+    ),
+    Mutant(
+        "lm/policy/causal/scoring.py",
+        "        chunk = self.score_chunk or self._chunk_under_adapter(tokens)\n",
+        "        chunk = self.score_chunk\n",
+        "models: under an adapter the logits of a whole batch wait for the backward pass",
+        ("lm/test_chunked.py::test_an_adapter_differentiates_a_large_batch_in_chunks",),
+    ),
+    Mutant(
         "lm/models/adapter.py",
         "        layer.merge(safe_merge=True)\n",
         "",

@@ -6,6 +6,15 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/training/session.py",
+        "            )\n        release_freed_memory()\n",
+        "            )\n",
+        "what an evaluation has freed kept while the policy is saved",
+        (
+            "lm/test_memory.py::test_memory_is_released_around_every_evaluation_and_after_a_large_step",
+        ),
+    ),
+    Mutant(
         "benchmarks/race.py",
         "both = [(other, ours) for other, ours in pairs if math.isfinite(other + ours)]",
         "both = sorted(pairs)",

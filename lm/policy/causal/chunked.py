@@ -1,12 +1,14 @@
 """Log-probabilities of tokens in bounded memory: never the logits of all positions at once.
 
 At 8,192 tokens and 150,000 ids the logits alone take 4.6 GiB in float32, their log-softmax as much
-again, and so does its gradient. Here a chunk of positions passes the head at a time, and passes it
-again in the backward pass instead of being kept.
+again, and so does its gradient. Here a chunk of positions passes the head at a time. A head that
+is trained is passed again in the backward pass. Of a frozen one, as under an adapter, the slope of
+each log-probability is kept, a row as wide as the hidden state, and nothing is computed twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ from transformers import PreTrainedModel
 from lm.config.sampling import SamplingConfig
 from lm.errors import RunError
 from lm.policy.transforms import IDENTITY, transformed_log_probs
+
+# From hidden states and tokens to the tokens' log-probabilities.
+_Values = Callable[[Tensor, Tensor], Tensor]
 
 
 class UnsupportedHead(RunError):
@@ -74,6 +79,10 @@ def chunked_log_probs(
         return log_probs.gather(-1, chosen[:, None]).squeeze(-1)
 
     pieces = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    # In 16 bits a slope that no coefficient has scaled yet would lose its small entries.
+    wide = hidden.dtype in {torch.float32, torch.float64}
+    if wide and hidden.requires_grad and is_frozen(head):
+        return torch.cat([_WithSlope.apply(*piece, log_probs_of) for piece in pieces])
     # Nothing random happens in a head, so there is no random state to keep for the recomputation.
     return torch.cat(
         [
@@ -81,6 +90,31 @@ def chunked_log_probs(
             for piece in pieces
         ]
     )
+
+
+class _WithSlope(torch.autograd.Function):
+    """Values with one row of input each, whose gradients are taken while they are computed."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, chosen: Tensor, function: _Values) -> Tensor:
+        """Return function(part, chosen), shape (m,): a value for each row of part."""
+        with torch.enable_grad():
+            part = part.detach().requires_grad_()
+            values = function(part, chosen)
+            (slope,) = torch.autograd.grad(values.sum(), part)
+        ctx.save_for_backward(slope)
+        return values.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Scale each row's slope."""
+        (slope,) = ctx.saved_tensors
+        return grads[0][:, None] * slope, None, None
+
+
+def is_frozen(head: nn.Module) -> bool:
+    """Return whether no parameter of a head takes gradients."""
+    return not any(weights.requires_grad for weights in head.parameters())
 
 
 def body_and_head(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
@@ -139,6 +173,15 @@ def require_plain_head(model: PreTrainedModel) -> None:
         raise UnsupportedHead(_refusal(model, "it changes the hidden states before its head"))
     if not torch.equal(logits, seen["output"].to(logits.dtype)):
         raise UnsupportedHead(_refusal(model, "it scales or caps the logits after its head"))
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Return whether `require_plain_head` lets a model pass."""
+    try:
+        require_plain_head(model)
+    except UnsupportedHead:
+        return False
+    return True
 
 
 def _refusal(model: PreTrainedModel, reason: str) -> str:

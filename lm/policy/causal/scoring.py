@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lm.config.sampling import SamplingConfig
-from lm.policy.causal.chunked import body_and_head, chunked_log_probs, require_plain_head
+from lm.policy.causal.chunked import (
+    body_and_head,
+    chunked_log_probs,
+    has_plain_head,
+    is_frozen,
+    require_plain_head,
+)
 from lm.policy.causal.sampling import distinct_prompts, gather_last, place_inputs
 from lm.policy.prompts import Prompts
 from lm.policy.transforms import IDENTITY, TransformedLogProbs, transformed_log_probs
@@ -25,6 +31,9 @@ GROUP_ROWS = 64
 # Groups of one longest length waste nothing by being one call, which two threads share better;
 # their logits then stay below 128 MiB in float32.
 GROUP_LOGITS = 2**25
+# Under an adapter, as many logits as are in memory at a time, 32 MiB in float32, where a batch has
+# more than those of a group: it costs no time there (`lm.policy.causal.chunked`).
+CHUNK_LOGITS = 2**23
 
 
 class TokenScorer(nn.Module):
@@ -50,10 +59,11 @@ class TokenScorer(nn.Module):
         self.transform = transform
         self.single_group = False
         self._score_chunk: int | None = None
+        self._plain_head: bool | None = None
 
     @property
     def score_chunk(self) -> int | None:
-        """How many positions have their logits in memory at once; None is no limit.
+        """How many positions have their logits in memory at once; None is no limit of yours.
 
         Setting it raises `UnsupportedHead` for a model whose logits are more than its head's
         output.
@@ -126,16 +136,30 @@ class TokenScorer(nn.Module):
 
     def _chosen_log_probs(self, tokens: Tensor, mask: Tensor, prompts: Prompts) -> Tensor:
         """Return the log-probability of each token, shape (n, length), zero where masked."""
-        if self.score_chunk is None:
+        chunk = self.score_chunk or self._chunk_under_adapter(tokens)
+        if chunk is None:
             log_probs = gather_last(self.law(tokens, prompts).log_probs, tokens)
             # A position after the end can hold any token: left out, not multiplied by zero.
             return log_probs.where(mask, 0.0)
         body, head = body_and_head(self.model)
         hidden = body(**_inputs(tokens, prompts)).last_hidden_state[:, -tokens.shape[1] :]
         log_probs = chunked_log_probs(
-            hidden[mask], head, tokens[mask], chunk=self.score_chunk, transform=self.transform
+            hidden[mask], head, tokens[mask], chunk=chunk, transform=self.transform
         )
         return log_probs.new_zeros(mask.shape).masked_scatter(mask, log_probs)
+
+    def _chunk_under_adapter(self, tokens: Tensor) -> int | None:
+        """Return a chunk for a large batch that is differentiated through a frozen head."""
+        size = self.model.config.get_text_config().vocab_size
+        large = tokens.numel() * size > GROUP_LOGITS and torch.is_grad_enabled()
+        # Several processes call the model itself, which may be wrapped.
+        if not large or self.single_group:
+            return None
+        if self._plain_head is None:
+            self._plain_head = has_plain_head(self.model)
+        if not self._plain_head or not is_frozen(body_and_head(self.model)[1]):
+            return None
+        return max(1, CHUNK_LOGITS // size)
 
     def _groups(self, lengths: Tensor) -> Iterator[Tensor]:
         """Sort rows by length and cut them into groups."""
