@@ -19,7 +19,7 @@ from lm.device.streams import OFFLINE, random_stream
 from lm.errors import RunBusy, RunError
 from lm.phases import phase
 from lm.policy import Policy, load_policy
-from lm.policy.checks import check_device, check_score
+from lm.policy.checks import check_device, check_longest, check_score
 from lm.policy.drawing import draw
 from lm.policy.prompts import Prompts
 from lm.run.files import append_line, held_file, write_output
@@ -120,6 +120,7 @@ def _estimate(
     generator = random_stream(options.seed, OFFLINE, index)
     samples = draw(base, options.samples, generator=generator, prompts=prompts)
     reading = reader.read(samples)
+    check_longest(base, samples, reading.texts)
     log_score = _target(options).log_score_of(samples.log_prob, reading)
     check_score(samples.log_prob, log_score, reading.texts)
     return estimate_partition(log_score.double().cpu(), samples.log_prob.double().cpu())

@@ -138,6 +138,22 @@ def test_what_is_in_the_files_is_one_of_the_settings(folder, features, tmp_path,
     assert run(folder, output, *target, samples=4) == 0
 
 
+def test_a_longest_sample_that_was_drawn_by_another_law_ends_it(
+    folder, features, tmp_path, capsys, monkeypatch
+):
+    def shifted(*words: Any, **options: Any) -> Any:
+        policy: Any = load_policy(*words, **options)
+        score = policy.score
+        policy.score = lambda samples: score(samples) + 1.0
+        return policy
+
+    monkeypatch.setattr(partition, "load_policy", shifted)
+    output = tmp_path / "out.jsonl"
+    assert run(folder, output, "--constraints", f"{features}:even", samples=4) == 2
+    assert "sampler and its scorer disagree" in capsys.readouterr().err
+    assert read(output) == []
+
+
 def test_two_processes_do_not_write_one_file(folder, features, tmp_path, capsys, monkeypatch):
     output, target = tmp_path / "out.jsonl", ("--constraints", f"{features}:even")
     with held_file(output):

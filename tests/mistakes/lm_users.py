@@ -6,6 +6,15 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/cli/partition.py",
+        "    check_longest(base, samples, reading.texts)\n",
+        "",
+        "log Z of samples that were drawn by another law than the scorer's",
+        (
+            "lm/test_partition_column.py::test_a_longest_sample_that_was_drawn_by_another_law_ends_it",
+        ),
+    ),
+    Mutant(
         "lm/config/typed.py",
         "    if hint is int and abs(convert(value)) >= 2**63:",
         "    if hint is int and abs(convert(value)) > 2**63:",
