@@ -33,7 +33,7 @@ def input_digests(config: RunConfig, *, known: Collection[str] = ()) -> dict[str
         A hash of the content by path. Names on a hub are not looked up.
     """
     paths = {path for path in _named(config) if path not in known and Path(path).exists()}
-    return {path: _digest(Path(path).resolve()) for path in sorted(paths)}
+    return {path: digest_of(Path(path).resolve()) for path in sorted(paths)}
 
 
 def _named(config: RunConfig) -> Iterator[str]:
@@ -82,13 +82,13 @@ def _with_neighbours(path: Path) -> Iterator[str]:
             waiting += [path.parent / f"{name.replace('.', '/')}.py" for name in names]
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Hash a file, or the names and hashes of all files below a folder."""
     if path.is_file():
         facts = path.stat()
         return _file_digest(path, facts.st_mtime_ns, facts.st_size)
     files = sorted(inner for inner in path.rglob("*") if inner.is_file())
-    listed = "".join(f"{inner.relative_to(path)}\0{_digest(inner)}\n" for inner in files)
+    listed = "".join(f"{inner.relative_to(path)}\0{digest_of(inner)}\n" for inner in files)
     return hashlib.sha256(listed.encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,13 @@ from lm.phases import each, phase
 from lm.policy.causal import CausalPolicy
 from lm.policy.checks import check_vocabulary
 from lm.policy.load import load_policy
+from lm.run.inputs import digest_of
+from lm.run.owned import json_object
 from lm.target.listed import ListedSupport
 
 FACTS_FILE = "base.json"
+# What was in the folder that a model was fine-tuned from.
+START = "initial_sha256"
 WARM_UP_STEPS = 50
 PROGRESS_EVERY = 10
 
@@ -70,10 +75,23 @@ def train_base(
     -------
     Path
         A model folder for `load_policy`, with base.json (the configuration and `BaseFacts`).
+
+    Raises
+    ------
+    RunError
+        The model to start from is of other sizes, or has changed since the cached one was made.
     """
     folder = config.folder(cache)
+    start = Path(config.initial or "")
+    given = config.initial is not None and start.exists()
     if folder.exists():
+        if given:
+            _require_same_start(start, folder)
         return folder
+    content: dict[str, Any] = {"config": asdict(config)}
+    if given:
+        content[START] = digest_of(start.resolve())
+
     policy = _start(config)
     source = torch.from_numpy(source_probabilities(config.female_share))
     _fit(policy, source, config, progress)
@@ -81,9 +99,20 @@ def train_base(
         facts = base_facts(policy.frozen_copy(), config.female_share)
     with atomic_folder(folder) as partial:
         policy.save(partial)
-        content = {"config": asdict(config), "facts": asdict(facts)}
+        content["facts"] = asdict(facts)
         (partial / FACTS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def _require_same_start(start: Path, folder: Path) -> None:
+    """Raise a RunError if the model that a cached one was fine-tuned from is another one now."""
+    # Earlier versions did not write down what it was.
+    known = json_object(folder / FACTS_FILE).get(START)
+    if known is not None and digest_of(start.resolve()) != known:
+        raise RunError(
+            f"{start} has changed since {folder} was fine-tuned from it: delete {folder}, and it "
+            "is fine-tuned again"
+        )
 
 
 def base_facts(policy: CausalPolicy, female_share: float) -> BaseFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, replace
 from importlib import resources
 
@@ -73,6 +74,17 @@ def test_fine_tuning_starts_from_the_given_model(teacher, tmp_path):
             BaseConfig(layers=2, width=32, heads=4, steps=1, initial=str(tiny_model())),
             cache=tmp_path,
         )
+
+
+def test_a_cached_model_of_another_start_is_not_taken(tmp_path):
+    start = shutil.copytree(tiny_model(), tmp_path / "start")
+    config = BaseConfig(layers=1, width=32, heads=4, steps=1, batch_size=64, initial=str(start))
+    folder = train_base(config, cache=tmp_path / "cache")
+    assert train_base(config, cache=tmp_path / "cache") == folder
+    weights = start / "model.safetensors"
+    _ = weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(RunError, match=r"start has changed since .* delete .*, and it is fine-tun"):
+        _ = train_base(config, cache=tmp_path / "cache")
 
 
 def test_what_is_left_out_does_not_change_a_cached_models_name():

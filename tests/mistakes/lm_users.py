@@ -6,6 +6,13 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/training/base.py",
+        "and digest_of(start.resolve()) != known:",
+        "and known is None:",
+        "a model that was fine-tuned from other weights taken for that of these",
+        ("lm/test_aims.py::test_a_cached_model_of_another_start_is_not_taken",),
+    ),
+    Mutant(
         "lm/cli/partition.py",
         "    check_longest(base, samples, reading.texts)\n",
         "",
