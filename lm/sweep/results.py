@@ -197,22 +197,27 @@ def mean_record(records: Sequence[Record]) -> dict[str, Any]:
     -------
     dict
         An evaluation. Every estimate is a mean with the error of `mean_of`; a z combines those of
-        the seeds, which are independent.
+        the seeds, which are independent. What one of the seeds could not give has no mean.
     """
     first = records[0]
     estimates: dict[str, dict[str, Any]] = {}
     for quantity, entries in first["estimates"].items():
-        averaged = estimates[quantity] = {}
         for estimator in entries:
-            found = [record["estimates"][quantity][estimator] for record in records]
+            # Where no sample of a seed has any target mass, that seed has no shares of weights.
+            of_seeds = [record["estimates"].get(quantity, {}) for record in records]
+            if not all(estimator in of_seed for of_seed in of_seeds):
+                continue
+
+            found = [of_seed[estimator] for of_seed in of_seeds]
             exact = 0.0 if estimator == "exact" else math.nan
             values = [float(entry["value"]) for entry in found]
             errors = [float(entry.get("standard_error", exact)) for entry in found]
             mean = mean_of([Measured(*pair) for pair in zip(values, errors, strict=True)])
-            averaged[estimator] = {"value": mean.value, "standard_error": mean.error}
+            averaged: dict[str, float] = {"value": mean.value, "standard_error": mean.error}
             if all("z" in entry for entry in found):
                 total = sum(float(entry["z"]) for entry in found)
-                averaged[estimator]["z"] = total / math.sqrt(len(found))
+                averaged["z"] = total / math.sqrt(len(found))
+            estimates.setdefault(quantity, {})[estimator] = averaged
     return {"step": first["step"], "samples": first["samples"], "estimates": estimates}
 
 

@@ -153,8 +153,8 @@ def test_train_from_a_shell_says_only_what_takes_long_and_ends_with_the_report(t
         [sys.executable, "-m", "lm", *words],
         capture_output=True,
         text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,  # samples of the target are kept below it
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         check=False,
     )
     assert done.returncode == 0

@@ -281,6 +281,15 @@ def test_a_z_of_two_seeds_combines_theirs():
     assert averaged["z"] == pytest.approx(3.0 / math.sqrt(2))
 
 
+@pytest.mark.parametrize("without", [0, 1])
+def test_what_a_seed_could_not_give_has_no_mean(without):
+    records = [evaluation(0, share=1.0, entropy=4.0, moments={"listed": 0.5}) for _ in range(2)]
+    del records[without]["estimates"]["feature/listed"]["sampled"]
+    averaged = mean_record(records)["estimates"]
+    assert "sampled" not in averaged.get("feature/listed", {})
+    assert averaged["entropy"]["list_and_remainder"]["value"] == 4.0
+
+
 @pytest.mark.parametrize(("width", "parts"), [(80, 5), (120, 3), (300, 1)])
 def test_the_table_fits_the_terminal(outcomes, width, parts):
     for outcome in outcomes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -299,7 +300,8 @@ def test_sigterm_from_outside_ends_the_command_with_0_and_the_way_to_go_on(tmp_p
     _ = recipe.write_text(yaml.safe_dump(to_plain(config)))
     process = subprocess.Popen(
         [sys.executable, "-m", "lm", "train", str(recipe)],
-        cwd=ROOT,
+        cwd=tmp_path,  # samples of the target are kept below it
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

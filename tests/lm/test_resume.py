@@ -59,6 +59,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def quick(tmp_path, monkeypatch):
     """Return a function that makes a configuration of six steps; no pictures are drawn."""
     monkeypatch.setattr("lm.train.finish_run", lambda _: None)
+    monkeypatch.chdir(tmp_path)  # samples of the target are kept below it
 
     def make(name: str, **changes) -> RunConfig:
         options = {
@@ -246,7 +247,7 @@ def test_what_fails_before_the_first_step_does_not_block_the_corrected_command(q
     config = quick("run")
     with pytest.raises(RunError, match="bad combination"):
         _ = train(config, on_step=fail)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".cache"]
     # The same where the process died: only the base's evaluation is there.
     partial = partial_folder(tmp_path / "run")
     leave_run(partial, config, records=False)
