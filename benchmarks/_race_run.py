@@ -39,7 +39,7 @@ class Task:
 TASKS = {
     # Both features live on the list of names, so that log Z is exact.
     "names": Task({"female": 1.0, "listed": 0.5}, 12),
-    "code": Task({"contains('return')": 1.0}, 32, 0.25),
+    "code": Task({"contains('return')": 1.0}, 32, 0.05),
 }
 
 

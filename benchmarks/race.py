@@ -291,23 +291,49 @@ def _goal(record: Mapping[str, Any]) -> Iterator[str]:
 def draw(record: Mapping[str, Any], path: Path) -> None:
     """Draw what is left against seconds of CPU and against samples."""
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import LogLocator, NullFormatter  # noqa: PLC0415
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, cost in zip(axes, ("cpu", "samples"), strict=True):
+    start = statistics.median(curve[0]["kl"] for curve in record["curves"]["lm"])
+    for axis, cost in zip(axes, COSTS, strict=True):
         for place, (name, curves) in enumerate(record["curves"].items()):
             for seed, curve in enumerate(curves):
                 axis.plot(
                     [point[cost] for point in curve],
                     [point["kl"] for point in curve],
                     color=f"C{place}",
+                    # Two of them may make the same steps.
+                    linestyle="-" if place < len(record["curves"]) - 1 else "--",
                     linewidth=1,
                     label=None if seed else name,
                 )
+
+        # What the table asks for, beside a scale of its own.
+        for name, share in SHARES.items():
+            axis.axhline(share * start, color="0.6", linewidth=0.8, linestyle=":")
+            axis.text(
+                1.0,
+                share * start,
+                f"{name} ",
+                ha="right",
+                va="top",
+                color="0.4",
+                fontsize=8,
+                transform=axis.get_yaxis_transform(),
+            )
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_formatter("{x:,g}")
         axis.set_xlabel(COSTS[cost])
     axes[0].set_ylabel("KL(π‖p), nats")
-    axes[1].legend(frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    _ = figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.suptitle(
+        f"{record['settings']['task']}: a line for each of {len(record['seeds']['race'])} seeds"
+    )
     figure.savefig(path, dpi=150)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,13 @@ def test_a_tiny_race(tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     monkeypatch.setattr(race, "make_run", lambda path: _race_run.main([str(path)]) == 0)
+    trainers, original = [], _race_run._trainer
+
+    def kept(*arguments: Any) -> Any:
+        trainers.append(original(*arguments))
+        return trainers[-1]
+
+    monkeypatch.setattr(_race_run, "_trainer", kept)
     tiny = '{"layers": 1, "width": 16, "heads": 2, "steps": 200, "batch_size": 128}'
     sizes = ["--steps", "2", "--every", "1", "--batch-size", "64", "--samples", "64"]
     options = [*sizes, "--rates", "1e-2", "--pilots", "9", "--base", tiny, "--results", "results"]
@@ -85,6 +93,10 @@ def test_a_tiny_race(tmp_path: Path, capsys, monkeypatch):
     # The race's seed is the pilot's here: each run is made once.
     made = [line for line in out.splitlines() if line.endswith("rate 0.01, seed 9")]
     assert [line.split(",")[0] for line in made] == list(CONTENDERS)
+
+    # TRL's default computes each forward twice, which lm does not.
+    assert len(trainers) == 3
+    assert not any(trainer.model.is_gradient_checkpointing for trainer in trainers)
 
     # The record, with machine and versions; all start at the same law.
     record = json.loads((tmp_path / "results" / "race_names.json").read_text(encoding="utf-8"))

@@ -22,6 +22,13 @@ MUTANTS = [
         ("engines/test_race.py::test_ratios_are_taken_on_the_same_seed",),
     ),
     Mutant(
+        "benchmarks/race.py",
+        "if times >= FASTER_THAN_TRL",
+        "if times >= 1.0",
+        "a goal that is met by whoever is not slower",
+        ("engines/test_race.py::test_the_page_says_what_became_of_the_goal",),
+    ),
+    Mutant(
         "lm/conformance/problem.py",
         "float(after[ids[:i]][token])",
         "float(law[0][token])",

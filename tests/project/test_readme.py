@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
+import statistics
 from pathlib import Path
 from string import ascii_lowercase
 
 import numpy as np
 import pytest
 
+from benchmarks import race
 from lm.config.base import BaseConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +79,20 @@ def test_the_small_base_can_continue_the_prompts_that_we_show():
         # Without a word of its own it writes as many tokens as it has positions.
         positions = BaseConfig().max_new_tokens
         assert len(prompt) + int(limit[0] if limit else positions) <= positions, words
+
+
+def test_the_sentence_on_speed_is_that_of_the_stored_race():
+    found = []
+    for task, share in (("names", 0.5), ("code", 0.1)):
+        stored = ROOT / "benchmarks" / "results" / f"race_{task}.json"
+        record = json.loads(stored.read_text(encoding="utf-8"))
+        assert all(len(curves) >= 5 for curves in record["curves"].values())
+        times = race.ratios(record, share, "cpu")
+        found.append(f"{statistics.median(times['TRL RLOO']):.2g}")
+        assert times["TRL GRPO"] == []
+    shown = re.search(r"RLOO takes (\S+) \(names, .*half.*\) and (\S+) \(code, .*tenth\)", README)
+    assert shown is not None
+    assert list(shown.groups()) == found
 
 
 def test_the_table_of_the_demonstration_is_the_stored_one():
