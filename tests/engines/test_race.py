@@ -129,16 +129,20 @@ def test_code_has_one_log_z_of_many_samples(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(race, "make_run", lambda path: _race_run.main([str(path)]) == 0)
     curves = {name: contest.curve(name, 1e-3, 0) for name in ("lm", "TRL RLOO")}
 
-    # Of the base, KL is log Z less the mean reward over beta: a share q of samples has the reward.
+    # Z is 1 + q (e^(1/beta) - 1) where a share q of samples has the reward, and of the base KL is
+    # log Z - q / beta.
     found = json.loads((tmp_path / "runs" / "log_z.json").read_text(encoding="utf-8"))
     price = 1.0 / _race_run.TASKS["code"].beta
     share = math.expm1(found["log_z"]) / math.expm1(price)
     assert found["samples"] == 4096
-    assert 0.0 < found["error"] < 0.1
+    # A share's law, up to n - 1 for n.
+    error = math.sqrt((1 - share) / share / 4096)
+    assert found["error"] == pytest.approx(error, rel=1e-3)
     for name, (start, end) in curves.items():
-        error = math.hypot(start["error"], price * found["error"])
-        # Five standard errors, of 2,048 and of 4,096 samples.
-        assert start["kl"] == pytest.approx(found["log_z"] - share * price, abs=5 * error), name
+        measured = (found["log_z"] - start["kl"]) / price
+        # Five standard errors of both numbers of samples.
+        five = 5 * math.sqrt(share * (1 / 2048 + 1 / 4096))
+        assert measured == pytest.approx(share, abs=five), name
         assert end["kl"] != start["kl"], name
     assert curves["lm"][0]["kl"] == pytest.approx(curves["TRL RLOO"][0]["kl"], rel=1e-5)
 
