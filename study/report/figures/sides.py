@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from fdpg_ref.display import COLORS, MUTED
 from study.report.figures.drawing import panels, picture, rows_axis
@@ -17,7 +17,9 @@ from study.tables.stored import Frame
 # What the exact value says, filled; what the policy's own samples say, hollow.
 FILLS = {BEST: COLORS["forward_kl"], POLICY: "white"}
 SHIFTS = {BEST: -0.14, POLICY: 0.14}
+# Ratios at the ticks of a narrow axis; where a wide one has no room for all, powers of ten.
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+NARROW = np.log(1000.0)
 
 
 @picture(
@@ -49,6 +51,12 @@ def sides_figure(table: Frame) -> Figure | None:
     for axes, setting in zip(grid, settings, strict=True):
         _panel(axes, rows[rows["setting"] == setting], tasks)
         axes.set_xlim(np.exp(low - 0.1), np.exp(high + 0.1))
+        if high - low < NARROW:
+            axes.xaxis.set_major_locator(FixedLocator(TICKS))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        else:
+            axes.xaxis.set_major_locator(LogLocator(numticks=9))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(str(setting))
 
     color = COLORS["forward_kl"]
@@ -82,7 +90,4 @@ def _panel(axes: Axes, rows: Frame, tasks: list[str]) -> None:
         axes.axhline(len(tasks) - 1.5, color=MUTED, lw=0.8)
 
     rows_axis(axes, tasks)
-    axes.xaxis.set_major_locator(FixedLocator(TICKS))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("Jensen-Shannon better ←  ratio of KL(p‖π)  → forward KL better")
