@@ -130,12 +130,12 @@ def measure(
             _ = [runner.turn() for runner in runners]
 
         # The measured rounds.
-        start, busy = time.perf_counter(), _busy_seconds()
+        start, busy = time.perf_counter(), busy_seconds()
         for lap in range(rounds):
             # Rotate: no contender always follows the same one, whose caches it would find.
             first = lap % len(runners)
             _ = [runner.turn() for runner in [*runners[first:], *runners[:first]]]
-        wall, busy_since = time.perf_counter() - start, _busy_seconds()
+        wall, busy_since = time.perf_counter() - start, busy_seconds()
 
     # Their ratios, and the load of other programs meanwhile.
     laps = {runner.name: runner.laps[WARM_UP:] for runner in runners}
@@ -189,7 +189,7 @@ def _ratios(laps: dict[str, list[Lap]]) -> dict[str, float]:
     return ratios
 
 
-def _busy_seconds() -> float | None:
+def busy_seconds() -> float | None:
     """Return the processor time that all programs have used since the start of the system."""
     path = Path("/proc/stat")
     if not path.exists():

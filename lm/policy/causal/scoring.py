@@ -31,9 +31,9 @@ GROUP_ROWS = 64
 # Groups of one longest length waste nothing by being one call, which two threads share better;
 # their logits then stay below 128 MiB in float32.
 GROUP_LOGITS = 2**25
-# Under an adapter, as many logits as are in memory at a time, 32 MiB in float32, where a batch has
+# Under an adapter, as many logits as are in memory at a time, 16 MiB in float32, where a batch has
 # more than those of a group: it costs no time there (`lm.policy.causal.chunked`).
-CHUNK_LOGITS = 2**23
+CHUNK_LOGITS = 2**22
 
 
 class TokenScorer(nn.Module):
