@@ -22,10 +22,10 @@ from study.rules.verdicts import (
 from study.tables.cubes import Cube, Runs, policy_side, runs_of
 from study.tables.language import (
     BODY,
+    IN_MINUTES,
     OBJECTIVES,
     PLACES,
     SEEDS,
-    SENTENCES,
     SMALL,
     TASKS,
     ends_of_size,
@@ -109,7 +109,7 @@ def every_gain(
 
 
 def in_minutes(found: Frame, study: str) -> Verdict:
-    """L6: in both seeds of every task and objective E[phi] rises by more than five errors.
+    """L6: in both seeds of two tasks and each objective E[phi] rises by more than five errors.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def in_minutes(found: Frame, study: str) -> Verdict:
     table = found.pivot(index=["task", "method"], columns="seed", values="errors")
     objectives = [name for name in OBJECTIVES if name != "rl_kl"]
     table = table.reindex(
-        pd.MultiIndex.from_product([SENTENCES, objectives], names=table.index.names)
+        pd.MultiIndex.from_product([IN_MINUTES, objectives], names=table.index.names)
     )
     if table.shape[1] < 2 or table.isna().to_numpy().any():
         raise NotJudgedError("a task and objective has fewer than two seeds with a known error")

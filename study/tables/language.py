@@ -27,7 +27,8 @@ OBJECTIVES = ("forward_kl", "reverse_kl", "jensen_shannon", "alpha_0.5", "rl_kl"
 HARD, BODY = ("compiles", "pep8"), "body"
 # Of the text: what is missing is not judged.
 TASKS = (*HARD, BODY, "docstring")
-SENTENCES = ("sentiment", "word", "pronouns")
+# Those whose target is far enough from the base that five errors can be seen.
+IN_MINUTES = ("sentiment", "word")
 # Reverse KL to a hard constraint is infinite.
 PLACES = [(t, o) for t in TASKS for o in OBJECTIVES if o != "reverse_kl" or t == "docstring"]
 SMALL = "2x64"

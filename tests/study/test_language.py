@@ -112,7 +112,11 @@ def smollm2(*errors: float) -> Table:
         for task in ("sentiment", "word", "pronouns")
         for method in ("forward_kl", "reverse_kl", "jensen_shannon", "alpha_0.5")
         for seed, gain in enumerate(errors)
-        for step, value in ((0, 0.1), (24, 0.1 + gain * np.hypot(0.03, 0.03)))
+        for step, value in (
+            (0, 0.1),
+            # The target of the pronouns is too near to the base to be judged.
+            (24, 0.1 + gain * np.hypot(0.03, 0.03) * (task != "pronouns")),
+        )
     ]  # fmt: skip
     tasks = {row["task"]: {"target_moments": {"contains(x)": 0.5}} for row in rows}
     return Table("lm_language_smollm2", pd.DataFrame(rows), {"tasks": tasks})
