@@ -147,6 +147,13 @@ def _peak(result: dict[str, Any]) -> float:
 def markdown(result: dict[str, Any]) -> str:
     """Return the page that accompanies the JSON."""
     others = result["others_cpu_over_wall"]
+    busy = "an unknown share" if others is None else f"{others:.2f}"
+    rows = [
+        f"| {name} | {one['seconds_per_step']:.2f} | {one['cpu_seconds']:.2f} | "
+        f"{one['peak_rss_mb'] / 1024:.2f} |"
+        for name, one in result["contenders"].items()
+    ]
+
     lines = [
         "# A LoRA step on SmolLM2: the engine and a loop written by hand",
         "",
@@ -157,17 +164,11 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "| | s/step | processor s/step | peak memory of the process, GiB |",
         "|---|---|---|---|",
-        *(
-            f"| {name} | {one['seconds_per_step']:.2f} | {one['cpu_seconds']:.2f} | "
-            f"{one['peak_rss_mb'] / 1024:.2f} |"
-            for name, one in result["contenders"].items()
-        ),
+        *rows,
         "",
         f"Engine over loop, within a round: {result['ratios']['seconds']:.3f} by the clock, "
         f"{result['ratios']['processor']:.3f} in processor seconds. The engine's memory includes "
-        "Z and an evaluation. Other programs used "
-        + ("an unknown share" if others is None else f"{others:.2f}")
-        + " of one core meanwhile.",
+        f"Z and an evaluation. Other programs used {busy} of one core meanwhile.",
     ]
     return "\n".join([*lines, ""])
 

@@ -221,22 +221,26 @@ def page(record: Mapping[str, Any]) -> str:
     """Return the results for readers."""
     settings, seeds, log_z = record["settings"], record["seeds"], record["log_z"]
     start = statistics.median(c[0]["kl"] for c in record["curves"]["lm"])
+    rewards = ", ".join(f"{weight:g} for {name}" for name, weight in settings["reward"].items())
+    rates = ", ".join(f"{rate:g}" for rate in record["rates"])
+
+    # What is known of Z.
     known = "exact"
     if log_z is not None:
         known = (
             f"{log_z['log_z']:.3f} with a standard error of {log_z['error']:.3f}, from "
             f"{log_z['samples']:,} samples of the base"
         )
-    rewards = ", ".join(f"{weight:g} for {name}" for name, weight in settings["reward"].items())
+
     lines = [
         f"# The race on {settings['task']}",
         "",
         f"{record['machine']}. The reward is {rewards}; beta {settings['beta']}. KL(a‖p) is "
         f"{start:.3g} nats at the start, log Z is {known}. {settings['batch_size']} samples of at "
         f"most {settings['length']} tokens a step, at most {settings['steps']} steps, "
-        f"{settings['threads']} thread. The best of the rates "
-        f"{', '.join(f'{r:g}' for r in record['rates'])} by {len(seeds['pilot'])} pilot seed(s) of "
-        f"{record['pilot_steps']} steps; medians of {len(seeds['race'])} seeds, with their range. "
+        f"{settings['threads']} thread. The best of the rates {rates} by "
+        f"{len(seeds['pilot'])} pilot seed(s) of {record['pilot_steps']} steps; medians of "
+        f"{len(seeds['race'])} seeds, with their range. "
         "KL(π‖p) is measured between steps, on no clock. Seconds are of CPU: other programs ran "
         "beside.",
         "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import os
@@ -12,22 +11,32 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
 
 from fdpg_ref import InfiniteDivergence, MultipliersNotConverged, UnattainableMoments
-from lm.cli.base_words import base_config
+from lm.cli.arguments import (
+    Parser,
+    add_device,
+    add_json,
+    add_length,
+    add_seed,
+    at_least,
+    boolean,
+    folder,
+    spellings,
+)
 from lm.cli.demo_words import demo_of
 from lm.cli.partition_words import add_words, options_of
 from lm.cli.report_words import report_words
 from lm.config import RunConfig, SamplingConfig, resolve
-from lm.config.base import PRETRAINED
+from lm.config.base import PRETRAINED, BaseConfig
+from lm.config.code_model import CodeConfig
 from lm.config.options import parse_config, shipped_recipes, to_plain
 from lm.device.launched import GRACE_SECONDS, is_main, process_index, refuse_launch, require_alone
 from lm.errors import RunError, RunInterrupted, UsageError, is_out_of_memory, reason_of
 from lm.phases import phase, speaking
-from lm.run.owned import holds_keys, require_replaceable_file
 from lm.run.start import how_to_start, resume_command
 from lm.sweep.config import SweepConfig
 
@@ -174,7 +183,11 @@ def train_command(words: Sequence[str]) -> None:
 
 def base_command(words: Sequence[str]) -> None:
     """Train a base model of names or of code: ``[code] [config.yaml] [--key value ...]``."""
-    config = base_config(words)
+    # A file called code comes first.
+    if words and words[0] == "code" and not Path("code").is_file():
+        config = parse_config(CodeConfig, words[1:], program="python -m lm base code")
+    else:
+        config = parse_config(BaseConfig, words, program="python -m lm base")
     _commands()
     importlib.import_module("lm.cli.base").run_base(config)
 
@@ -207,14 +220,14 @@ def evaluate_command(words: Sequence[str]) -> None:
     parser.add_argument(
         "--samples",
         metavar="N",
-        type=_at_least(1),
+        type=at_least(1),
         default=4096,
         help="of policy and base (%(default)s)",
     )
-    _add_seed(parser, 1, "of the new samples")
-    _add_json(parser, "also write the record to this file", "kind", "step", "estimates")
+    add_seed(parser, 1, "of the new samples")
+    add_json(parser, "also write the record to this file", "kind", "step", "estimates")
     parser.add_argument(
-        *_spellings("p_samples"),
+        *spellings("p_samples"),
         dest="p_samples",
         metavar="FILE",
         type=Path,
@@ -222,10 +235,10 @@ def evaluate_command(words: Sequence[str]) -> None:
         "there are prompts; by default those of the run",
     )
     parser.add_argument(
-        *_spellings("trust_code"),
+        *spellings("trust_code"),
         dest="trust_code",
         metavar="true|false",
-        type=_boolean,
+        type=boolean,
         nargs="?",
         const=True,
         default=False,
@@ -242,9 +255,9 @@ def sample_command(words: Sequence[str]) -> None:
     parser = _parser("sample")
     parser.add_argument("model", help="run folder, model folder or hub name")
     parser.add_argument(
-        "--n", type=_at_least(1), default=20, help="how many, for each prompt (%(default)s)"
+        "--n", type=at_least(1), default=20, help="how many, for each prompt (%(default)s)"
     )
-    _add_seed(parser, 0, "of the samples")
+    add_seed(parser, 0, "of the samples")
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
@@ -252,10 +265,10 @@ def sample_command(words: Sequence[str]) -> None:
         default=[],
         help="text to continue; may be given several times",
     )
-    _add_device(parser)
-    _add_length(parser)
+    add_device(parser)
+    add_length(parser)
     for key, (kind, letter, meaning) in TRANSFORM.items():
-        parser.add_argument(*_spellings(key), dest=key, type=kind, metavar=letter, help=meaning)
+        parser.add_argument(*spellings(key), dest=key, type=kind, metavar=letter, help=meaning)
 
     # What was given of the transform; the rest is the run's own.
     options = vars(parser.parse_args(words))
@@ -271,9 +284,9 @@ def partition_command(words: Sequence[str]) -> None:
     """Write log Z beside each prompt: ``MODEL PROMPTS OUTPUT --constraints NAME ...``."""
     parser = _parser("partition")
     add_words(parser)
-    _add_seed(parser, 0, "of the samples")
-    _add_device(parser)
-    _add_length(parser)
+    add_seed(parser, 0, "of the samples")
+    add_device(parser)
+    add_length(parser)
     options = options_of(parser.parse_args(words))
     _commands()
     importlib.import_module("lm.cli.partition").run_partition(options)
@@ -286,15 +299,15 @@ def precision_command(words: Sequence[str]) -> None:
         "model", nargs="?", help="run folder, model folder or hub name; else the default base"
     )
     parser.add_argument(
-        "--n", type=_at_least(2), default=64, help="sequences in the batch (%(default)s)"
+        "--n", type=at_least(2), default=64, help="sequences in the batch (%(default)s)"
     )
-    _add_seed(parser, 0, "of the batch")
-    _add_device(parser)
-    _add_length(parser)
+    add_seed(parser, 0, "of the batch")
+    add_device(parser)
+    add_length(parser)
     parser.add_argument(
         "--output",
         metavar="FOLDER",
-        type=_folder,
+        type=folder,
         help="for ladder.json and ladder.png (runs/precision-NAME-DEVICE)",
     )
     options = parser.parse_args(words)
@@ -305,9 +318,9 @@ def precision_command(words: Sequence[str]) -> None:
 def selfcheck_command(words: Sequence[str]) -> int:
     """Check this machine: ``[--device cpu|cuda] [--json FILE]``."""
     parser = _parser("selfcheck")
-    _add_device(parser)
+    add_device(parser)
     words_of_it = "write verdicts and all figures to this file, for a report"
-    _add_json(parser, words_of_it, "passed", "device", "environment", "checks")
+    add_json(parser, words_of_it, "passed", "device", "environment", "checks")
     parser.epilog = "The exit status is 0 if every figure keeps its bound, and 1 otherwise."
     options = parser.parse_args(words)
     commands = _commands("lm.cli.check_commands")
@@ -317,8 +330,8 @@ def selfcheck_command(words: Sequence[str]) -> int:
 def unification_command(words: Sequence[str]) -> int:
     """Compare the updates of RLHF and DPG with those of f-DPG: ``[--seed S] [--json FILE]``."""
     parser = _parser("unification")
-    _add_seed(parser, 0, "of samples and policy")
-    _add_json(parser, "also write the differences to this file", "command", "commit", "float64")
+    add_seed(parser, 0, "of samples and policy")
+    add_json(parser, "also write the differences to this file", "command", "commit", "float64")
     parser.epilog = "The exit status is 0 if every difference keeps its bound, and 1 otherwise."
     options = parser.parse_args(words)
     commands = _commands("lm.cli.check_commands")
@@ -370,15 +383,8 @@ COMMANDS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are ours, so that they look like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-def _parser(name: str) -> _Parser:
-    return _Parser(prog=f"python -m lm {name}", description=COMMANDS[name].summary)
+def _parser(name: str) -> Parser:
+    return Parser(prog=f"python -m lm {name}", description=COMMANDS[name].summary)
 
 
 def _command(name: str) -> Command:
@@ -426,75 +432,8 @@ def _fail(message: str, error: BaseException, *, code: int) -> int:
     return code
 
 
-def _spellings(key: str) -> list[str]:
-    """Return an option as recipes spell it and as other programs do."""
-    return list(dict.fromkeys([f"--{key.replace('_', '-')}", f"--{key}"]))
-
-
-def _add_device(parser: _Parser) -> None:
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda is a GPU (%(default)s)"
-    )
-
-
-def _add_seed(parser: _Parser, default: int, words: str) -> None:
-    parser.add_argument(
-        "--seed", metavar="S", type=_at_least(0), default=default, help=f"{words} (%(default)s)"
-    )
-
-
-def _add_json(parser: _Parser, words: str, *keys: str) -> None:
-    """Add the file that a record goes to; one that is there is replaced if it holds `keys`."""
-
-    def new_file(word: str) -> Path:
-        path = Path(word)
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise argparse.ArgumentTypeError(f"{word} cannot be written: name a file in a folder")
-        try:
-            require_replaceable_file(path, "a record of this command", holds_keys(*keys))
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        return path
-
-    _ = parser.add_argument("--json", metavar="FILE", type=new_file, help=words)
-
-
-def _add_length(parser: _Parser) -> None:
-    parser.add_argument(
-        *_spellings("max_new_tokens"),
-        dest="max_new_tokens",
-        metavar="N",
-        type=_at_least(1),
-        help="length limit; a model that fixes none itself needs it",
-    )
-
-
 def _checked(kind: Callable[..., Any], values: Mapping[str, Any]) -> None:
     try:
         kind(**values)
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def _boolean(word: str) -> bool:
-    if word.lower() not in {"true", "false"}:
-        raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
-    return word.lower() == "true"
-
-
-def _folder(word: str) -> Path:
-    path = Path(word)
-    if path.exists() and not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{word} is a file: name a folder")
-    return path
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def integer(word: str) -> int:
-        value = int(word)
-        if not least <= value < 2**63:
-            what = f"a number of {least} or more" if value < least else "a number of 64 bits"
-            raise argparse.ArgumentTypeError(f"{word:.40} is not {what}")
-        return value
-
-    return integer

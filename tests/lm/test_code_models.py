@@ -255,8 +255,9 @@ def test_damaged_facts_say_what_to_delete(tmp_path, content):
 @pytest.mark.slow
 def test_the_configuration_is_read_without_torch():
     code = (
-        "import sys; from lm.cli.base_words import base_config; base_config(['code']).fingerprint()"
-        "; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        "import sys; import lm.cli.main; from lm.config.code_model import CodeConfig; "
+        "CodeConfig().fingerprint(); "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

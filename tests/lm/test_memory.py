@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,9 +38,26 @@ def test_freed_blocks_go_back_to_the_system():
     assert float(last.sum()) == 2**18
 
 
-def test_another_c_library_is_no_fault(monkeypatch):
-    monkeypatch.setattr(memory, "_glibc", lambda: None)
-    release_freed_memory()
+@pytest.mark.parametrize("name", ["malloc_trim", "mallinfo2"])
+def test_another_c_library_is_known_by_what_it_lacks_and_no_fault(name, monkeypatch):
+    names = {"malloc_trim", "mallinfo2"} - {name}
+    other = SimpleNamespace(**dict.fromkeys(names, SimpleNamespace()))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: other)
+    monkeypatch.setattr(memory, "_glibc", memory._glibc.__wrapped__)
+    assert memory._glibc() is None
+    release_freed_memory()  # calls nothing of it
+
+
+def test_a_library_is_asked_to_give_back_what_is_free_above_a_bound(monkeypatch):
+    trimmed: list[int] = []
+    library = SimpleNamespace(
+        mallinfo2=lambda: SimpleNamespace(fordblks=100), malloc_trim=trimmed.append
+    )
+    monkeypatch.setattr(memory, "_glibc", lambda: library)
+    release_freed_memory(above=100)
+    assert trimmed == []
+    release_freed_memory(above=99)
+    assert trimmed == [0]
 
 
 @pytest.mark.slow
