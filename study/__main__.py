@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     except StudyError as error:
         return _fail(str(error))
     except OSError as error:
-        said = f"{error.filename} cannot be used ({error.strerror})"
+        # A full disk has no name.
+        said = f"{error.filename or 'a table or page'} cannot be used ({error.strerror or error})"
         return _fail(f"{said}: name another --results or --output")
 
 

@@ -252,3 +252,21 @@ def test_without_tables_the_command_to_run_is_named(tmp_path, capsys):
     assert main(["language", "--results", str(tmp_path / "none")]) == 2
     assert "python -m lm sweep study/sweeps/language_code.yaml" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "out"), "out cannot be used (Permission denied)"),
+        (OSError(28, "No space left on device"), "a table or page cannot be used (No space left"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(error, said, monkeypatch, tmp_path, capsys):
+    def write(*_):
+        raise error
+
+    monkeypatch.setattr("study.__main__.write_language", write)
+    assert main(["language", "--results", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert line.endswith("name another --results or --output")
