@@ -165,6 +165,7 @@ def _no_report(monkeypatch):
     monkeypatch.setattr(lm.train, "finish_run", lambda _: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize(
     ("precision", "target"),

@@ -159,6 +159,7 @@ def test_a_damaged_checkpoint_is_not_exported(interrupted, tmp_path, capsys):
         _ = export(tmp_path / "died", tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_the_law_of_a_run_goes_with_its_model(tmp_path):
     law = SamplingConfig(temperature=0.7, top_k=4)
     config = tiny_config(tmp_path / "run", sampling=law, steps=1, divergence="jensen_shannon")
@@ -199,6 +200,7 @@ def test_a_source_may_be_named_from_within_its_run(interrupted, tmp_path, monkey
         assert torch.equal(again.log_prob, expected.log_prob)
 
 
+@pytest.mark.slow
 def test_the_law_of_a_run_goes_with_its_policy_from_within_it(tmp_path, monkeypatch):
     law = SamplingConfig(temperature=0.7)
     run = lm.train.train(tiny_config(tmp_path / "run", sampling=law, steps=1))
@@ -206,6 +208,7 @@ def test_the_law_of_a_run_goes_with_its_policy_from_within_it(tmp_path, monkeypa
     assert load_trained(Path()).transform == law
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["model", "target.teacher"])
 def test_an_export_never_replaces_what_its_run_reads(tmp_path, key):
     mine = export(finished_run(), tmp_path / "mine")

@@ -115,6 +115,7 @@ def test_sample_prints_texts(capsys):
     assert len(capsys.readouterr().out.strip()) > 0
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_same_records():
     config = replace(_config(), output=str(scratch() / "llama-resumed"))
 

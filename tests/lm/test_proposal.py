@@ -84,6 +84,7 @@ def _exact_gradient(policy: CausalPolicy, log_target: Tensor, divergence: str) -
     return _flat_gradient(policy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", ["reverse_kl", "jensen_shannon"])
 @pytest.mark.parametrize("kind", ["kl_adaptive", "off_policy"])
 def test_samples_of_another_distribution_give_the_gradient_of_this_one(kind, divergence):

@@ -289,6 +289,7 @@ def test_the_summary_beside_a_page_is_not_that_of_a_run(tmp_path):
     assert summary.read_text() == '{"steps": 4}'
 
 
+@pytest.mark.slow
 def test_a_sweep_replaces_its_own_files_and_writes_to_a_device(done, tmp_path):
     page, store, pipe = tmp_path / "index.html", tmp_path / "tables.md", tmp_path / "pipe"
     os.mkfifo(pipe)

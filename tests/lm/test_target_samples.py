@@ -488,6 +488,7 @@ def test_a_run_keeps_its_samples_and_evaluate_takes_others(tmp_path, capsys, mon
     assert cli.main([*words, "--p_samples", str(tmp_path / "absent")]) == 2
 
 
+@pytest.mark.slow
 def test_on_the_list_the_bound_is_reached_and_never_passed():
     base = build_problem(tiny_config(Path("unused")), _names(), None)
     bound = largest_log_weight(base.target, base.listing, most_tokens=12)
