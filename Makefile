@@ -44,7 +44,7 @@ test: $(STAMP)
 # The second call: what a busy neighbour could make fail.
 test-slow: $(STAMP)
 	$(PARALLEL) -m 'slow and not serial'
-	$(PYTEST) -m 'slow and serial'
+	$(PYTEST) -m 'slow and serial' $$(grep -rl --include='test_*.py' mark.serial tests)
 
 # Chromium, for the slow tests of the explorer and the check of the site; as root, from Debian.
 browser:

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     page = (ROOT / "docs" / "explorer" / "index.html").as_uri()
     with (
-        tempfile.TemporaryDirectory() as profile,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
         chromium.offline_page(Path(profile), page) as opened,
     ):
         times = opened.run(DRAG)

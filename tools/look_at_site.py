@@ -81,7 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     pages = [path.relative_to(SITE).as_posix() for path in sorted(SITE.rglob("*.html"))]
     pages = pages if given.all else one_of_each(SITE, pages)
-    with tempfile.TemporaryDirectory() as profile, chromium.Page(Path(profile)) as page:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        chromium.Page(Path(profile)) as page,
+    ):
         faults = list(look(page, SITE, pages, given.pictures))
     for fault in faults:
         print(fault, file=sys.stderr)

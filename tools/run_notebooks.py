@@ -1,10 +1,10 @@
-"""Execute every notebook twice, as a reader finds it and with the exercises solved.
+"""Execute every notebook as a reader finds it, and then the solutions of its exercises.
 
     python tools/run_notebooks.py [NOTEBOOK ...] [--write]
 
-An error is fatal, and so is a warning. As found, a cell tagged "grader" must fail; with the
-solutions of ``notebooks/solutions/NAME.py`` in place of the cells tagged "exercise", it must pass.
-The committed file is only read, unless ``--write`` stores the outputs of the run as found.
+An error is fatal, and so is a warning. As found, a cell tagged "grader" must fail. After the last
+cell, each cell tagged "exercise" is answered from ``notebooks/solutions/NAME.py``, where its grader
+must pass. The committed file is only read, unless ``--write`` stores the outputs as found.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ OPEN = {"exercise", "grader", "prediction"}
 
 
 class Outcome(NamedTuple):
-    """What happened to one notebook: seconds of each run, and everything that is wrong."""
+    """What happened to one notebook: its seconds, and everything that is wrong."""
 
     name: str
-    as_found: float
-    solved: float
+    seconds: float
     problems: list[str]
 
 
@@ -77,36 +76,41 @@ def run_all(paths: Sequence[Path]) -> list[Outcome]:
 
 
 def run(path: Path, *, write: bool = False) -> Outcome:
-    """Execute one notebook as found and solved, and check what is stored in it.
+    """Execute one notebook as found and its solutions, and check what is stored in it.
 
     Parameters
     ----------
     path : pathlib.Path
         The notebook.
     write : bool
-        Store the outputs of the run as found, if nothing is wrong with either run.
+        Store the outputs as found, if nothing is wrong.
 
     Returns
     -------
     Outcome
-        Times and problems; a stored copy that is out of date is a problem unless it is rewritten.
+        Time and problems; a stored copy that is out of date is a problem unless it is rewritten.
     """
     stored = nbformat.read(path, as_version=4)
-    found, seconds, problems = execute(stored, path.parent)
-    problems += [f"as found: {problem}" for problem in check_graders(found, solved=False)]
-    solutions = path.parent / "solutions" / f"{path.stem}.py"
     try:
-        to_solve = inject(stored, read_solutions(solutions))
+        solved = with_solutions(
+            stored, read_solutions(path.parent / "solutions" / f"{path.stem}.py")
+        )
     except ValueError as error:
-        return Outcome(path.name, seconds, 0.0, [*problems, str(error)])
-    solved, solved_seconds, more = execute(to_solve, path.parent)
-    more += check_graders(solved, solved=True)
-    problems += [f"with solutions: {problem}" for problem in more]
+        return Outcome(path.name, 0.0, [str(error)])
+    executed, seconds, problems = execute(solved, path.parent)
+
+    found = len(stored.cells)
+    answered = copy.copy(executed)
+    answered.cells, executed.cells = executed.cells[found:], executed.cells[:found]
+    more = [f"as found: {problem}" for problem in check_graders(executed, solved=False)]
+    more += [f"with solutions: {problem}" for problem in check_graders(answered, solved=True)]
+    # After an error nothing more was executed, so the graders would only say it again.
+    problems = problems or more
     if write and not problems:
-        nbformat.write(normalise(found), path)
+        nbformat.write(normalise(executed), path)
         stored = nbformat.read(path, as_version=4)
     problems += [f"stored: {problem}" for problem in check_stored(stored)]
-    return Outcome(path.name, seconds, solved_seconds, problems)
+    return Outcome(path.name, seconds, problems)
 
 
 def execute(notebook: NotebookNode, folder: Path) -> tuple[NotebookNode, float, list[str]]:
@@ -151,26 +155,31 @@ def read_solutions(path: Path) -> dict[str, str]:
     return {name: source.strip() for name, source in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def inject(notebook: NotebookNode, solutions: dict[str, str]) -> NotebookNode:
-    """Return a copy with every exercise replaced by its solution, in which no cell may fail.
+def with_solutions(notebook: NotebookNode, solutions: dict[str, str]) -> NotebookNode:
+    """Return a copy that goes on, after its last cell, with each solution and its grader.
 
     Raises
     ------
     ValueError
         If the exercises and the solutions are not the same set.
     """
-    solved = copy.deepcopy(notebook)
-    exercises = {cell.id: cell for cell in _code_cells(solved) if "exercise" in _tags(cell)}
-    if set(exercises) != set(solutions):
+    longer = copy.deepcopy(notebook)
+    exercises = {cell.id for cell in _code_cells(notebook) if "exercise" in _tags(cell)}
+    if exercises != set(solutions):
         raise ValueError(
             f"exercises {sorted(exercises)} but solutions {sorted(solutions)}: each exercise cell "
             "needs a section `# %% id` in notebooks/solutions/"
         )
-    for name, cell in exercises.items():
-        cell.source = solutions[name]
-    for cell in solved.cells:
-        cell.metadata["tags"] = [tag for tag in _tags(cell) if tag != "raises-exception"]
-    return solved
+    for cell in _code_cells(notebook):
+        if not {"exercise", "grader"} & set(_tags(cell)):
+            continue
+        again = copy.deepcopy(cell)
+        again.id += "-solved"
+        again.source = solutions.get(cell.id, cell.source)
+        # Here no cell may fail.
+        again.metadata["tags"] = [tag for tag in _tags(cell) if tag != "raises-exception"]
+        longer.cells.append(again)
+    return longer
 
 
 def check_graders(executed: NotebookNode, *, solved: bool) -> list[str]:
@@ -236,12 +245,11 @@ def _prepare_environment() -> None:
 def _print_summary(outcomes: list[Outcome], console: Console) -> None:
     table = Table(title="Notebooks, executed from top to bottom")
     table.add_column("notebook", overflow="fold")
-    for heading in ("as found (s)", "solved (s)"):
-        table.add_column(heading, justify="right")
+    table.add_column("seconds", justify="right")
     table.add_column("verdict")
-    for name, as_found, solved, problems in outcomes:
+    for name, seconds, problems in outcomes:
         verdict = "[red]wrong" if problems else "[green]ok"
-        table.add_row(name, f"{as_found:.1f}", f"{solved:.1f}", verdict)
+        table.add_row(name, f"{seconds:.1f}", verdict)
     console.print(table)
     for outcome in outcomes:
         for problem in outcome.problems:

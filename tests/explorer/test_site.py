@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,29 @@ def test_a_browser_finds_what_is_wrong_with_a_page(tmp_path: Path):
     assert by_page["bright.html"] == ["bright.html: bright in the dark"]
     assert len(found) == 6
     assert len(list((tmp_path / "pictures").iterdir())) == len(answered)
+
+
+# A browser whose helper still writes into the profile when the browser has gone.
+BROWSER = """#!/usr/bin/env bash
+profile=${@: -1}; profile=${profile#--user-data-dir=}
+(while :; do mkdir -p "$profile"; echo > "$profile/$RANDOM"; sleep 0.01; done) &
+exec sleep 60
+"""
+
+
+def test_no_helper_of_a_browser_outlives_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program, profile = tmp_path / "browser", tmp_path / "profile"
+    _ = program.write_text(BROWSER, encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(chromium, "find", lambda: str(program))
+    page = chromium.Page(profile)
+    while not (profile.is_dir() and any(profile.iterdir())):
+        time.sleep(0.01)
+
+    page.__exit__(None, None, None)
+    shutil.rmtree(profile)
+    time.sleep(0.1)
+    assert not profile.exists()
 
 
 def test_the_longest_page_of_each_folder_is_opened_and_every_concept(tmp_path: Path):

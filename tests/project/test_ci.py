@@ -98,6 +98,15 @@ def test_what_the_budget_does_not_reach_is_named_and_green(project):
     ]
 
 
+def test_mutants_that_there_is_no_time_for_are_named_and_the_study_comes(project):
+    # 2 s of it are the study's: what is left would hardly do to sort them.
+    code, out, calls = run(project, CI_SECONDS="11")
+    assert code == 0
+    assert "reproduce-fast" in [call[0] for call in calls]
+    assert "mutants" not in [call[0] for call in calls]
+    assert "not reached within the budget: make mutants" in out
+
+
 def test_what_needs_a_model_has_a_limit_and_is_told_of_where_it_is_left_out(project):
     code, out, calls = run(project, CI_SECONDS="100", NO_INDEX="1")
     assert code == 0

@@ -320,7 +320,19 @@ def test_a_spoilt_notebook_is_noticed(notebook, spoil, complaint):
 
 def test_exercises_without_solutions_are_an_error(notebook):
     with pytest.raises(ValueError, match="exercise-1"):
-        _ = run_notebooks.inject(notebook, {})
+        _ = run_notebooks.with_solutions(notebook, {})
+
+
+def test_a_notebook_goes_on_with_the_solutions_and_their_graders(notebook):
+    solutions = run_notebooks.read_solutions(NOTEBOOKS / "solutions" / f"{FIRST}.py")
+    longer = run_notebooks.with_solutions(notebook, solutions)
+    found = len(notebook.cells)
+    assert longer.cells[:found] == notebook.cells
+    more = longer.cells[found:]
+    names = [f"{kind}-{n}-solved" for n in (1, 2, 3) for kind in ("exercise", "grader")]
+    assert [cell.id for cell in more] == names
+    assert [cell.source for cell in more[::2]] == list(solutions.values())
+    assert not any("raises-exception" in cell.metadata.tags for cell in more)
 
 
 def test_an_unknown_notebook_is_a_usage_error(capsys, tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -67,6 +69,7 @@ class Page:
             pass_fds=(commands, answers),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         os.close(commands)
         os.close(answers)
@@ -96,6 +99,15 @@ class Page:
             _ = self._process.wait()
         os.close(self._write)
         os.close(self._read)
+        self._end_helpers()
+
+    def _end_helpers(self) -> None:
+        """End the browser's own helpers: they outlive it, and still write into its profile."""
+        deadline = time.monotonic() + 5
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                time.sleep(0.01)
 
     # ------------------------------------------------------------ the protocol
 
