@@ -21,6 +21,7 @@ from lm.device.amp import Amp
 from lm.device.streams import PLAN, random_stream
 from lm.errors import RunError, RunPlanned
 from lm.evaluation.evidence import laws_at_once, prefix_sums
+from lm.evaluation.expected_draws import Draws, expected_draws
 from lm.phases import phase
 from lm.policy.drawing import rows_in_memory
 from lm.policy.protocol import Policy
@@ -94,12 +95,16 @@ class Plan(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """Costs by what is done, the mean length of a text, and what a text keeps in memory."""
+    """Costs by what is done, the mean length of a text, and what a text keeps in memory.
+
+    ``draws`` is what Z and the samples of p are likely to take; None where only caps are known.
+    """
 
     costs: Mapping[str, Cost]
     length: float
     saved_bytes: float
     optimizer_seconds: float
+    draws: Draws | None = None
 
 
 def plan_run(
@@ -211,22 +216,25 @@ class _Probe:
     """Does what a run does, on a few texts."""
 
     def __init__(self, config: RunConfig, draft: Draft, policy: Policy) -> None:
-        self._draft, self._policy = draft, policy
+        self._config, self._draft, self._policy = config, draft, policy
         self._generator = random_stream(config.seed, PLAN)
         self._parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self._saved = self._tokens = self._texts = 0
         self._optimizer = 0.0
+        self._draws: Draws | None = None
 
     def of(self, n: int) -> dict[str, float]:
         """Return the seconds of everything that is done to texts, on n of them."""
         base, policy, found = self._draft.base, self._policy, dict[str, float]()
         samples = _timed(found, "sample", lambda: self._drawn(n))
-        _ = _timed(found, "read", lambda: self._draft.reader.read(samples))
+        reading = _timed(found, "read", lambda: self._draft.reader.read(samples))
         with torch.no_grad():
             _ = _timed(found, "score", lambda: base.score(samples))
             _ = _timed(found, "laws", lambda: prefix_sums(policy, base, samples))
         _timed(found, "differentiate", lambda: self._differentiate(samples))
         self._tokens, self._texts = self._tokens + int(samples.mask.sum()), self._texts + n
+        # Of the last texts, which are the most.
+        self._draws = expected_draws(self._config, self._draft, samples, reading)
         return found
 
     def summary(self, seen: Mapping[int, Mapping[str, float]]) -> _Measured:
@@ -235,7 +243,7 @@ class _Probe:
         names = seen[sizes[-1]].keys()
         costs = {name: _line({n: seen[n][name] for n in sizes}) for name in names}
         length = self._tokens / self._texts
-        return _Measured(costs, length, self._saved, self._optimizer)
+        return _Measured(costs, length, self._saved, self._optimizer, self._draws)
 
     def _drawn(self, n: int) -> Samples:
         prompts = self._draft.prompts
@@ -296,21 +304,25 @@ def _plan(config: RunConfig, draft: Draft, policy: Policy, measured: _Measured) 
         return cost["sample"].of(n, at_once=rows) + cost["read"].of(n)
 
     # Z, by precision or by number.
-    lines = []
+    lines, draws = [], measured.draws
     if len(draft.wanted) > 0:
-        total = config.partition.at_most
+        total = config.partition.at_most if draws is None else draws.for_z
         by = "partition.samples" if config.partition.samples else "partition.error, partition.most"
-        words = f"{total:,}" if config.partition.samples else f"at most {total:,}"
+        words = f"{total:,}" if config.partition.samples else _in_words(total, draws)
         memory = now + a_row * min(rows, total)
         lines.append(Line("Z", words, drawing(total), memory, by))
 
-    # Samples of the target: how many it accepts is not known yet.
-    if (wanted := evaluation.target_samples) > 0:
-        drawn = wanted if config.target.kind == "teacher" else evaluation.target_draws
+    # Samples of the target, unless its bounds are such that it accepts none.
+    wanted = 0 if draws is not None and draws.for_p == 0 else evaluation.target_samples
+    if wanted > 0:
+        drawn = evaluation.target_draws if draws is None else draws.for_p
+        words = _in_words(drawn, draws)
+        if config.target.kind == "teacher":
+            drawn, words = wanted, f"{wanted:,}"
         memory = now + a_row * min(rows, drawn)
         seconds = drawing(drawn) + cost["score"].of(wanted, at_once=rows)
         keys = "evaluation.target_samples, evaluation.target_draws"
-        lines.append(Line("samples of p", f"at most {drawn:,}", seconds, memory, keys))
+        lines.append(Line("samples of p", words, seconds, memory, keys))
 
     # The steps.
     step = _step(config, measured)
@@ -326,7 +338,7 @@ def _plan(config: RunConfig, draft: Draft, policy: Policy, measured: _Measured) 
     times = sum(config.evaluation.is_due(step, config.steps) for step in range(config.steps + 1))
     n, listed = evaluation.samples, 0 if draft.listing is None else len(draft.reader.known)
     block = laws_at_once(round(measured.length), base.vocabulary_size)
-    looked_at = n + listed + evaluation.target_samples
+    looked_at = n + listed + wanted
     one = drawing(n) + cost["laws"].of(n, at_once=block) + cost["score"].of(looked_at, at_once=rows)
     memory = now + max(a_row * min(rows, n), 6 * law * min(block, n))
     words, keys = f"{times} x {n:,}", "evaluation.every, evaluation.samples"
@@ -342,6 +354,10 @@ def _plan(config: RunConfig, draft: Draft, policy: Policy, measured: _Measured) 
 
     speed = measured.length / max(cost["sample"].of(config.batch_size) / config.batch_size, 1e-9)
     return Plan(tuple(lines), speed, measured.length * config.batch_size / max(step, 1e-9))
+
+
+def _in_words(samples: int, draws: Draws | None) -> str:
+    return f"at most {samples:,}" if draws is None else f"about {samples:,}"
 
 
 def _step(config: RunConfig, measured: _Measured) -> float:

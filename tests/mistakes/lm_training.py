@@ -262,6 +262,20 @@ MUTANTS = [
         ("lm/test_average.py::test_the_average_is_a_slow_loops_and_is_only_lent",),
     ),
     Mutant(
+        "lm/evaluation/expected_draws.py",
+        "needed = max(spread / asked.error**2, unseen)",
+        "needed = max(spread / asked.error, unseen)",
+        "a plan that takes a relative error for its square",
+        ("lm/test_expected_draws.py::test_as_many_are_drawn_as_are_foreseen[0.01-without bounds]",),
+    ),
+    Mutant(
+        "lm/evaluation/expected_draws.py",
+        "if not effective >= ENOUGH:",
+        "if effective == 0:",
+        "a plan that knows Z by one lucky text",
+        ("lm/test_expected_draws.py::test_nothing_is_foreseen_of_what_no_text_shows",),
+    ),
+    Mutant(
         "lm/training/plan.py",
         "if took > (budget if len(seen) > 1 else MOST_SECONDS):",
         "if len(seen) > 1 and took > budget:",
