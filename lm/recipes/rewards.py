@@ -1,6 +1,7 @@
 """A reward of your own, for `lm/recipes/your_model.yaml`: one finite number a text.
 
-What a function may ask for by name (texts, prompts, completions, tokens): docs/library.md.
+The argument's name says what comes: `completions` is what the model wrote, `texts` is prompt and
+completion; there are `prompts` and `tokens`, too. Any other name is refused (docs/library.md).
 """
 
 from __future__ import annotations

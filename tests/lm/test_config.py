@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
@@ -30,6 +31,7 @@ from lm.config import (
 )
 from lm.config.options import from_plain, option_types, parse_config, to_plain
 from lm.errors import UsageError
+from lm.features.registry import feature_values
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "lm" / "recipes").glob("*.yaml"))
@@ -51,6 +53,22 @@ def test_there_are_the_six_recipes():
     names = [path.stem for path in RECIPES]
     first = ["distributional", "hard_constraint", "prompts"]
     assert names == [*first, "rare_pointwise", "rlhf", "your_model"]
+
+
+def test_the_filled_in_recipe_of_the_page_is_one(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    ((recipe, code),) = re.findall(r"```yaml\n(.*?)```.*?```python\n(.*?)```", page, re.DOTALL)
+    for name, text in (("mine.yaml", recipe), ("mine.py", code), ("prompts.txt", "May I\n")):
+        _ = (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    config = _parse("mine.yaml")
+    (feature,) = config.target.reward
+    assert config.prompts.file == "prompts.txt"
+    assert feature_values([feature], ["Yes, please", "No"]).tolist() == [[1.0], [0.0]]
+    # It has the keys of the template that it was made from, those in comments included.
+    template = (ROOT / "lm" / "recipes" / "your_model.yaml").read_text(encoding="utf-8")
+    keys = re.findall(r"^(?:# )?([a-z_]+):", template, re.MULTILINE)
+    assert set(yaml.safe_load(recipe)) <= set(keys)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

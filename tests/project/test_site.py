@@ -103,6 +103,18 @@ def test_formulas_become_mathml():
     assert "Big" not in made
 
 
+def test_braces_at_the_end_of_a_cell_or_a_heading_are_text():
+    """An extension that reads them as attributes would drop a set such as {0, 1}."""
+    markdown = pytest.importorskip("markdown", reason="python -m pip install 'fdpg-ref[docs]'")
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = settings["markdown_extensions"]
+    given = {name: each for one in listed if isinstance(one, dict) for name, each in one.items()}
+    names = [one if isinstance(one, str) else next(iter(one)) for one in listed]
+    text = "# Rules {0, 1}\n\n| b is in |\n|---|\n| the set {0, 1} |\n\n*b* in *B*{0, 1}\n"
+    made = markdown.markdown(text, extensions=names, extension_configs=given)
+    assert made.count("{0, 1}") == 3
+
+
 CELLS = """
 <div class="jp-Cell jp-MarkdownCell"><p>Predict.</p></div>
 <div class="jp-Cell jp-CodeCell celltag_prediction"><div class="jp-Cell-inputWrapper">x</div></div>

@@ -11,9 +11,9 @@ from toy.verify.claims import penalties
 from toy.verify.claims.penalties import DICTIONARY, MEANS
 from toy.verify.token_claims import sequences, tokens
 
-NOTE = (Path(__file__).resolve().parents[2] / "docs" / "notes" / "kl-gradients.md").read_text(
-    encoding="utf-8"
-)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+NOTE = (DOCS / "notes" / "kl-gradients.md").read_text(encoding="utf-8")
+CONCEPT = (DOCS / "concepts" / "kl-penalties.md").read_text(encoding="utf-8")
 # As the note writes them, times a factor.
 NAMES = {
     "KL(π‖ref)": {"reverse_kl": 1.0},
@@ -53,6 +53,37 @@ def test_each_cell_is_an_entry_of_the_dictionary():
     # The column of the ratio holds for stale samples, too.
     for penalty in ("k1", "k2", "k3"):
         assert entries[penalty, "ratio", "stale"] == entries[penalty, "ratio", "on_policy"]
+
+
+def test_the_table_of_the_concept_is_that_of_the_dictionary():
+    entries = {(e.penalty, e.placement): e.descends for e in DICTIONARY if e.samples == "on_policy"}
+    rows = re.findall(r"^\| (k[123]) \|(.*)\|(.*)\|(.*)\|$", CONCEPT, re.MULTILINE)
+    assert [penalty for penalty, *_ in rows] == ["k1", "k2", "k3"]
+    for penalty, *cells in rows:
+        for place, cell in zip(("reward", "loss", "ratio"), cells, strict=True):
+            what, _, exactly = (
+                cell.strip().removesuffix(", *forward* KL").partition("no divergence")
+            )
+            said = NAMES[what or exactly.removeprefix(": ") or "none"]
+            assert said == entries[penalty, place], (penalty, place)
+
+
+def test_the_advice_of_the_concept_descends_reverse_kl():
+    """Of fresh samples it takes each cell that does, of stale ones each that does there."""
+    advice = dict(re.findall(r"^\| (the policy itself|an older policy) \| (.*) \|$", CONCEPT, re.M))
+    written = {
+        ("k1", "reward"): "k1 in the reward",
+        ("k2", "loss"): "k2 in the loss",
+        ("k1", "ratio"): "k1 or k3 in the loss with the ratio",
+        ("k3", "ratio"): "k1 or k3 in the loss with the ratio",
+    }
+    for source, samples in (("the policy itself", "on_policy"), ("an older policy", "stale")):
+        right = {
+            (e.penalty, e.placement)
+            for e in DICTIONARY
+            if e.samples == samples and e.descends == {"reverse_kl": 1.0}
+        }
+        assert right == {cell for cell, words in written.items() if words in advice[source]}
 
 
 def test_each_value_is_a_claim():
