@@ -141,9 +141,7 @@ def plan_run(
                 return None
 
             budget = min(MOST_SECONDS, max(SHARE * expected, 1.0))
-            largest = max(known)
-            next_one = sum(known[largest].values()) * size / largest
-            took = time.perf_counter() - started + next_one
+            took = time.perf_counter() - started + _next_seconds(known, size)
             # Of two sizes at least, but for a model so slow that even these take too long.
             if took > (budget if len(seen) > 1 else MOST_SECONDS):
                 break
@@ -282,6 +280,16 @@ def _timed(found: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
         torch.cuda.synchronize()
     found[name] = time.perf_counter() - started
     return result
+
+
+def _next_seconds(known: Mapping[int, Mapping[str, float]], size: int) -> float:
+    """Return what the next size is likely to take."""
+    totals = {n: sum(seconds.values()) for n, seconds in known.items()}
+    if len(totals) > 1:
+        return _line({n: totals[n] for n in sorted(totals)[-2:]}).of(size)
+    # Of a few texts most of the time is the weights', which more texts share.
+    largest = max(totals)
+    return totals[largest] * (1 + size / largest) / 2
 
 
 def _line(seconds: Mapping[int, float]) -> Cost:

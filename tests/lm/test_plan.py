@@ -110,6 +110,30 @@ def test_a_slow_model_is_not_measured_for_longer_than_is_said(tmp_path, monkeypa
     assert found.seconds > 0
 
 
+# Seconds of so many texts, of a model of 135M on two cores.
+SLOW = {2: 4.6, 4: 5.5, 16: 11.7, 64: 36.8, 256: 137.0}
+
+
+def test_a_slow_model_is_measured_with_two_sizes(tmp_path, monkeypatch):
+    config, now, sizes = resolve(tiny_config(tmp_path, target=LETTERS)), [0.0], list[int]()
+
+    def of(probe: Any, n: int) -> dict[str, float]:
+        sizes.append(n)
+        now[0] += SLOW[n]
+        probe._tokens, probe._texts = probe._tokens + 6 * n, probe._texts + n
+        return {"sample": SLOW[n]} | dict.fromkeys(("read", "score", "laws", "differentiate"), 0.0)
+
+    monkeypatch.setattr(plans._Probe, "of", of)
+    monkeypatch.setattr(plans, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    draft = _draft(config)
+    found = plan_run(config, draft, draft.base.trainable_copy(), Amp("float32", "cpu"))
+    assert sizes == [2, 4, 16]
+    # From one size the 256 texts of Z would be foreseen to take 2.6 times what they take.
+    assert found is not None
+    (seconds,) = [line.seconds for line in found.lines if line.name == "Z"]
+    assert SLOW[256] / 1.5 < seconds < SLOW[256] * 1.5
+
+
 def test_the_measurement_leaves_the_policy_and_the_random_numbers_alone(tmp_path, monkeypatch):
     config = resolve(tiny_config(tmp_path, target=LETTERS))
     draft, amp = _draft(config), Amp("float32", "cpu")

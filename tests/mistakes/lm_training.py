@@ -277,6 +277,13 @@ MUTANTS = [
     ),
     Mutant(
         "lm/training/plan.py",
+        "return totals[largest] * (1 + size / largest) / 2",
+        "return totals[largest] * size / largest",
+        "a plan from four texts, which says four times too much",
+        ("lm/test_plan.py::test_a_slow_model_is_measured_with_two_sizes",),
+    ),
+    Mutant(
+        "lm/training/plan.py",
         "if took > (budget if len(seen) > 1 else MOST_SECONDS):",
         "if len(seen) > 1 and took > budget:",
         "minutes of measuring a slow model, before a word of the plan",
