@@ -22,7 +22,7 @@ LETTERS = TargetConfig(
     kind="reward_tilted", reward={"letters": 1.0}, beta=2.0, bounds={"letters": (0.0, 12.0)}
 )
 TEXTS = 256
-LARGE = replace(SMALL, target_samples=200, target_draws=20_000)
+LARGE = replace(SMALL, target_samples=128, target_draws=4_096)
 
 
 @cache
@@ -31,7 +31,7 @@ def _base(limit: int | None) -> Policy:
 
 
 def _config(path: Any, target: TargetConfig, **changes: Any) -> RunConfig:
-    usual = {"max_new_tokens": 9, "evaluation": LARGE, "partition": PartitionConfig(most=20_000)}
+    usual = {"max_new_tokens": 9, "evaluation": LARGE, "partition": PartitionConfig(most=8_192)}
     return resolve(tiny_config(path, target=target, **{**usual, **changes}))
 
 
@@ -68,7 +68,7 @@ def _drawn(config: RunConfig) -> Draws:
 )
 @pytest.mark.parametrize("error", [0.01, 0.1])
 def test_as_many_are_drawn_as_are_foreseen(target, error, tmp_path):
-    partition = PartitionConfig(error=error, most=20_000)
+    partition = PartitionConfig(error=error, most=8_192)
     # A list is exact where the longest name fits.
     limit = None if target.on_list else 9
     config = _config(tmp_path, target, partition=partition, max_new_tokens=limit)
