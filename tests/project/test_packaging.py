@@ -116,6 +116,7 @@ def run(command: list[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
     names = wheel.namelist()
     tops = {name.partition("/")[0] for name in names}
@@ -129,6 +130,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
     assert shipped == expected
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_data_recipes_and_typing_markers(wheel):
     names = set(wheel.namelist())
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
@@ -138,6 +140,7 @@ def test_the_wheel_holds_data_recipes_and_typing_markers(wheel):
         assert files <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_says_what_it_is(wheel, metadata):
     assert metadata["Name"] == "fdpg-ref"
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -148,6 +151,7 @@ def test_the_wheel_says_what_it_is(wheel, metadata):
     assert set(metadata.get_all("Provides-Extra") or []) == set(PROJECT["optional-dependencies"])
 
 
+@pytest.mark.slow
 def test_the_long_description_is_the_readme_and_renders(metadata):
     assert metadata["Description-Content-Type"] == "text/markdown"
     text = metadata.get_payload()
@@ -155,6 +159,7 @@ def test_the_long_description_is_the_readme_and_renders(metadata):
     assert MarkdownIt().render(text).startswith("<h1>fdpg-ref</h1>")
 
 
+@pytest.mark.slow
 def test_the_source_distribution_holds_what_the_tests_need(distributions):
     (path,) = distributions.glob("fdpg_ref-*.tar.gz")
     with tarfile.open(path) as archive:
@@ -198,6 +203,7 @@ def python(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> str
     return executable
 
 
+@pytest.mark.slow
 def test_the_core_works_where_only_array_api_compat_is_installed(python, tmp_path):
     program = (
         "import importlib, pathlib, fdpg_ref, fdpg_ref.related\n"
@@ -214,6 +220,7 @@ def test_the_core_works_where_only_array_api_compat_is_installed(python, tmp_pat
     assert float(curvature) == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["toy", "lm", "study"])
 @pytest.mark.parametrize("words", [[], ["train"]], ids=["no command", "a command"])
 def test_a_command_line_without_its_extra_says_which_one_to_install(python, package, words):
