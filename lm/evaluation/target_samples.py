@@ -114,10 +114,10 @@ def draw_target_samples(problem: Problem, config: EvaluationConfig) -> TargetSam
             problem, each, most, bound=bound, generator=generator, progress=progress
         )
 
-    # Contexts with as many samples as the others; a single one may have fewer than asked for.
-    reached = max(map(len, rows))
-    n = min(each, reached)
-    kept = [place for place, own in enumerate(rows) if len(own) >= n]
+    # Equally many of each context, so that the most are kept; a rare one may be left out.
+    reached = [min(each, len(own)) for own in rows]
+    n = max(reached, key=lambda least: (least * sum(own >= least for own in reached), -least))
+    kept = [place for place, own in enumerate(reached) if own >= n]
     if n < 2 or n * len(kept) < min(LEAST, wanted):
         return _none(
             f"the target accepted {accepted} of {drawn:,} base samples, too few: raise "

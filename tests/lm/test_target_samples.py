@@ -19,6 +19,7 @@ from fdpg_ref import DIVERGENCES, exact_divergence
 from lm.cli import main as cli
 from lm.config import EvaluationConfig, PartitionConfig, RunConfig, TargetConfig
 from lm.errors import RunError
+from lm.evaluation import target_samples as drawing
 from lm.evaluation.evaluate import Evaluator
 from lm.evaluation.evidence import Points
 from lm.evaluation.target_file import (
@@ -116,6 +117,30 @@ def test_what_is_accepted_is_distributed_as_the_target(target):
         z = (counts - 1_000 * p)[usual] / (1_000 * p * (1 - p))[usual].sqrt()
         # The largest of some dozen z-scores.
         assert float(z.abs().max()) < 5
+
+
+@pytest.mark.parametrize(
+    ("accepted", "contexts", "each"),
+    [
+        ((45, 41, 43), [0, 1, 2], 41),  # none has all of the 64
+        ((64, 60, 2), [0, 1], 60),
+        ((3, 64, 2), [1], 64),
+        ((64, 64, 64), [0, 1, 2], 64),
+    ],
+)
+def test_of_contexts_that_accept_few_as_many_samples_are_kept_as_can_be(
+    accepted, contexts, each, monkeypatch
+):
+    rows = [[[3, 1]] * number for number in accepted]
+    monkeypatch.setattr(drawing, "_reject", lambda *_, **options: (rows, 999, sum(accepted)))
+    monkeypatch.setattr(drawing, "LEAST", 10)
+    found = draw_target_samples(
+        _problem(), EvaluationConfig(target_samples=3 * 64, target_draws=3 * 64)
+    )
+    assert found.contexts.tolist() == contexts
+    assert found.samples is not None
+    assert len(found.samples.tokens) == each * len(contexts)
+    assert (found.reason is None) == (len(contexts) == 3)
 
 
 def test_the_acceptance_rate_is_z_over_the_bound():

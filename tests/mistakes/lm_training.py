@@ -262,6 +262,16 @@ MUTANTS = [
         ("lm/test_average.py::test_the_average_is_a_slow_loops_and_is_only_lent",),
     ),
     Mutant(
+        "lm/evaluation/target_samples.py",
+        "max(reached, key=lambda least: (least * sum(own >= least for own in reached), -least))",
+        "max(reached)",
+        "many prompts, of which the luckiest alone is measured",
+        (
+            "lm/test_target_samples.py::"
+            "test_of_contexts_that_accept_few_as_many_samples_are_kept_as_can_be[accepted0-contexts0-41]",
+        ),
+    ),
+    Mutant(
         "lm/evaluation/expected_draws.py",
         "needed = max(spread / asked.error**2, unseen)",
         "needed = max(spread / asked.error, unseen)",
