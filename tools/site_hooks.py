@@ -1,7 +1,7 @@
 """Hooks of the documentation site: what a reader should not have to draw, or not see at once.
 
 Formulas become MathML, so that no script draws them. In notebooks, the code of a picture and the
-answer to a prediction are folded: one click opens them, without a script, too.
+answer to a prediction, in outputs and in prose, are folded: one click opens them, without a script.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def mathml(latex: str, *, block: bool) -> str:
 
 
 def fold(soup: BeautifulSoup) -> None:
-    """Fold the code of cells tagged ``hide-input``, and what came out after a prediction."""
+    """Fold the code of cells tagged ``hide-input``, and what answers a prediction."""
     asked = False
     # The plug-in writes a cell into another of the same classes.
     cells = [cell for cell in soup.select(".jp-Cell") if not cell.find_parent(class_="jp-Cell")]
@@ -67,12 +67,27 @@ def fold(soup: BeautifulSoup) -> None:
         classes = cell.get_attribute_list("class")
         # A question is open from the cell that takes the prediction to the next text.
         if "jp-MarkdownCell" in classes or "celltag_prediction" in classes:
+            if asked and "jp-MarkdownCell" in classes:
+                _fold_text(soup, cell.select_one(".jp-RenderedMarkdown"))
             asked = "celltag_prediction" in classes
             continue
         if "celltag_hide-input" in classes:
             _wrap(soup, cell.select_one(".jp-Cell-inputWrapper"), "The code of this cell")
         if asked:
             _wrap(soup, cell.select_one(".jp-Cell-outputWrapper"), "What came out")
+
+
+def _fold_text(soup: BeautifulSoup, text: Tag | None) -> None:
+    """Fold a text up to its first heading or its next question, as students' copies do."""
+    answer = soup.new_tag("div")
+    for part in list(text.children) if text else []:
+        is_heading = isinstance(part, Tag) and re.fullmatch("h[1-6]", part.name)
+        if is_heading or part.get_text().startswith("Predict."):
+            break
+        _ = answer.append(part.extract())
+    if text is not None and answer.get_text(strip=True):
+        _ = text.insert(0, answer)
+        _wrap(soup, answer, "After your run")
 
 
 def _wrap(soup: BeautifulSoup, part: Tag | None, label: str) -> None:

@@ -1,11 +1,13 @@
 """Write the notebooks as students get them: ``make student`` puts them into notebooks/student/.
 
-No output is stored, so a prediction is made before its answer is seen; the solutions stay where
-they are. The copies are under version control: they are what the README links.
+No output is stored, and the text after a prediction's run is folded, so a prediction is made
+before its answer is seen; the solutions stay where they are. The copies are under version control:
+they are what the README links.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -17,9 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 STUDENT = NOTEBOOKS / "student"
 
+# Where a text has answered the last question: at a heading, or at the next question.
+_NEXT = re.compile(r"^(?:#{1,6} |\*\*Predict)", re.MULTILINE)
+
 
 def student_copy(notebook: NotebookNode) -> NotebookNode:
-    """Return a notebook without outputs, with links that lead on from a folder below.
+    """Return a notebook without outputs, with answers folded and links from a folder below.
 
     Parameters
     ----------
@@ -33,12 +38,37 @@ def student_copy(notebook: NotebookNode) -> NotebookNode:
     """
     copy = deepcopy(notebook)
     copy.metadata.pop("fdpg_ref", None)  # of which run the outputs were
+    asked = False
     for cell in copy.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            asked = asked or "prediction" in cell.metadata.get("tags", [])
         else:
-            cell.source = cell.source.replace("](../", "](../../")
+            text = cell.source.replace("](../", "](../../")
+            cell.source, asked = folded(text) if asked else text, False
     return copy
+
+
+def folded(text: str) -> str:
+    """Return a text that answers a prediction, folded up to what asks the next one.
+
+    Parameters
+    ----------
+    text : str
+        Markdown.
+
+    Returns
+    -------
+    str
+        Markdown, with the answer in a ``details`` element; the blank lines keep it Markdown.
+    """
+    following = _NEXT.search(text)
+    end = following.start() if following else len(text)
+    answer, rest = text[:end].strip(), text[end:]
+    if not answer:
+        return text
+    opened = f"<details><summary>After your run</summary>\n\n{answer}\n\n</details>"
+    return f"{opened}\n\n{rest}" if rest else opened
 
 
 def write(folder: Path = STUDENT) -> list[Path]:

@@ -391,4 +391,13 @@ MUTANTS = [
         "clouds in another unit than the length of their gradient",
         ("toy/test_lesson.py::test_a_cloud_is_drawn_in_lengths_of_its_gradient",),
     ),
+    Mutant(
+        "tools/student_notebooks.py",
+        "folded(text) if asked else text",
+        "text",
+        "a student copy with the answer in prose below its prediction",
+        (
+            "project/test_student.py::test_a_text_after_a_prediction_is_folded_up_to_the_next_question",
+        ),
+    ),
 ]

@@ -123,7 +123,12 @@ CELLS = """
 <div class="jp-Cell jp-CodeCell celltag_hide-input"><div class="jp-Cell celltag_hide-input">
 <div class="jp-Cell-inputWrapper">b</div><div class="jp-Cell-outputWrapper">picture</div></div>
 </div>
-<div class="jp-Cell jp-MarkdownCell"><p>Prose.</p></div>
+<div class="jp-Cell jp-MarkdownCell"><div class="jp-RenderedMarkdown"><p>It is 3.</p>
+<ul><li>Why.</li></ul><p><strong>Predict.</strong> And then?</p></div></div>
+<div class="jp-Cell jp-CodeCell celltag_prediction"><div class="jp-Cell-inputWrapper">y</div></div>
+<div class="jp-Cell jp-MarkdownCell"><div class="jp-RenderedMarkdown"><p>It is 4.</p>
+<h2>Next</h2><p>Text.</p></div></div>
+<div class="jp-Cell jp-MarkdownCell"><div class="jp-RenderedMarkdown"><p>Prose.</p></div></div>
 <div class="jp-Cell jp-CodeCell celltag_hide-input"><div class="jp-Cell-inputWrapper">c</div>
 <div class="jp-Cell-outputWrapper">shown</div></div>
 """
@@ -137,7 +142,11 @@ def test_answers_to_predictions_and_the_code_of_pictures_are_folded():
     loaded("site_hooks").fold(soup)
     folded = [found.get_text(" ", strip=True) for found in soup.find_all("details")]
     code, answer = "The code of this cell", "What came out"
-    assert folded == [f"{answer} answer", f"{code} b", f"{answer} picture", f"{code} c"]
+    assert folded == [
+        *(f"{answer} answer", f"{code} b", f"{answer} picture"),
+        *("After your run It is 3. Why.", "After your run It is 4."),
+        f"{code} c",
+    ]
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/teaching.md"])

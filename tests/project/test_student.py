@@ -13,9 +13,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tools.run_notebooks import FOLDED
-from tools.student_notebooks import NOTEBOOKS, ROOT, STUDENT, write
+from tools.student_notebooks import NOTEBOOKS, ROOT, STUDENT, student_copy, write
 
 ORIGINALS = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
@@ -32,12 +33,37 @@ def code(path: Path) -> list[NotebookNode]:
     return [cell for cell in read(path).cells if cell.cell_type == "code"]
 
 
+def prose(path: Path) -> list[str]:
+    return [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+
+
 def test_the_committed_copies_are_those_that_make_student_writes(tmp_path: Path):
     made = {path.name: path.read_text("utf-8") for path in write(tmp_path)}
     committed = {path.name: path.read_text("utf-8") for path in STUDENT.iterdir()}
     assert sorted(made) == sorted(committed)
     stale = [name for name in made if made[name] != committed[name]]
     assert stale == [], "make student"
+
+
+OPENS = "<details><summary>After your run</summary>\n\n"
+
+
+def without_folds(text: str) -> str:
+    return text.replace(OPENS, "").replace("\n\n</details>", "")
+
+
+def unfolded_answers(notebook: NotebookNode) -> list[str]:
+    """Return the texts below a prediction that can be read before its cells have run."""
+    found, asked = [], False
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            asked = asked or "prediction" in cell.metadata.get("tags", [])
+            continue
+        seen = re.sub(f"^{re.escape(OPENS)}.*?\n\n</details>", "", cell.source, flags=re.DOTALL)
+        if asked and seen.strip() and not seen.lstrip().startswith(("#", "**Predict")):
+            found.append(seen)
+        asked = False
+    return found
 
 
 @pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem[:2])
@@ -47,6 +73,27 @@ def test_nothing_is_answered_and_everything_else_is_as_it_was(path: Path):
     assert [cell.source for cell in copies] == [cell.source for cell in code(path)]
     # The original keeps its outputs: it is what the site shows.
     assert any(cell.outputs for cell in code(path))
+    assert unfolded_answers(read(STUDENT / path.name)) == []
+    folded = [without_folds(text).split() for text in prose(STUDENT / path.name)]
+    assert folded == [text.replace("](../", "](../../").split() for text in prose(path)]
+
+
+def test_a_text_after_a_prediction_is_folded_up_to_the_next_question():
+    texts = ["It is 3.", "It is 4.\n\n**Predict.** And now?", "Answer.\n\n## Next\n\nText."]
+    cells = [new_markdown_cell("**Predict.** How many?")]
+    for text in texts:
+        cells.append(new_code_cell("n = None", metadata={"tags": ["prediction"]}))
+        cells += [new_code_cell("count()"), new_code_cell("draw()"), new_markdown_cell(text)]
+    cells.append(new_markdown_cell("Prose."))
+    made = student_copy(new_notebook(cells=cells))
+    assert unfolded_answers(made) == []
+    assert [cell.source for cell in made.cells if cell.cell_type == "markdown"] == [
+        "**Predict.** How many?",
+        f"{OPENS}It is 3.\n\n</details>",
+        f"{OPENS}It is 4.\n\n</details>\n\n**Predict.** And now?",
+        f"{OPENS}Answer.\n\n</details>\n\n## Next\n\nText.",
+        "Prose.",
+    ]
 
 
 @pytest.mark.parametrize("path", ORIGINALS, ids=lambda path: path.stem[:2])
@@ -61,7 +108,7 @@ def test_what_draws_is_folded_and_what_is_to_be_written_is_not(path: Path):
         assert not {"exercise", "grader", "prediction"} & set(cell.metadata["tags"])
 
 
-@pytest.mark.parametrize("path", [*ORIGINALS, *sorted(STUDENT.iterdir())], ids=lambda p: p.name[:2])
+@pytest.mark.parametrize("path", [*ORIGINALS, *sorted(STUDENT.glob("*"))], ids=lambda p: p.name[:2])
 def test_a_header_says_what_for_how_long_and_what_comes_next(path: Path):
     head = read(path).cells[0].source
     assert head.startswith(f"# {path.name[:2]}. ")
@@ -72,7 +119,7 @@ def test_a_header_says_what_for_how_long_and_what_comes_next(path: Path):
         assert f"[{other:02}]({other:02}_" in head or not 1 <= other <= len(ORIGINALS)
 
 
-@pytest.mark.parametrize("path", [*ORIGINALS, *sorted(STUDENT.iterdir())], ids=lambda p: p.name[:2])
+@pytest.mark.parametrize("path", [*ORIGINALS, *sorted(STUDENT.glob("*"))], ids=lambda p: p.name[:2])
 def test_links_of_a_notebook_lead_somewhere(path: Path):
     text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
