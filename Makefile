@@ -71,7 +71,7 @@ VERL_VENV := .venv-verl
 
 verl: $(STAMP)
 	PIP_NO_DEPS=1 tools/engines.sh $(VENV) $(VERL_VENV) $(VERL)
-	$(VERL_VENV)/bin/python -m pytest tests/engines/test_verl.py
+	$(VERL_VENV)/bin/python -m pytest -m 'slow or not slow' tests/engines/test_verl.py
 
 # The tests of numbers as a processor without AVX-512 computes: other kernels, other roundings.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 \

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
+import subprocess
 import sys
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,9 @@ import torch
 
 pytest.importorskip("verl", reason="verl is not installed: make verl")
 
+from support.textbook import textbook
+
 import fdpg_ref as core
-from lm.engines.exactness import InexactGradient
 from lm.engines.verl import NAME, advantages, register
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -55,6 +59,22 @@ def test_the_plugin_registers_the_estimator_with_a_line(caplog):
     assert [r.message for r in caplog.records if "policy_loss.loss_mode=gpg" in r.message]
 
 
+def loss_of_verl(log_prob: Any, advantages: Any, mask: Any, weights: Any = None) -> Any:
+    """Return the loss with which verl trains an actor at the settings of the page."""
+    from verl.trainer.ppo import core_algos  # pyright: ignore[reportMissingImports]
+
+    loss, _ = core_algos.get_policy_loss_fn("gpg")(
+        old_log_prob=log_prob.detach(),
+        log_prob=log_prob,
+        advantages=advantages,
+        response_mask=mask,
+        loss_agg_mode="seq-mean-token-sum",
+        config=SimpleNamespace(global_batch_info={}),
+        rollout_is_weights=weights,
+    )
+    return loss
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_the_gradient_through_verl_is_that_of_the_core(name: str):
     from verl.trainer.ppo import core_algos  # pyright: ignore[reportMissingImports]
@@ -67,9 +87,7 @@ def test_the_gradient_through_verl_is_that_of_the_core(name: str):
     shaped = data["scores"] - BETA * kl
     found, _ = estimator(shaped, mask, index=uid, config=config(f_dpg={"divergence": name}))
     log_prob = data["pi"].clone().requires_grad_()
-    losses = -log_prob * found
-    loss = core_algos.agg_loss(losses, mask, loss_agg_mode="seq-mean-token-sum")
-    _ = loss.backward()
+    _ = loss_of_verl(log_prob, found, mask).backward()
 
     # By the textbook's steps of the core, prompt by prompt.
     log_policy = (data["pi"] * mask).sum(1)
@@ -87,33 +105,90 @@ def test_the_gradient_through_verl_is_that_of_the_core(name: str):
     assert float((log_prob.grad - exact).norm() / exact.norm()) < 1e-12
 
 
+# Everything that a model of three tokens says in at most two, where 0 ends a text.
+TEXTS = ((0,), *((first, second) for first in (1, 2) for second in (0, 1, 2)))
+REWARDS = """
+import math
+from lm.engines.verl import with_log_z
+
+def letters(solution_str, **others):
+    return math.sin(1 + sum(int(letter) + 2 for letter in solution_str))
+
+def passes(solution_str, **others):
+    return float("2" in solution_str)
+
+rewarded, verified = with_log_z(letters), with_log_z(passes, verifier=True)
+"""
+
+
+def token_log_probs(logits: Any) -> Any:
+    """Return log pi of each token of all texts, shape (texts, 2), zero where there is none."""
+    law = torch.log_softmax(logits, -1)
+    rows = [[law[0, t[0]], law[t[0], t[1]] if len(t) > 1 else law[0, 0] * 0] for t in TEXTS]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"use_kl_in_reward": False}, "use_kl_in_reward is false: set it true"),
-        ({"kl_penalty": "low_var_kl"}, "kl_penalty is 'low_var_kl': set kl"),
-        (
-            {"kl_ctrl": {"type": "adaptive", "kl_coef": 0.1}},
-            "kl_ctrl.type is 'adaptive': set fixed",
-        ),
-        ({"kl_ctrl": {"type": "fixed", "kl_coef": 0.0}}, "kl_coef is 0.0: it must be positive"),
-        ({"f_dpg": {"divergance": "x"}}, "divergance.*: it has divergence, log_z, baseline"),
-    ],
+    ("kind", "name"),
+    [("rewarded", name) for name in DIVERGENCES]
+    + [("verified", n) for n in DIVERGENCES if n not in ("reverse_kl", "pearson_chi2")],
 )
-def test_settings_that_spoil_the_gradient_are_refused(changes, message):
-    data = batch()
-    with pytest.raises(InexactGradient, match=message):
-        _ = advantages(data["scores"], data["mask"], index=data["uid"], config=config(**changes))
+def test_the_mean_over_all_groups_is_the_gradient_with_log_z_of_each_prompt(tmp_path, kind, name):
+    """Rows of two prompts hold log Z, and every group of three samples has its probability."""
+    from omegaconf import OmegaConf  # pyright: ignore[reportMissingImports]
+    from verl.trainer.ppo import core_algos, reward  # pyright: ignore[reportMissingImports]
+
+    register()
+    _ = Path(tmp_path, "rewards.py").write_text(REWARDS)
+    function = {"path": f"{tmp_path}/rewards.py", "name": kind}
+    function["reward_kwargs"] = {"beta": "${algorithm.kl_ctrl.kl_coef}"}  # pyright: ignore[reportArgumentType]
+    algorithm = config(f_dpg={"divergence": name, "log_z": 0})
+    settings = {"algorithm": algorithm, "reward": {"custom_reward_function": function}}
+    score = reward.get_custom_reward_fn(OmegaConf.create(settings))
+    assert score is not None
+
+    groups = torch.tensor(list(product(range(len(TEXTS)), repeat=3)))
+    written = torch.tensor([[1.0, len(text) - 1.0] for text in TEXTS], dtype=torch.float64)
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        logits, base = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
+        _ = logits.requires_grad_()
+        per_token, ref = token_log_probs(logits), token_log_probs(base)
+        log_policy, log_ref = per_token.sum(1), ref.sum(1)
+
+        # The textbook's D_f of all texts, with log Z by their sum.
+        texts = ["".join(map(str, text)) for text in TEXTS]
+        rewards = [score(solution_str=t, extra_info={"log_z": 0.0})["acc"] for t in texts]
+        plain = torch.tensor(rewards, dtype=torch.float64)
+        log_score = log_ref + (plain.log() if kind == "verified" else plain / BETA)
+        log_z = torch.logsumexp(log_score, 0)
+        exact = torch.autograd.grad(textbook(name, log_policy, log_score - log_z), logits)[0]
+
+        # verl's way, all groups in one batch: the loss weighs each by its probability.
+        row = {"log_z": log_z.item()}
+        shaped = [score(solution_str=text, extra_info=row)["score"] for text in texts]
+        scores = torch.zeros_like(written)
+        scores[:, 0] = torch.tensor(shaped, dtype=torch.float64)
+        per_token = token_log_probs(logits)
+        kl = core_algos.kl_penalty(per_token, ref, kl_penalty="kl").detach() * written
+        samples, mask = groups.flatten(), written[groups.flatten()]
+        found, _ = core_algos.get_adv_estimator_fn(NAME)(
+            (scores - BETA * kl)[samples],
+            mask,
+            index=[f"{i // 3}" for i in range(len(samples))],
+            config=OmegaConf.create(algorithm),
+        )
+        chance = log_policy.detach()[groups].sum(1).exp().repeat_interleave(3)[:, None]
+        loss = loss_of_verl(per_token[samples], found, mask, chance * len(groups))
+        mine = torch.autograd.grad(loss, logits)[0]
+        # Sums of a thousand terms in float64.
+        assert float((mine - exact).norm() / exact.norm()) < 1e-12
 
 
-def test_a_reward_that_is_no_number_is_refused():
-    data = batch()
-    data["scores"][3, 0] = math.nan
-    with pytest.raises(ValueError, match="a coefficient is not finite"):
-        _ = advantages(data["scores"], data["mask"], index=data["uid"], config=config())
-
-
-def test_without_uid_there_are_no_groups():
-    data = batch()
-    with pytest.raises(InexactGradient, match="the samples have no uid"):
-        _ = advantages(data["scores"], data["mask"], config=config())
+@pytest.mark.slow
+def test_importing_verl_is_all_it_takes():
+    done = subprocess.run(
+        [sys.executable, "-c", "import verl"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the advantage estimator f_dpg is there" in done.stderr

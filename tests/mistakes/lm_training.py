@@ -6,6 +6,20 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/engines/verl.py",
+        '("rollout_is", "rollout_rs", "bypass_mode") if correction.get(k)]',
+        '("rollout_rs", "bypass_mode") if correction.get(k)]',
+        "verl's own weights on samples whose coefficients know nothing of them",
+        ("engines/test_verl_settings.py::test_settings_that_spoil_the_gradient_are_refused",),
+    ),
+    Mutant(
+        "lm/engines/verl.py",
+        '"score": log_score - beta * log_z}',
+        '"score": log_score - log_z}',
+        "log Z in nats taken from a reward whose unit is beta",
+        ("engines/test_verl_settings.py::test_a_reward_is_that_of_the_normalised_target",),
+    ),
+    Mutant(
         "lm/training/session.py",
         "            )\n        release_freed_memory()\n",
         "            )\n",
