@@ -99,6 +99,20 @@ MUTANTS = [
     ),
     Mutant(
         "toy/audit/call.py",
+        "    except (Exception, SystemExit) as error:\n",
+        "    except Exception as error:\n",
+        "a loss that exits is a success without a word",
+        ("toy/test_audit_command.py::test_a_loss_that_leaves_the_program_is_an_error",),
+    ),
+    Mutant(
+        "toy/audit/oracle.py",
+        "        except (Exception, SystemExit) as error:\n",
+        "        except Exception as error:\n",
+        "a gradient that exits is a success without a word",
+        ("toy/test_audit_command.py::test_a_loss_that_leaves_the_program_is_an_error",),
+    ),
+    Mutant(
+        "toy/audit/call.py",
         'value = torch.where(tensors["mask"], value, 0.0).sum(-1)',
         "value = value.sum(-1)",
         "padding counted in the reward",

@@ -144,6 +144,44 @@ def test_a_file_that_raises_is_an_error_with_its_reason(tmp_path, capsys):
     assert "raised SystemExit: 0" in err
 
 
+BACKWARD = """
+import sys, torch
+
+
+class Leaving(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, slope):
+        sys.exit()
+
+
+def loss(log_policy, log_reference):
+    return Leaving.apply(log_policy) - log_reference
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import sys\ndef loss(a, b):\n    sys.exit()\n", "the loss raised SystemExit (called"),
+        ("def loss(a, b):\n    raise SystemExit(0)\n", "the loss raised SystemExit: 0 (called"),
+        (BACKWARD, "the gradient of the loss raised SystemExit"),
+    ],
+)
+def test_a_loss_that_leaves_the_program_is_an_error(tmp_path, monkeypatch, capsys, text, message):
+    path = tmp_path / "leaving.py"
+    _ = path.write_text(text, encoding="utf-8")
+    for code, out, err in (
+        run(capsys, f"{path}:loss"),
+        paste(text, monkeypatch, capsys),
+    ):
+        assert (code, out) == (2, "")
+        assert message in err
+
+
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # an import of it fails from here on

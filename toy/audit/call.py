@@ -100,11 +100,14 @@ def evaluate(
     shape = tuple(tensors["log_policy"].shape)
     try:
         value = call(tensors)
-    except Exception as error:  # a user's function may raise anything
+    # A user's function may raise anything, and may leave the program.
+    except (Exception, SystemExit) as error:
         raise AuditError(
-            f"the loss raised {type(error).__name__}: {error} (called with log_policy of shape "
-            f"{shape}). {_peers(shape[0])}"
+            f"the loss raised {said(error)} (called with log_policy of shape {shape}). "
+            f"{_peers(shape[0])}"
         ) from error
+
+    # One number, or one per sample.
     _check_value(value, shape, tensors)
     if value.ndim == 2:
         value = torch.where(tensors["mask"], value, 0.0).sum(-1)
@@ -116,6 +119,11 @@ def evaluate(
             "scalar"
         )
     return value.reshape(shape[0])
+
+
+def said(error: BaseException) -> str:
+    """Return the name of an error and what it says, if it says anything."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _arguments(loss: Loss) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from toy.audit.call import FIRST, NAMED, AuditError
+from toy.audit.call import FIRST, NAMED, AuditError, said
 from toy.checks import check_choice
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def pasted_loss(text: str) -> Loss:
         exec(compile(tree, "<pasted>", "exec"), names)
     # A user's text may raise anything, and may leave the program.
     except (Exception, SystemExit) as error:
-        raise AuditError(f"what was pasted raised {type(error).__name__}: {error}") from error
+        raise AuditError(f"what was pasted raised {said(error)}") from error
     return names[functions[-1]]
 
 
@@ -217,7 +217,7 @@ def _from_file(path: Path, function: str) -> Loss:
         names = runpy.run_path(str(path), run_name="audited")
     # A user's file may raise anything, and may leave the program.
     except (Exception, SystemExit) as error:
-        raise AuditError(f"{path} raised {type(error).__name__}: {error}") from error
+        raise AuditError(f"{path} raised {said(error)}") from error
     functions = [name for name, value in names.items() if callable(value) and name[0] != "_"]
     try:
         check_choice("function", function, functions)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from toy.audit.call import AuditError, bind, evaluate
+from toy.audit.call import AuditError, bind, evaluate, said
 from toy.audit.compare import Comparison, compare, divergence_gradient, reward_gradient
 from toy.audit.precision import Coarsest
 from toy.audit.problems import AuditProblem, problems
@@ -157,7 +157,11 @@ def _enumerate_once(
             "large for their sum. Scale the loss down"
         )
     if total.requires_grad:
-        gradient, coefficients = torch.autograd.grad(total, (theta, scored), allow_unused=True)
+        try:
+            gradient, coefficients = torch.autograd.grad(total, (theta, scored), allow_unused=True)
+        # A loss may bring a backward of its own, which is a user's function as the loss is.
+        except (Exception, SystemExit) as error:
+            raise AuditError(f"the gradient of the loss raised {said(error)}") from error
     if gradient is None or coefficients is None:
         zero = torch.zeros_like(problem.policy).flatten()
         return Enumeration(zero, value, attached=False, dtype=coarsest.dtype, size=0.0)
