@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:  # torch and its like are imported later, b
     if error.name is None or error.name.partition(".")[0] in {"lm", "fdpg_ref"}:
         raise
     print(
-        f"python -m lm: {error.name} is not installed: python -m pip install 'fdpg-ref[lm]'",
+        f"python -m lm: {error.name} is not installed: python -m pip install '.[lm]' in a clone",
         file=sys.stderr,
     )
     raise SystemExit(2) from None

@@ -20,7 +20,8 @@ except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] == "study":
         raise
     print(
-        f"python -m study: {error.name} is not installed: python -m pip install 'fdpg-ref[study]'",
+        f"python -m study: {error.name} is not installed: "
+        "python -m pip install '.[study]' in a clone",
         file=sys.stderr,
     )
     raise SystemExit(2) from None

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         print(
             f"python -m toy: {error.name} is not installed: "
-            f"python -m pip install 'fdpg-ref[{EXTRAS[error.name]}]'",
+            f"python -m pip install '.[{EXTRAS[error.name]}]' in a clone",
             file=sys.stderr,
         )
         return 2

@@ -119,7 +119,8 @@ def _words_on(error: BaseException, command: str) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt | RunInterrupted):  # of a run inside another command
         return str(error) or "interrupted", INTERRUPTED
     if isinstance(error, ModuleNotFoundError) and error.name in HEAVY_LIBRARIES:
-        return f"{error.name} is not installed: python -m pip install 'fdpg-ref[lm]'", USAGE_ERROR
+        what = f"{error.name} is not installed: python -m pip install '.[lm]' in a clone"
+        return what, USAGE_ERROR
     if is_out_of_memory(error):
         words = (
             f"the memory is full ({reason_of(error)}): lower micro_batch_size, batch_size, "

@@ -21,7 +21,7 @@ class Missing:
         self.name = name
 
     def __getattr__(self, attribute: str) -> type:
-        message = f"{self.name} is not installed: python -m pip install 'fdpg-ref[{self.name}]'"
+        message = f"{self.name} is not installed: python -m pip install '.[{self.name}]' in a clone"
 
         def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
             raise ImportError(message)

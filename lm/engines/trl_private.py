@@ -34,6 +34,8 @@ HOOKS = {
     ),
     "compute_loss": ("model", "inputs"),
 }
+# What a trainer has once it is made, beside what GRPO's public settings give it.
+ATTRIBUTES = ("_metrics", "_logs", "reward_func_names", "num_generations_eval")
 # Keys of what the first of them returns.
 KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
 TESTED = "trl 1.8.0 and 1.16.0"
@@ -74,11 +76,28 @@ def require_hooks(trainer: type) -> None:
         missing = [parameter for parameter in needed if parameter not in found]
         if method is None or missing:
             lacks = f"no parameter {missing[0]}" if method is not None else "moved or gone"
-            raise EngineMoved(
-                f"trl {trl.__version__}: {trainer.__name__}.{name} has {lacks}, which "
-                f"lm/engines/trl_private.py stands on. It was tested with {TESTED}: install one of "
-                "these, or mend that module, the only one that names TRL's private methods"
-            )
+            raise _moved(f"{trainer.__name__}.{name} has {lacks}")
+
+
+def require_attributes(trainer: Any) -> None:
+    """Raise an EngineMoved unless a trainer that was made has all attributes that are used.
+
+    Parameters
+    ----------
+    trainer
+        A GRPOTrainer of TRL, or one of ours.
+    """
+    missing = [name for name in ATTRIBUTES if not hasattr(trainer, name)]
+    if missing:
+        raise _moved(f"{GRPOTrainer.__name__} has no attribute {missing[0]}")
+
+
+def _moved(what: str) -> EngineMoved:
+    return EngineMoved(
+        f"trl {trl.__version__}: {what}, which lm/engines/trl_private.py stands on. It was tested "
+        f"with {TESTED}: install one of these, or mend that module, the only one that names TRL's "
+        "private methods"
+    )
 
 
 class HookedGRPO(GRPOTrainer):
@@ -95,6 +114,7 @@ class HookedGRPO(GRPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         require_hooks(GRPOTrainer)
         super().__init__(*args, **kwargs)
+        require_attributes(self)
         self._rewards: Tensor | None = None
 
     @abstractmethod
@@ -146,10 +166,7 @@ class HookedGRPO(GRPOTrainer):
         missing = [key for key in (*KEYS, "ref_per_token_logps") if key not in out]
         if missing or self._rewards is None:
             lacks = missing[0] if missing else "rewards"
-            raise EngineMoved(
-                f"trl {trl.__version__}: its batches hold no {lacks}, which "
-                f"lm/engines/trl_private.py stands on. It was tested with {TESTED}"
-            )
+            raise _moved(f"its batches hold no {lacks}")
         if "pixel_values" in out:
             raise ValueError("the prompts hold images: f-DPG was tested with text alone")
 

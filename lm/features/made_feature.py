@@ -36,5 +36,5 @@ def require_library(module: str, name: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise ValueError(
             f"the feature {name} needs {module}, which is not installed: python -m pip install "
-            "'fdpg-ref[rewards]'"
+            "'.[rewards]' in a clone"
         )

@@ -151,7 +151,7 @@ def _require_gguf() -> None:
     if importlib.util.find_spec("gguf") is None:
         raise RunError(
             "gguf is not installed, which reads the file of the weights: "
-            "python -m pip install 'fdpg-ref[pretrained]'"
+            "python -m pip install '.[pretrained]' in a clone"
         )
 
 

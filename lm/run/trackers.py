@@ -149,7 +149,7 @@ def require_tracker(kind: str) -> None:
     except ModuleNotFoundError as error:
         raise RunError(
             f"tracker {kind} is asked for, but {error.name} is not installed: "
-            f"python -m pip install 'fdpg-ref[{extra}]', or drop --tracker"
+            f"python -m pip install '.[{extra}]' in a clone, or drop --tracker"
         ) from error
     # Whatever a package raises that does not fit the others here.
     except Exception as error:

@@ -33,7 +33,7 @@ def require_pyarrow() -> None:
         import pyarrow  # noqa: F401, PLC0415 - only sweeps need it
     except ModuleNotFoundError as error:
         raise UsageError(
-            "a sweep's table needs pyarrow: python -m pip install 'fdpg-ref[study]'"
+            "a sweep's table needs pyarrow: python -m pip install '.[study]' in a clone"
         ) from error
 
 

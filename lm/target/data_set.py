@@ -34,7 +34,7 @@ def read_rows(path: str, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except ModuleNotFoundError as error:
         raise RunError(
             f"prompts.file {path} is a data set, which the library datasets reads: "
-            "python -m pip install 'fdpg-ref[datasets]'"
+            "python -m pip install '.[datasets]' in a clone"
         ) from error
 
     # Whatever the library raises of files that it cannot read; no code of the data set is run.

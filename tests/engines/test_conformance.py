@@ -48,6 +48,12 @@ ROWS = (
     Row("GRPO", "`loss_type` grpo, sapo", NONE | {"loss_type": "grpo"}),
     Row("GRPO", "`loss_type` grpo, sapo", NONE | {"loss_type": "sapo"}),
     Row("GRPO", "`loss_type` cispo", NONE | {"loss_type": "cispo"}),
+    Row(
+        "GRPO",
+        '`loss_type` luspo, `importance_sampling_level="sequence"`',
+        NONE | {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+    ),
+    Row("GRPO", "`loss_type` vespo", NONE | {"loss_type": "vespo"}),
     Row("GRPO", "beta 0.5, dr_grpo", KL | {"use_bias_correction_kl": True}),
     Row(
         "GRPO",

@@ -41,7 +41,7 @@ def test_a_missing_engine_is_named_with_its_command():
     class Trainer(missing.Trainer):
         """As one of ours stands on one of theirs."""
 
-    with pytest.raises(ImportError, match=r"no_engine is not installed: .*'fdpg-ref\[no_engine\]'"):
+    with pytest.raises(ImportError, match=r"no_engine is not installed: .*'\.\[no_engine\]'"):
         _ = Trainer("model")
 
 
@@ -63,5 +63,5 @@ def test_lm_never_imports_an_engine_and_ours_says_what_to_install():
     command = [sys.executable, "-c", WITHOUT]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
-    line = "trl is not installed: python -m pip install 'fdpg-ref[trl]'"
+    line = "trl is not installed: python -m pip install '.[trl]' in a clone"
     assert found.stdout.splitlines() == [line, line]

@@ -244,6 +244,20 @@ def test_this_release_has_what_is_needed():
     assert require_hooks(GRPOTrainer) is None
 
 
+@pytest.mark.parametrize("name", trl_private.ATTRIBUTES)
+def test_a_release_that_moves_an_attribute_is_named(monkeypatch, name):
+    def made(self: Any) -> None:
+        for other in trl_private.ATTRIBUTES:
+            if other != name:
+                setattr(self, other, None)
+
+    monkeypatch.setattr(GRPOTrainer, "__init__", made)
+    with pytest.raises(
+        EngineMoved, match=rf"trl \d.*: GRPOTrainer has no attribute {name}, .*mend"
+    ):
+        _ = trl_private.HookedGRPO()
+
+
 @pytest.mark.parametrize("name", sorted(trl_private.HOOKS))
 def test_a_release_that_moves_a_method_is_named(monkeypatch, name):
     class Moved:

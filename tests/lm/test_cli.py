@@ -138,7 +138,7 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatc
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("lm.cli.main._commands", missing)
-    assert "python -m pip install 'fdpg-ref[lm]'" in _refused(capsys, "env")
+    assert "python -m pip install '.[lm]' in a clone" in _refused(capsys, "env")
 
 
 @pytest.mark.slow

@@ -188,7 +188,7 @@ def test_moments_are_held_after_one_fixed_prompt(tmp_path):
 
 def test_a_data_set_without_its_library_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(RunError, match=r"python -m pip install 'fdpg-ref\[datasets\]'"):
+    with pytest.raises(RunError, match=r"python -m pip install '.\[datasets\]' in a clone"):
         _ = read_prompt_lines(str(tmp_path))
 
 

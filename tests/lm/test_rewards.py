@@ -184,7 +184,7 @@ def test_without_its_library_a_feature_names_the_extra(monkeypatch):
     make.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     for name in ("pep8", "sentiment > 0"):
-        with pytest.raises(ValueError, match=r"python -m pip install 'fdpg-ref\[rewards\]'"):
+        with pytest.raises(ValueError, match=r"python -m pip install '.\[rewards\]' in a clone"):
             _ = TargetConfig(kind="constrained", constraints=(name,))
 
 

@@ -125,7 +125,7 @@ def test_a_package_that_is_not_there_is_named_with_its_command(kind, tmp_path, m
     extra = "lm" if kind == "tensorboard" else "trackers"
     words = (
         rf"tracker {kind} is asked for, but {kind} is not installed: "
-        rf"python -m pip install 'fdpg-ref\[{extra}\]', or drop --tracker"
+        rf"python -m pip install '.\[{extra}\]' in a clone, or drop --tracker"
     )
     with pytest.raises(RunError, match=words):
         require_tracker(kind)

@@ -231,4 +231,4 @@ def test_a_command_line_without_its_extra_says_which_one_to_install(python, pack
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
-    assert f"is not installed: python -m pip install 'fdpg-ref[{package}]'" in result.stderr
+    assert f"is not installed: python -m pip install '.[{package}]' in a clone" in result.stderr

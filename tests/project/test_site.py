@@ -91,7 +91,7 @@ def test_the_core_is_documented_name_by_name(tool):
 
 
 def test_formulas_become_mathml():
-    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install '.[docs]' in a clone")
     made = loaded("site_hooks").mathml(
         r"\mathbb E_p\Big[f\big(\tfrac{\pi}{p}\big)\Big]\|x\|", block=True
     )
@@ -105,7 +105,7 @@ def test_formulas_become_mathml():
 
 def test_braces_at_the_end_of_a_cell_or_a_heading_are_text():
     """An extension that reads them as attributes would drop a set such as {0, 1}."""
-    markdown = pytest.importorskip("markdown", reason="python -m pip install 'fdpg-ref[docs]'")
+    markdown = pytest.importorskip("markdown", reason="python -m pip install '.[docs]' in a clone")
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = settings["markdown_extensions"]
     given = {name: each for one in listed if isinstance(one, dict) for name, each in one.items()}
@@ -135,7 +135,7 @@ CELLS = """
 
 
 def test_answers_to_predictions_and_the_code_of_pictures_are_folded():
-    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install '.[docs]' in a clone")
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(CELLS, "html.parser")
@@ -151,7 +151,7 @@ def test_answers_to_predictions_and_the_code_of_pictures_are_folded():
 
 @pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/teaching.md"])
 def test_pages_lead_to_rendered_notebooks_and_a_lecturer_to_files(name):
-    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install '.[docs]' in a clone")
     page = SimpleNamespace(file=SimpleNamespace(src_uri=name), meta={})
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "notebooks/student/01_" in text

@@ -197,7 +197,7 @@ def test_without_torch_the_audit_says_what_to_install():
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stderr == (
-        "python -m toy: torch is not installed: python -m pip install 'fdpg-ref[lm]'\n"
+        "python -m toy: torch is not installed: python -m pip install '.[lm]' in a clone\n"
     )
 
 

@@ -263,7 +263,7 @@ def test_without_torch_it_exits_2_with_the_pip_command():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 2
-    assert "python -m pip install 'fdpg-ref[lm]'" in result.stderr
+    assert "python -m pip install '.[lm]' in a clone" in result.stderr
     assert "Traceback" not in result.stderr
 
 

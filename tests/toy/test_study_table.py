@@ -236,4 +236,4 @@ def test_bad_input_is_one_message(
 def test_without_pandas_it_says_how_to_install_it(monkeypatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert run(["study"]) == 2
-    assert "pandas is not installed: python -m pip install 'fdpg-ref[" in capsys.readouterr().err
+    assert "pandas is not installed: python -m pip install '.[" in capsys.readouterr().err
