@@ -43,13 +43,17 @@ API = {
     "Training": "lm.train",
     "Configuration": "lm.config",
     "Features": "lm.features",
+    "Inside TRL": "lm.engines.trl",
+    "Inside verl": "lm.engines.verl",
+    "Audit a trainer": "lm.conformance",
 }
 CORE = (
     *("estimators", "divergences", "families", "custom", "targets", "partition", "baselines"),
     *("weights", "diagnostics", "numerics"),
 )
 # On a phone, notebooks lose the margin for prompts, and what is wide scrolls instead of breaking:
-# pictures, whose labels would be too small, and names in tables, which would be cut anywhere.
+# pictures, whose labels would be too small (concepts have others for phones), and names in tables,
+# which would be cut anywhere.
 STYLE = """
 .md-grid { max-width: 68rem; }
 .md-typeset img { display: block; margin: 0.6rem auto; background: #fff; border-radius: 0.2rem; }
@@ -111,6 +115,10 @@ def gather() -> dict[str, list[dict[str, str]]]:
             copy(page)
             # A page may be linked to from another that is no part of the menu.
             waiting += linked_files(page) if page.suffix in {".md", ".ipynb"} else []
+
+    # The site shows these on phones; no page links to them.
+    for picture in (ROOT / "docs" / "concepts").glob("*-phone.png"):
+        copy(picture)
 
     # The explorer is one page of its own; so is the report on what is verified.
     (PAGES / "site.css").write_text(STYLE, encoding="utf-8")
@@ -241,7 +249,7 @@ class Links(HTMLParser):
         elif tag == "link" and known.get("rel") not in {"canonical", "next", "prev"}:
             self.requests.append(known.get("href", ""))
         elif tag in {"script", "img", "iframe", "source", "video"}:
-            self.requests.append(known.get("src", ""))
+            self.requests.append(known.get("src") or known.get("srcset", ""))
 
 
 def check(site: Path) -> Iterator[str]:

@@ -1,10 +1,12 @@
 """Draw the picture of each page in docs/concepts: ``python tools/concept_figures.py``.
 
 Everything is summed exactly on problems of a handful of outcomes; nothing is drawn at random.
+Each has a second file for phones, NAME-phone.png, with its panels one below the other.
 """
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -31,6 +33,9 @@ from toy.problems import PROBLEMS, Problem
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "concepts"
 FOUR = ("forward_kl", "jensen_shannon", "total_variation", "reverse_kl")
 DPI = 110
+# A phone shows these at 100 pixels an inch, so that 8 points are 11 pixels; it has two to a pixel.
+PHONE_WIDTH, PHONE_HEIGHT, PHONE_DPI, PHONE_POINTS = 3.4, 5.6, 200, 8
+NAMES = [title_of(name).replace(" ", "\n").replace("–", "–\n") for name in FOUR]
 
 
 def targets_figure() -> Figure:
@@ -83,7 +88,7 @@ def divergences_figure() -> Figure:
             if not np.isfinite(price):
                 right.text(place + shift, height + 0.02, "∞", ha="center", fontsize=13)
     right.set_ylim(0.0, 1.6)
-    right.set_xticks(range(len(FOUR)), [title_of(name) for name in FOUR], fontsize=8)
+    right.set_xticks(range(len(FOUR)), NAMES, fontsize=8)
     right.set_ylabel("price of a unit of mass")
     right.set_title("plain: missed by π; hatched: where p has none", fontsize=9)
     return figure
@@ -132,7 +137,7 @@ def baselines_figure() -> Figure:
             moments = estimator_moments(world.log_policy, signal - baseline, world.scores)
             noise = np.sqrt(np.trace(moments.covariance)) / np.linalg.norm(moments.mean)
             left.bar(place + shift, noise, 0.24, color=COLORS[name], hatch=hatch, ec="white")
-    left.set_xticks(range(len(FOUR)), [title_of(name) for name in FOUR], fontsize=8)
+    left.set_xticks(range(len(FOUR)), NAMES, fontsize=8)
     left.set_ylabel("noise / gradient")
     left.set_title("plain: none; hatched: mean signal; dotted: best", fontsize=9)
 
@@ -188,6 +193,25 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, count, squeeze=False).ravel())
 
 
+def stack(figure: Figure) -> None:
+    """Put the panels of a figure one below the other, as wide as a phone."""
+    panels = figure.axes
+    grid, what = figure.add_gridspec(len(panels), 1), panels[0].get_ylabel()
+    below = [axes.get_xlabel() for axes in panels[1:]] + [""]
+    for row, (axes, next_label) in enumerate(zip(panels, below, strict=True)):
+        axes.set_subplotspec(grid[row])
+        # A label that panels share is beside each, and below the last.
+        axes.set_ylabel(axes.get_ylabel() or what, fontsize=PHONE_POINTS)
+        own = axes.get_xlabel()
+        axes.set_xlabel("" if own == next_label else own, fontsize=PHONE_POINTS)
+        axes.set_title(textwrap.fill(axes.get_title(loc="left"), 34), fontsize=PHONE_POINTS + 1)
+        axes.tick_params(labelsize=PHONE_POINTS)
+        if legend := axes.get_legend():
+            for text in legend.get_texts():
+                text.set_fontsize(PHONE_POINTS)
+    figure.set_size_inches(PHONE_WIDTH, PHONE_HEIGHT)
+
+
 def _gap(problem: Problem, name: str, n: int, **parts: str) -> float:
     """Return |E[estimate] - gradient| / |gradient| over all batches of n samples of the policy."""
     world, divergence = world_of(problem), DIVERGENCES[name]
@@ -207,10 +231,11 @@ def main() -> None:
     """Write every picture."""
     for name, draw in FIGURES.items():
         with mpl.rc_context(STYLE):
-            figure = draw()
-            path = FOLDER / f"{name}.png"
-            figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
-        print(f"written: {path.relative_to(FOLDER.parents[1])}")
+            figure, look = draw(), {"facecolor": "white", "metadata": {"Software": None}}
+            figure.savefig(FOLDER / f"{name}.png", dpi=DPI, **look)
+            stack(figure)
+            figure.savefig(FOLDER / f"{name}-phone.png", dpi=PHONE_DPI, **look)
+        print(f"written: docs/concepts/{name}.png and {name}-phone.png")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 The network is closed but for this machine. A fault is a request to another host, an error of a
 script, a page that is wider than a phone or bright in the dark, a concept whose picture needs
-scrolling to on a common screen, and a search that finds nothing. The concepts are opened, and of
-the other pages the longest of each folder, which share their scripts; ``--all`` opens every page,
-which takes minutes. FOLDER takes a picture of each as a phone shows it in the dark. Without
-Chromium nothing is checked, which is said.
+scrolling on a phone or a common screen, a page that a reader had open while the system turned dark
+and that stays bright, and a search that finds nothing. The concepts are opened, and of the other
+pages the longest of each folder, which share their scripts; ``--all`` opens every page, which takes
+minutes. What newcomers read is opened in the light on a phone, and in the dark on a screen, too.
+FOLDER takes a picture of each as a phone shows it in the dark. Without Chromium nothing is checked,
+which is said.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "build" / "site"
 CONCEPTS = "docs/concepts/"
+FIRST = {"index.html", "docs/start.html"}  # what newcomers read, with the concepts
 PHONE, SCREEN = (390, 844), (1280, 800)
 BRIGHT = 128
 
@@ -50,7 +53,10 @@ BEHIND = """(() => {
     .filter((colour) => !/, 0\\)$/.test(colour));
   return colours.length ? colours[0].match(/[0-9.]+/g).slice(0, 3).map(Number) : [255, 255, 255];
 })()"""
-PICTURE_ENDS = "document.querySelector('article img').getBoundingClientRect().bottom"
+PICTURE = """(() => {
+  const box = document.querySelector("article img").getBoundingClientRect();
+  return [box.right, box.bottom];
+})()"""
 # The worker of the search answers when it has read the index.
 FOUND = """new Promise((done) => {
   const input = document.querySelector(".md-search__input");
@@ -120,33 +126,56 @@ def look(page: Any, site: Path, names: list[str], pictures: Path | None = None) 
     str
         The page, and what is wrong with it.
     """
+    first = [name for name in names if name in FIRST or name.startswith(CONCEPTS)]
+    views = (
+        (PHONE, True, names, pictures),
+        (PHONE, False, first, None),
+        (SCREEN, True, first, None),
+        (SCREEN, False, first, None),
+    )
     with served(site) as address:
-        page.screen(*PHONE, dark=True, touch=True)
-        for name in names:
-            page.requests.clear()
-            page.errors.clear()
-            page.open(f"{address}/{name}")
-            local = (address, "data:", "blob:")
-            others = {found for found in page.requests if not found.startswith(local)}
-            yield from (f"{name}: asks another host for {found}" for found in sorted(others))
-            yield from (f"{name}: {error}" for error in page.errors)
-            if out := page.run(TOO_WIDE):
-                yield f"{name}: wider than {PHONE[0]} pixels: {out}"
-            if max(page.run(BEHIND)) > BRIGHT:
-                yield f"{name}: bright in the dark"
-            if pictures:
-                pictures.mkdir(parents=True, exist_ok=True)
-                page.picture(pictures / f"{name.replace('/', '_')}.png")
+        # A reader opens the first page by day, and it gets dark.
+        if first and not _follows(page, f"{address}/{first[0]}"):
+            yield f"{first[0]}: stays bright when the system turns dark"
 
-        # On a common screen.
-        page.screen(*SCREEN)
-        concepts = [name for name in names if name.startswith(CONCEPTS)]
-        for name in concepts:
-            page.open(f"{address}/{name}")
-            if page.run(PICTURE_ENDS) > SCREEN[1]:
-                yield f"{name}: its picture ends below {SCREEN[1]} pixels"
-        if concepts and not page.run(FOUND):
+        for size, dark, shown, folder in views:
+            page.screen(*size, dark=dark, touch=size == PHONE)
+            for name in shown:
+                for fault in _faults_of(page, f"{address}/{name}", size, dark=dark):
+                    yield f"{name}: {fault}"
+                if folder:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    page.picture(folder / f"{name.replace('/', '_')}.png")
+        if first and not page.run(FOUND):
             yield "the search finds nothing for: forward KL"
+
+
+def _follows(page: Any, url: str) -> bool:
+    page.screen(*SCREEN)
+    page.open(url)
+    page.screen(*SCREEN, dark=True)
+    return max(page.run(BEHIND)) <= BRIGHT
+
+
+def _faults_of(page: Any, url: str, size: tuple[int, int], *, dark: bool) -> Iterator[str]:
+    """Yield what is wrong with a page on a screen of some size, by day or in the dark."""
+    page.requests.clear()
+    page.errors.clear()
+    page.open(url)
+    local = ("/".join(url.split("/", 3)[:3]), "data:", "blob:")
+    others = {found for found in page.requests if not found.startswith(local)}
+    yield from (f"asks another host for {found}" for found in sorted(others))
+    yield from page.errors
+    if out := page.run(TOO_WIDE):
+        yield f"wider than {size[0]} pixels: {out}"
+    if dark and max(page.run(BEHIND)) > BRIGHT:
+        yield "bright in the dark"
+    if f"/{CONCEPTS}" in url:
+        right, bottom = page.run(PICTURE)
+        if right > size[0]:
+            yield f"its picture is cut off at {size[0]} pixels"
+        if bottom > size[1]:
+            yield f"its picture ends below {size[1]} pixels"
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -27,6 +27,8 @@ _BOOSTS = {
     "docs/notes/": 2,
     "docs/decisions/": 0.3,
 }
+# The picture of a concept, which has a second file for phones beside it.
+_PICTURE = re.compile(r'<img [^>]*?src="([^"/]+)\.png"[^>]*>')
 _NOT_PROSE = {"pre", "code", "script", "style", "math", "textarea"}
 
 
@@ -44,7 +46,14 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Replace the formulas of a page by MathML, which browsers draw themselves."""
     if page.file.src_uri.endswith(".ipynb"):
         return _notebook(html)
+    if page.file.src_uri.startswith("docs/concepts/"):
+        html = _PICTURE.sub(_for_phones, html)
     return _MARKED.sub(lambda found: mathml(unescape(found[3]), block=found[2] == "["), html)
+
+
+def _for_phones(found: re.Match[str]) -> str:
+    source = f'<source media="(max-width: 44rem)" srcset="{found[1]}-phone.png">'
+    return f"<picture>{source}{found[0]}</picture>"
 
 
 def mathml(latex: str, *, block: bool) -> str:

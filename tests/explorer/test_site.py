@@ -12,18 +12,24 @@ from support import chromium
 from tools.look_at_site import look, one_of_each, served
 
 PAGE = """<!doctype html><html><head><meta name="viewport" content="width=device-width">
-<link rel="icon" href="data:,"></head><body style="background: #111">{}</body></html>"""
+<link rel="icon" href="data:,"><style>@media (prefers-color-scheme: dark) {{
+  body {{ background: #111 }} }}</style></head><body>{}</body></html>"""
 SCROLLS = "<div style='overflow-x: auto'><p style='width: 900px'>Wide.</p></div>"
+SEARCH = "<input class=md-search__input><div id=out></div>"
 PAGES = {
     "good.html": f"<p>Text.</p>{SCROLLS}",
     "bright.html": "<style>body { background: none !important; }</style>",
     "asks.html": "<script>new Image().src = 'http://fonts.example/a.png'</script>",
     "raises.html": "<script>undefined.gone()</script>",
     "wide.html": "<p style='width: 500px'>Text.</p>",
+    "docs/concepts/cut.html": "<article><p style='overflow-x: auto'>"
+    "<img width=500 height=200 src='data:,'></p></article>",
     "docs/concepts/low.html": "<article><p style='height: 700px'></p>"
-    "<img width=9 height=200 src='data:,'></article>"
-    "<input class=md-search__input><div id=out></div>",
+    f"<img width=9 height=200 src='data:,'></article>{SEARCH}",
 }
+# A page that asks for the scheme once.
+KEEPS = """<script>document.body.style.background =
+  matchMedia("(prefers-color-scheme: dark)").matches ? "#111" : "#fff"</script>"""
 ANSWERS = """<script>document.querySelector('input').onkeyup = () => {
   document.getElementById('out').innerHTML = '<p class=md-search-result__item>Found.</p>'; }
 </script>"""
@@ -42,8 +48,11 @@ def written(folder: Path, pages: dict[str, str]) -> Path:
 def test_a_browser_finds_what_is_wrong_with_a_page(tmp_path: Path):
     answered = PAGES | {"docs/concepts/low.html": PAGES["docs/concepts/low.html"] + ANSWERS}
     site = written(tmp_path / "site", answered)
+    kept = written(tmp_path / "kept", {"index.html": KEEPS + SEARCH + ANSWERS})
     with chromium.Page(tmp_path / "profile") as page:
         found = list(look(page, site, sorted(answered), tmp_path / "pictures"))
+        stays = list(look(page, kept, ["index.html"]))
+    assert stays == ["index.html: stays bright when the system turns dark"]
     by_page = {name: [line for line in found if line.startswith(name)] for name in answered}
     assert by_page["good.html"] == []
     assert by_page["asks.html"][0] == "asks.html: asks another host for http://fonts.example/a.png"
@@ -54,11 +63,13 @@ def test_a_browser_finds_what_is_wrong_with_a_page(tmp_path: Path):
     assert by_page["wide.html"] == [
         'wide.html: wider than 390 pixels: <p style="width: 500px">Text.</p>'
     ]
-    assert by_page["docs/concepts/low.html"] == [
-        "docs/concepts/low.html: its picture ends below 800 pixels"
-    ]
+    # In the dark and in the light, on a phone and on a screen.
+    cut = "docs/concepts/cut.html: its picture is cut off at 390 pixels"
+    assert by_page["docs/concepts/cut.html"] == [cut] * 2
+    low = "docs/concepts/low.html: its picture ends below {} pixels"
+    assert by_page["docs/concepts/low.html"] == [low.format(y) for y in (844, 844, 800, 800)]
     assert by_page["bright.html"] == ["bright.html: bright in the dark"]
-    assert len(found) == 6
+    assert len(found) == 11
     assert len(list((tmp_path / "pictures").iterdir())) == len(answered)
 
 

@@ -57,6 +57,7 @@ def test_a_concept_is_one_short_page_that_opens_with_its_picture(path):
     assert picture.endswith(f"]({path.stem}.png)")
     assert caption.startswith("*")
     assert (path.parent / f"{path.stem}.png").is_file()
+    assert (path.parent / f"{path.stem}-phone.png").is_file()
     assert len(text.split()) <= 600
 
 
@@ -65,7 +66,8 @@ def test_links_that_lead_nowhere_and_other_hosts_are_found(tool, tmp_path):
         '<link rel="stylesheet" href="https://fonts.example/a.css"><p id="here"></p>'
         '<a href="https://example.org">may be followed</a><a href="#here"></a><a href="#gone"></a>'
         '<a href="other.html#there"></a><a href="lost.html"></a><img src="lost.png">'
-        '<script src="//cdn.example/x.js"></script><img src="data:image/png;base64,AA==">'
+        '<source srcset="tall.png"><script src="//cdn.example/x.js"></script>'
+        '<img src="data:image/png;base64,AA==">'
     )
     _ = (tmp_path / "a.html").write_text(page, encoding="utf-8")
     _ = (tmp_path / "other.html").write_text('<h2 id="there"></h2>', encoding="utf-8")
@@ -75,6 +77,7 @@ def test_links_that_lead_nowhere_and_other_hosts_are_found(tool, tmp_path):
         "a.html: asks another host for https://fonts.example/a.css",
         "a.html: lost.html leads nowhere",
         "a.html: lost.png leads nowhere",
+        "a.html: tall.png leads nowhere",
     ]
 
 
@@ -115,6 +118,24 @@ def test_braces_at_the_end_of_a_cell_or_a_heading_are_text():
     assert made.count("{0, 1}") == 3
 
 
+def test_a_phone_gets_the_tall_picture_of_a_concept():
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    image = '<p><img alt="Two panels" src="targets.png" /></p>'
+    shown = {}
+    for name in ("docs/concepts/targets.md", "docs/tour.md"):
+        page = SimpleNamespace(file=SimpleNamespace(src_uri=name))
+        shown[name] = loaded("site_hooks").on_page_content(image, page)
+    source = '<source media="(max-width: 44rem)" srcset="targets-phone.png">'
+    assert shown["docs/tour.md"] == image
+    assert shown["docs/concepts/targets.md"] == image.replace(
+        image[3:-4], f"<picture>{source}{image[3:-4]}</picture>"
+    )
+
+
+def test_what_other_people_s_trainers_call_is_documented(tool):
+    assert {"lm.engines.trl", "lm.engines.verl", "lm.conformance"} <= set(tool.API.values())
+
+
 CELLS = """
 <div class="jp-Cell jp-MarkdownCell"><p>Predict.</p></div>
 <div class="jp-Cell jp-CodeCell celltag_prediction"><div class="jp-Cell-inputWrapper">x</div></div>
@@ -149,7 +170,7 @@ def test_answers_to_predictions_and_the_code_of_pictures_are_folded():
     ]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/teaching.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/tour.md", "docs/teaching.md"])
 def test_pages_lead_to_rendered_notebooks_and_a_lecturer_to_files(name):
     _ = pytest.importorskip("latex2mathml", reason="python -m pip install '.[docs]' in a clone")
     page = SimpleNamespace(file=SimpleNamespace(src_uri=name), meta={})
