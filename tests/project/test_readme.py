@@ -89,8 +89,12 @@ def test_the_sentence_on_speed_is_that_of_the_stored_race():
         assert all(len(curves) >= 5 for curves in record["curves"].values())
         times = race.ratios(record, share, "cpu")
         found.append(f"{statistics.median(times['TRL RLOO']):.2g}")
+        if task == "names":
+            found.append(f"{len(times['TRL RLOO'])} of {len(record['seeds']['race'])}")
         assert times["TRL GRPO"] == []
-    shown = re.search(r"RLOO takes (\S+) \(names, .*half.*\) and (\S+) \(code, .*tenth\)", README)
+        assert len(record["rates"]) == 3
+    where = r"best of three rates, TRL's RLOO takes (\S+) \(names, to half, (\d of \d) seeds\)"
+    shown = re.search(where + r" and (\S+) \(code, .*tenth\)", README)
     assert shown is not None
     assert list(shown.groups()) == found
 
