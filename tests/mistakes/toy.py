@@ -105,6 +105,27 @@ MUTANTS = [
         ("toy/test_audit_command.py::test_a_loss_that_leaves_the_program_is_an_error",),
     ),
     Mutant(
+        "toy/files.py",
+        "if path.is_file() and path.stat().st_size and not ours(path):",
+        "if False:",
+        "a command that replaces any file",
+        ("toy/test_cli.py::test_a_file_of_somebody_else_is_not_replaced",),
+    ),
+    Mutant(
+        "toy/files.py",
+        """ and b"tEXtSoftware\\0fdpg-ref" in start""",
+        "",
+        "a picture of somebody else replaced",
+        ("toy/test_cli.py::test_a_file_of_somebody_else_is_not_replaced",),
+    ),
+    Mutant(
+        "toy/cli/plots.py",
+        ", metadata={**PICTURE}",
+        "",
+        "a picture that the same command does not write again",
+        ("toy/test_cli.py::test_what_a_command_wrote_it_writes_again",),
+    ),
+    Mutant(
         "toy/audit/oracle.py",
         "        except (Exception, SystemExit) as error:\n",
         "        except Exception as error:\n",

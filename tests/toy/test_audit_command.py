@@ -49,7 +49,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     try:
         code = main(["audit", *arguments])
     except SystemExit as stopped:
-        code = int(str(stopped.code))
+        code = int(str(stopped.code or 0))
     printed = capsys.readouterr()
     return code, " ".join(printed.out.split()), " ".join(printed.err.split())
 

@@ -15,7 +15,7 @@ from support.toy_cases import measured
 
 from toy.cli import main as cli
 from toy.cli.main import main
-from toy.files import require_writable
+from toy.files import is_picture, require_writable
 from toy.verify.records import Record
 from toy.verify.report import table as report
 
@@ -141,15 +141,15 @@ def test_unwritable_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(NotADirectoryError, match="is not a folder"):
-        require_writable(file / "picture.png", suffix=".png")
+        require_writable(file / "picture.png", suffix=".png", ours=is_picture)
     folder = tmp_path / "folder.png"
     folder.mkdir()
     with pytest.raises(ValueError, match="is a folder"):
-        require_writable(folder, suffix=".png")
+        require_writable(folder, suffix=".png", ours=is_picture)
     # Root may write anywhere, so the refusal of the system is played.
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PermissionError, match="is not writable"):
-        require_writable(tmp_path / "a" / "picture.png", suffix=".png")
+        require_writable(tmp_path / "a" / "picture.png", suffix=".png", ours=is_picture)
 
 
 @pytest.mark.parametrize("command", [["train", "--steps", "1", "--output"], ["verify", "--json"]])
@@ -166,6 +166,53 @@ def test_unwritable_output_exits_before_any_work(
     out, err = capsys.readouterr()
     assert "is not a folder" in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["verify", "--json"], "mine.json"),
+        (["verify", "--html"], "mine.html"),
+        (["train", "--output"], "mine.png"),
+        (["audit", "k2", "--json"], "mine.json"),
+        (["audit", "k2", "--figure"], "mine.png"),
+        (["measurement", "--output"], "mine.png"),
+        (["museum", "--json"], "mine.json"),
+        (["museum", "--markdown"], "mine.md"),
+        (["study", "--output"], "mine.parquet"),
+    ],
+)
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path, capsys, monkeypatch, words, name):
+    monkeypatch.setattr(cli, "run_claims", lambda: pytest.fail("work was done"))
+    mine = tmp_path / name
+    # A record, a picture and a page, but none of ours.
+    for content in (b'{"kind": "mine"}', b"[]", PNG + b"tEXtSoftware\0Matplotlib", b"<title>f-DPG"):
+        _ = mine.write_bytes(content)
+        assert main([*words, str(mine)]) == 2
+        out, err = capsys.readouterr()
+        assert "exists and is no file that this command wrote, so it is not replaced: choose" in err
+        assert out == ""
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
+    # What cannot be replaced at all.
+    mine.unlink()
+    os.mkfifo(mine)
+    assert main([*words, str(mine)]) == 2
+    assert "is no regular file: choose another name" in capsys.readouterr().err
+
+
+def test_what_a_command_wrote_it_writes_again(tmp_path, capsys):
+    record, picture = tmp_path / "k2.json", tmp_path / "x.png"
+    audit = ["audit", "k2", "--json", str(record), "--figure", str(picture)]
+    train = ["train", "--problem", "coin", "--steps", "1", "--output", str(tmp_path / "y.png")]
+    for path in ("k2.json", "x.png", "y.png"):
+        (tmp_path / path).touch()
+    for words in (audit, train, audit, train):
+        assert main(words) == 0
+    # A list of records, as of --all, and a picture, whichever of the commands drew it.
+    _ = record.write_text(f"[{record.read_text('utf-8')}]", "utf-8")
+    assert main(audit) == 0
+    assert main([*train[:-1], str(picture)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_full_disk_leaves_nothing(

@@ -114,3 +114,11 @@ def test_the_picture_of_the_readme_needs_a_png_that_can_be_written(tmp_path, cap
         assert main([str(tmp_path / name)]) == 2
         assert reason in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_picture_of_the_readme_replaces_no_other(tmp_path, capsys):
+    mine = tmp_path / "mine.png"
+    _ = mine.write_bytes(b"precious")
+    assert main([str(mine)]) == 2
+    assert "is not replaced: choose another name" in capsys.readouterr().err
+    assert mine.read_bytes() == b"precious"

@@ -12,7 +12,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from toy.files import require_writable
+from toy.files import holds_keys, is_picture, require_writable
 
 
 def add_audit_arguments(parser: ArgumentParser) -> None:
@@ -153,6 +153,8 @@ def _check(options: Namespace) -> None:
         raise ValueError(f"--list audits nothing: leave out {', '.join(changed + written)}")
     if options.figure is not None and options.level == "token":
         raise ValueError("--figure: f'(t) is recovered per sequence only; leave out --level token")
-    for path, suffix in ((options.json, ".json"), (options.figure, ".png")):
-        if path is not None:
-            require_writable(Path(path), suffix=suffix)
+    if options.json is not None:
+        ours = holds_keys("placement", "relative_residual", "sentence")
+        require_writable(Path(options.json), suffix=".json", ours=ours)
+    if options.figure is not None:
+        require_writable(Path(options.figure), suffix=".png", ours=is_picture)

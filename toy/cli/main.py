@@ -22,14 +22,14 @@ from rich.console import Console
 from fdpg_ref import DIVERGENCES
 from toy.cli.audit import add_audit_arguments, run_audit
 from toy.config import TrainConfig
-from toy.files import require_writable
+from toy.files import holds_keys, holds_text, is_picture, require_writable
 from toy.measurement import command as measurement
 from toy.museum import command as museum
 from toy.problems import PROBLEMS
 from toy.sweep import command as study
 from toy.verify import run_claims
 from toy.verify.report.guards import PASSED, run_guards
-from toy.verify.report.table import print_report, write_json
+from toy.verify.report.table import TITLE, print_report, write_json
 
 CLAIM_FAILED, USAGE_ERROR, OUR_FAULT, INTERRUPTED = 1, 2, 3, 130
 DEBUG = "--debug"
@@ -171,9 +171,12 @@ def verify(options: Namespace) -> int:
     With a report the tests that guard the claims are run as well, and one that is missing or fails
     is a failure of its claim.
     """
-    for path, suffix in ((options.json, ".json"), (options.html, ".html")):
-        if path is not None:
-            require_writable(Path(path), suffix=suffix)
+    if options.json is not None:
+        ours = holds_keys("fact", "claimed_verdict", "guard")
+        require_writable(Path(options.json), suffix=".json", ours=ours)
+    if options.html is not None:
+        ours = holds_text(f"<title>{TITLE}</title>")
+        require_writable(Path(options.html), suffix=".html", ours=ours)
     with Console(stderr=True).status("summing over all outcomes, which takes some seconds"):
         records = run_claims()
     guards = None
@@ -202,7 +205,7 @@ def run_train(options: Namespace) -> int:
     config = _train_config(options)
     default = Path("runs", "toy", f"{config.problem}-{config.divergence}.png")
     path = default if options.output is None else Path(options.output)
-    require_writable(path, suffix=".png")
+    require_writable(path, suffix=".png", ours=is_picture)
     problem, trajectory = PROBLEMS[config.problem](), train(config)
     save_figure(plot_trajectory(problem, trajectory, config), path)
     console = Console()

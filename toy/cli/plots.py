@@ -13,7 +13,7 @@ from matplotlib.ticker import LogFormatter
 from fdpg_ref.display import color_of, title_of
 from toy.config import TrainConfig
 from toy.families import GaussianFamily
-from toy.files import replacing
+from toy.files import PICTURE, replacing
 from toy.problems import Problem
 from toy.train import Trajectory
 
@@ -62,7 +62,7 @@ def plot_trajectory(problem: Problem, trajectory: Trajectory, config: TrainConfi
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; see `toy.files.replacing`."""
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format="png", metadata={**PICTURE})
 
 
 class _PlainNumbers(LogFormatter):

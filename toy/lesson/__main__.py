@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toy.files import replacing, require_writable
+from toy.files import PICTURE, is_picture, replacing, require_writable
 from toy.lesson.drawing import fields_figure, house_style
 
 
@@ -17,10 +17,11 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     path = Path(arguments[0])
     try:
-        require_writable(path, suffix=".png")
+        require_writable(path, suffix=".png", ours=is_picture)
         house_style()
         with replacing(path) as partial:
-            fields_figure((0.62, 0.28, 0.10)).savefig(partial, dpi=130, format="png")
+            figure = fields_figure((0.62, 0.28, 0.10))
+            figure.savefig(partial, dpi=130, format="png", metadata={**PICTURE})
     except (ValueError, OSError) as error:
         print(f"python -m toy.lesson: {error}", file=sys.stderr)
         return 2

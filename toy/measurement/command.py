@@ -12,7 +12,7 @@ from rich.markup import escape
 from fdpg_ref import FORWARD_KL, JENSEN_SHANNON, TOTAL_VARIATION, FDivergence, find_divergence
 from fdpg_ref.display import title_of
 from toy.checks import check_choice
-from toy.files import require_writable
+from toy.files import is_picture, require_writable
 from toy.measurement.exact import chance_to_see, median_report, quality
 from toy.measurement.ways import WAYS
 from toy.measurement.worlds import DROPPED, World, check_finite, dropping
@@ -56,7 +56,7 @@ def run(options: Namespace) -> int:
     """
     check_choice("divergence", options.divergence, MEASURES)
     divergence, path = find_divergence(options.divergence), Path(options.output)
-    require_writable(path, suffix=".png")
+    require_writable(path, suffix=".png", ours=is_picture)
 
     def world_of_mass(seen: float) -> World:
         return dropping(options.share, seen, outside=options.outside, base_rate=options.base_rate)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fdpg_ref import FDivergence
 from fdpg_ref.display import title_of
-from toy.files import replacing
+from toy.files import PICTURE, replacing
 from toy.measurement.exact import chance_to_see, median_report, quality
 from toy.measurement.ways import WAYS
 from toy.measurement.worlds import DROPPED, OUTSIDE, World
@@ -91,7 +91,7 @@ def draw(
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all; see `toy.files.replacing`."""
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format="png", metadata={**PICTURE})
 
 
 def _panel(axes: Axes, points: Sequence[tuple[float, World, int]], divergence: FDivergence) -> None:

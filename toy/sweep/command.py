@@ -15,7 +15,7 @@ from toy.sweep.config import StudyConfig
 from toy.sweep.provenance import Stopwatch
 from toy.sweep.report import print_report
 from toy.sweep.run import run_study
-from toy.sweep.table import metadata, to_frame, write_table
+from toy.sweep.table import is_table, metadata, to_frame, write_table
 
 
 def add_study_arguments(parser: ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def run(options: Namespace) -> int:
 
     path = None if options.output is None else Path(options.output)
     if path is not None:
-        require_writable(path, suffix=".parquet")
+        require_writable(path, suffix=".parquet", ours=is_table)
 
     # Run, with a progress bar on a terminal.
     watch = Stopwatch()

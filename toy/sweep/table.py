@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _DROPPED_BITS = 9
+# Of the metadata.
+_KEY = b"toy_study"
 CATEGORIES = {
     "world": ("categorical", "sequence"),
     "kind": KINDS,
@@ -141,7 +143,7 @@ def write_table(frame: Any, about: dict[str, Any], path: Path) -> None:
 
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), "toy_study": json.dumps(about)}
+        {**(table.schema.metadata or {}), _KEY: json.dumps(about)}
     )
     # The bytes of floats are stored by place, so that the zeroed ones vanish.
     split = [name for name in MEASURES if name not in ("base_rate", "learning_rate")]
@@ -149,3 +151,14 @@ def write_table(frame: Any, about: dict[str, Any], path: Path) -> None:
     layout: dict[str, Any] = {"use_dictionary": coded, "use_byte_stream_split": split}
     with replacing(path) as partial:
         parquet.write_table(table, partial, compression="zstd", compression_level=19, **layout)
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a file is a table that `write_table` wrote."""
+    import pyarrow as pa  # noqa: PLC0415  (an optional extra)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    try:
+        return _KEY in (parquet.read_schema(path).metadata or {})
+    except pa.ArrowException:
+        return False

@@ -14,7 +14,7 @@ from toy.verify.claims import penalties
 from toy.verify.records import FACTS, PROPORTIONAL, Record
 from toy.verify.report import figures, measures
 from toy.verify.report.guards import PASSED
-from toy.verify.report.table import factor_text, short_number
+from toy.verify.report.table import TITLE, factor_text, short_number
 
 _STYLE = """
 .fact { background: #1c2430; color: #fff; border-radius: .3rem; padding: .1rem .45rem;
@@ -96,10 +96,9 @@ def page(records: Sequence[Record], guards: Mapping[str, str]) -> str:
     sections = "".join(
         _section(fact, by_fact[fact], guards, extras.get(fact, "")) for fact in FACTS
     )
-    title = "f-DPG: what is verified, and how"
     return html_page(
-        title,
-        f"<header><h1>{title}</h1></header>{_summary(records, guards)}{_introduction()}"
+        TITLE,
+        f"<header><h1>{TITLE}</h1></header>{_summary(records, guards)}{_introduction()}"
         f"<nav>{links}</nav>{sections}",
         _STYLE,
     )

@@ -17,6 +17,8 @@ from toy.files import write_text
 from toy.printing import titled_table
 from toy.verify.records import BIASED, EXACT, PROPORTIONAL, ROUNDING, Record
 
+# Of the page; it also proves a file to be such a page.
+TITLE = "f-DPG: what is verified, and how"
 _COLOURS = {EXACT: "green", PROPORTIONAL: "yellow", BIASED: "magenta"}
 # Letters of a word in a heading that fit in a narrow column, with the full stop of what is cut.
 _LETTERS = 5
