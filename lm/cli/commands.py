@@ -41,6 +41,7 @@ from lm.run.files import write_output
 from lm.run.folder import read_config, require_complete
 from lm.run.foreign import require_own_code
 from lm.run.records import PROMPT_MARK, printable, read_records, shortened
+from lm.run.start import changed_inputs
 from lm.target.problem import Problem, build_problem, measured_problem
 from lm.train import StepRecord, train
 from lm.training.base import train_base
@@ -139,6 +140,12 @@ def run_evaluate(options: EvaluateOptions) -> None:
     config = read_config(options.run)
     if not options.trust_code:
         require_own_code(config, options.run)
+    if changed := changed_inputs(config, options.run):
+        print(
+            f"lm: warning: what the run reads is not what it was when the run began: "
+            f"{'; '.join(changed)}. It is measured against the target as it is now",
+            file=sys.stderr,
+        )
     try:
         evaluation = replace(config.evaluation, samples=options.samples)
     except ValueError as error:

@@ -4,6 +4,7 @@ A run writes to ``.NAME.partial``, next to its folder, and renames it when every
 file of a finished run is::
 
     config.yaml, config.json        the resolved configuration
+    inputs.json                     a hash of every file and local folder that it reads
     environment.json                versions and machine
     status.json                     what is proven about the gradient (verdict, factor, reason)
     target.json                     features, moments, multipliers, fit certificate, log Z
@@ -40,8 +41,10 @@ from lm.policy.protocol import Policy
 from lm.run.checkpoint import checkpoint_steps, clear_unfinished, prune_checkpoints
 from lm.run.environment import environment
 from lm.run.files import append_line, flush_to_disk, is_disk_full, write_atomic
+from lm.run.inputs import input_digests
 from lm.run.owned import BEGUN_RUN, LOCK, RUN, remove_owned
 from lm.run.start import (
+    INPUTS,
     has_records,
     how_to_start,
     is_partial,
@@ -323,6 +326,7 @@ def _begin(run: RunFolder, config: RunConfig) -> None:
     plain = to_plain(config)
     run.write_json("config.json", plain)
     run.write_text("config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    run.write_json(INPUTS, input_digests(config))
     run.write_json("environment.json", environment())
     run.write_json("status.json", status_of(config)._asdict())
     flush_to_disk(run.partial.parent)

@@ -75,11 +75,27 @@ def _with_neighbours(path: Path) -> Iterator[str]:
             tree = ast.parse(one.read_bytes())
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue  # the run itself says what is wrong with it
-        for node in ast.walk(tree):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names.append(node.module)
-            waiting += [path.parent / f"{name.replace('.', '/')}.py" for name in names]
+        waiting += _imported(tree, one, path.parent)
+
+
+def _imported(tree: ast.AST, file: Path, root: Path) -> Iterator[Path]:
+    """Yield where Python would look for what a file imports, below the first file's folder."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            folder, names = root, [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(file.parents):
+            # One dot is the file's own folder, each more the one above. A name may be a module.
+            folder = root if node.level == 0 else file.parents[node.level - 1]
+            names = [f"{node.module or ''}.{alias.name}".lstrip(".") for alias in node.names]
+        else:
+            continue
+
+        # Each package on the way runs its __init__.py.
+        for name in names:
+            parts = name.split(".")
+            for depth, last in enumerate(parts):
+                above = folder.joinpath(*parts[:depth])
+                yield from (above / f"{last}.py", above / last / "__init__.py")
 
 
 def digest_of(path: Path) -> str:

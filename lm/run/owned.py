@@ -193,7 +193,8 @@ _MODEL_FILES = (
 )
 _CHECKPOINT_FILES = ("state.safetensors", "state.json", "manifest.json")
 _RUN_FILES = (
-    *("config.yaml", "config.json", "environment.json", "status.json", "target.json"),
+    *("config.yaml", "config.json", "inputs.json"),
+    *("environment.json", "status.json", "target.json"),
     *("metrics.jsonl", "timings.jsonl", "resumed.jsonl", "samples_before.txt", "samples_after.txt"),
     *("target_samples.jsonl", "texts.jsonl"),
     *("summary.json", "report.html", "README.md", LOCK),

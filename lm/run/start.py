@@ -17,6 +17,7 @@ from lm.config.options import GONE, flatten, to_plain, without_gone
 from lm.errors import RunError
 from lm.features.files import path_of
 from lm.run.files import require_new_folder
+from lm.run.inputs import input_digests
 from lm.run.owned import BEGUN_RUN, RUN, require_owned
 
 Start = Literal["new", "resumed", "complete"]
@@ -26,6 +27,8 @@ Start = Literal["new", "resumed", "complete"]
 MAY_DIFFER = ("output", "overwrite", "resume", "checkpoint", "tracker", "plan")
 # Of a log: the base's evaluation, then a step.
 FIRST_LINES = 3
+# What was in the files that a run read when it began.
+INPUTS = "inputs.json"
 
 
 def partial_folder(final: Path) -> Path:
@@ -144,6 +147,39 @@ def differences(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[
     ]
 
 
+def changed_inputs(config: RunConfig, folder: Path) -> list[str]:
+    """Return what a run reads and what has changed since it began, one phrase for each path.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    folder
+        Its folder, complete or not. One of an earlier version does not know what it read.
+
+    Raises
+    ------
+    RunError
+        The record cannot be read.
+    """
+    path = folder / INPUTS
+    if not path.is_file():
+        return []
+    try:
+        then = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(then, dict):
+            raise ValueError(f"it holds {then!r:.40}")
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{path} cannot be read, so that it is not known what the run read: put it back, or "
+            "start again with --overwrite and without --resume"
+        ) from error
+    now = input_digests(config)
+    changed = [f"{name} has changed" for name in then if name in now and now[name] != then[name]]
+    gone = [f"{name} is not there any more" for name in then if name not in now]
+    return changed + gone + [f"{name} is new" for name in now if name not in then]
+
+
 def resume_command(words: Sequence[str]) -> str:
     """Return the command that continues an interrupted run.
 
@@ -219,6 +255,12 @@ def _require_same(config: RunConfig, recorded: Mapping[str, Any], folder: Path, 
             f"the run in {folder} {state} with another configuration, so that --resume would not "
             f"give its numbers: {'; '.join(changed)}. Give the values that it had, choose another "
             "--output, or drop --resume and pass --overwrite to start again"
+        )
+    if read := changed_inputs(config, folder):
+        raise RunError(
+            f"what the run in {folder} reads is not what it was when the run began, so that "
+            f"--resume would not give its numbers: {'; '.join(read)}. Put back what there was, "
+            "choose another --output, or drop --resume and pass --overwrite to start again"
         )
 
 

@@ -19,6 +19,7 @@ from support.lm_runs import SMALL, leave_run, plain_config, tiny_config, tiny_mo
 
 import lm.run.files
 import lm.run.folder
+from lm.cli.main import main
 from lm.config import (
     BaselineConfig,
     CheckpointConfig,
@@ -27,6 +28,7 @@ from lm.config import (
     PartitionConfig,
     ProposalConfig,
     RunConfig,
+    TargetConfig,
 )
 from lm.errors import RunError, RunInterrupted
 from lm.run.checkpoint import checkpoint_steps
@@ -289,6 +291,28 @@ def test_a_second_process_cannot_take_a_run_that_is_about_to_get_its_name(quick,
     assert refused
     assert (folder / "policy" / "model.safetensors").is_file()
     assert not (folder / "run.lock").exists()
+
+
+def test_a_reward_that_was_edited_meanwhile_does_not_go_on(quick, capsys):
+    rewards = Path("rewards.py")
+    letter = "def has(texts):\n    return [float('{}' in text) for text in texts]\n"
+    _ = rewards.write_text(letter.format("i"))
+    target = TargetConfig(kind="reward_tilted", reward={"rewards.py:has": 1.0}, beta=2.0)
+    config = quick("run", steps=3, target=target)
+    with pytest.raises(Broken):
+        _ = train(config, on_step=_break_at(3))
+    _ = rewards.write_text(letter.format("n"))
+    with pytest.raises(RunError, match=r"rewards\.py has changed"):
+        _ = train(replace(config, resume=True))
+
+    # It is put back, and edited after the end.
+    _ = rewards.write_text(letter.format("i"))
+    _ = train(replace(config, resume=True))
+    assert main(["evaluate", "run", "--samples", "128", "--trust_code"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    _ = rewards.write_text(letter.format("n"))
+    assert main(["evaluate", "run", "--samples", "128", "--trust_code"]) == 0
+    assert "lm: warning: what the run reads is not what it was" in capsys.readouterr().err
 
 
 def test_nothing_is_unpickled_while_a_run_goes_on(quick, monkeypatch):

@@ -18,6 +18,7 @@ from lm.config import (
 from lm.config.options import to_plain
 from lm.errors import RunError
 from lm.run.folder import read_config
+from lm.run.inputs import input_digests
 from lm.run.start import differences, how_to_start, partial_folder, resume_command
 from lm.train import train
 
@@ -114,6 +115,43 @@ def test_a_run_of_the_version_that_could_reuse_the_sampling_forward_goes_on(tmp_
             continue
         with pytest.raises(RunError, match="reuse_sampling_forward was true, and is gone"):
             _ = how_to_start(config)
+
+
+def test_a_run_continues_with_what_it_read_when_it_began_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rewards = Path("rewards.py")
+    text = "def short(texts):\n    return [-len(text) for text in texts]\n"
+    _ = rewards.write_text(text)
+    target = TargetConfig(kind="reward_tilted", reward={"rewards.py:short": 1.0})
+
+    for start in ("resumed", "complete"):
+        final = tmp_path / start
+        config = replace(plain_config(final, resume=True), target=target)
+        folder = partial_folder(final) if start == "resumed" else final
+        leave_run(folder, config)
+        inputs: Path = folder / "inputs.json"
+        _ = inputs.write_text(json.dumps(input_digests(config)))
+        assert how_to_start(config) == start
+        _ = rewards.write_text(f"import helper\n{text}")
+        with pytest.raises(
+            RunError, match=r"reads is not what it was.*: rewards\.py has changed\."
+        ):
+            _ = how_to_start(config)
+        rewards.unlink()
+        with pytest.raises(RunError, match=r"rewards\.py is not there any more"):
+            _ = how_to_start(config)
+        _ = inputs.write_text("{}")
+        _ = rewards.write_text(text)
+        with pytest.raises(RunError, match=r"rewards\.py is new"):
+            _ = how_to_start(config)
+        for damaged in ("{", "[]", "[" * 100_000):
+            _ = inputs.write_text(damaged)
+            with pytest.raises(RunError, match=r"inputs\.json cannot be read"):
+                _ = how_to_start(config)
+
+        # One of the version before does not know what it read.
+        _ = inputs.rename(tmp_path / f"{start}.json")
+        assert how_to_start(config) == start
 
 
 def test_an_unreadable_record_of_an_interrupted_run_is_refused(tmp_path):

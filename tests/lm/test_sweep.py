@@ -383,9 +383,18 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     rewards, prompts, model = Path("rewards.py"), Path("prompts.txt"), Path("model")
     _ = rewards.write_text("def short(texts):\n    return [-len(text) for text in texts]\n")
-    _ = rewards.write_text(f"import helper\n{rewards.read_text()}")
+    _ = rewards.write_text(
+        f"import helper, pack.inner\nfrom other import part\n{rewards.read_text()}"
+    )
     helper = Path("helper.py")
     _ = helper.write_text("one = 1\n")
+    # Packages beside it: what they run when they are imported, and what they import in turn.
+    for name in ("pack", "other", "other/part"):
+        Path(name).mkdir()
+        _ = Path(name, "__init__.py").write_text("")
+    _ = Path("pack", "inner.py").write_text("from . import near\nfrom ..pack.far import x\n")
+    beside = [Path("pack", "__init__.py"), Path("pack", "near.py"), Path("pack", "far.py")]
+    beside += [Path("pack", "inner.py"), Path("other", "part", "__init__.py")]
     _ = prompts.write_text("a\nb\n")
     model.mkdir()
     _ = (model / "weights").write_bytes(b"\0")
@@ -400,6 +409,7 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     keys = {key()}
     assert keys == {key()}
     for path, content in (
+        *((path, "y = 1\n") for path in beside),
         (helper, "one = 2\n"),
         (rewards, "def short(texts):\n    return [-2 * len(text) for text in texts]\n"),
         (prompts, "a\nc\n"),
@@ -408,12 +418,12 @@ def test_what_is_in_a_file_is_part_of_the_run_that_reads_it(tmp_path, monkeypatc
     ):
         _ = path.write_text(content)
         keys.add(key())
-    assert len(keys) == 6
+    assert len(keys) == 11
     task["target"] = {"kind": "teacher", "teacher": "model"}
     keys.add(key())
     _ = (model / "another").write_text("more")
     keys.add(key())
-    assert len(keys) == 8
+    assert len(keys) == 13
 
 
 def test_a_model_of_the_cache_is_part_of_the_run_that_starts_from_it(tmp_path, monkeypatch):

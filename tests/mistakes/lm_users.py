@@ -6,6 +6,27 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/run/start.py",
+        "    if read := changed_inputs(config, folder):",
+        "    if read := []:",
+        "a run that goes on with a reward which was edited meanwhile",
+        ("lm/test_start.py::test_a_run_continues_with_what_it_read_when_it_began_alone",),
+    ),
+    Mutant(
+        "lm/run/folder.py",
+        "    run.write_json(INPUTS, input_digests(config))\n",
+        "",
+        "a run that does not know what it read when it began",
+        ("lm/test_resume.py::test_a_reward_that_was_edited_meanwhile_does_not_go_on",),
+    ),
+    Mutant(
+        "lm/run/inputs.py",
+        'yield from (above / f"{last}.py", above / last / "__init__.py")',
+        'yield above / f"{last}.py"',
+        "results of a package beside a reward file that has changed since",
+        ("lm/test_sweep.py::test_what_is_in_a_file_is_part_of_the_run_that_reads_it",),
+    ),
+    Mutant(
         "lm/training/base.py",
         "and digest_of(start.resolve()) != known:",
         "and known is None:",
