@@ -105,10 +105,25 @@ def test_the_sizes_are_those_of_the_theory(records: dict[int, Record]):
     assert wrong[41].text == "descends 2 x jensen shannon"
     # 4/3 (1 - (1 - r)^3), as toy verify claims of any n.
     assert wrong[43].text == (
-        "the true gradient 1.17 x at a pass rate of 0.5 and 0.0784 x at a pass rate of 0.02"
+        "the true gradient 1.17 x at a pass rate of 0.5 and 0.0784 x at a pass rate of 0.02, "
+        "in its direction"
     )
     # 18 % of the sample sets show what was dropped, and the others report zero.
     assert 1 - (1 - 0.2 / 1024) ** 1024 < 1 - wrong[39].error < 0.45
+
+
+@pytest.mark.parametrize(("cap", "sizes"), [(4, ("1.17", "0.0784")), (2, ("0.917", "0.04"))])
+def test_a_cap_on_the_weights_of_a_group_takes_from_the_size_alone(cap, sizes):
+    def capped(passes: np.ndarray, pass_rate: float) -> np.ndarray:
+        z = max(float(np.mean(passes)), 1e-9)
+        weights = np.minimum(passes / z, cap)
+        return -(weights - leave_one_out(weights))
+
+    easy, hard = sizes
+    assert EXHIBITS[43].oracle.measure(capped).text == (
+        f"the true gradient {easy} x at a pass rate of 0.5 and {hard} x at a pass rate of 0.02, "
+        "in its direction"
+    )
 
 
 def test_an_error_of_nan_is_flagged():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -16,13 +16,6 @@ from toy.verify.records import ROUNDING
 
 Function = Callable[..., Any]
 _GROUP, _RATES = 4, (0.5, 0.02)
-
-
-def groups_of_a_verifier(pass_rate: float, n: int) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield every group of n verdicts with its probability."""
-    for verdicts in product((False, True), repeat=n):
-        passes = np.array(verdicts)
-        yield passes, float(np.prod(np.where(passes, pass_rate, 1 - pass_rate)))
 
 
 def leads_to_the_gradient(divergence: str) -> Oracle:
@@ -48,17 +41,26 @@ def leads_to_the_gradient(divergence: str) -> Oracle:
 
 
 def _has_one_size(function: Function) -> Measurement:
-    factors = []
+    error, words, turned = 0.0, [], 0.0
     for rate in _RATES:
-        mean = 0.0
-        for passes, mass in groups_of_a_verifier(rate, _GROUP):
-            # grad log pi of the logit of passing, and the gradient of -log of what passes.
-            scores = np.where(passes, 1 - rate, -rate)
-            mean += mass * float(np.mean(function(passes, rate) * scores))
-        factors.append(mean / -(1 - rate))
-    words = [f"{f:.3g} x at a pass rate of {r:g}" for f, r in zip(factors, _RATES, strict=True)]
-    error = float(np.max(np.abs(np.array(factors) - 1)))
-    return Measurement(error, ROUNDING, f"the true gradient {' and '.join(words)}")
+        # Two outcomes pass, unequally often, so that a direction is more than a sign.
+        law = np.array([rate / 3, 2 * rate / 3, 1 - rate])
+        target = np.array([1 / 3, 2 / 3, 0.0])
+        mean = np.zeros(3)
+        for drawn in product(range(3), repeat=_GROUP):
+            group = np.array(drawn)
+            # grad log pi of the logits is the outcome less the law.
+            terms = function(group < 2, rate) @ (np.eye(3)[group] - law)
+            mean += np.prod(law[group]) * terms / _GROUP
+
+        # The gradient of -E_p[log pi], and what is left of the mean beside it.
+        true = law - target
+        factor = float(mean @ true / (true @ true))
+        turned = max(turned, float(np.linalg.norm(mean - factor * true) / np.linalg.norm(mean)))
+        error = max(error, abs(factor - 1), turned)
+        words.append(f"{factor:.3g} x at a pass rate of {rate:g}")
+    direction = "its direction" if turned < ROUNDING else f"a direction that is off by {turned:.0%}"
+    return Measurement(error, ROUNDING, f"the true gradient {' and '.join(words)}, in {direction}")
 
 
 # f(passes (n,), pass_rate) -> coefficients (n,), on all groups of the base.
