@@ -34,8 +34,14 @@ PAGE = PARTS.parent / "index.html"
 # differences of numbers up to e^10 times as large, which leaves 1e-16 * 2e4 * 100 = 2e-10.
 TOLERANCE = 1e-9
 
+
+def clipped(log_policy: torch.Tensor, log_reference: torch.Tensor) -> torch.Tensor:
+    """Return k1, cut off at 1."""
+    return torch.clamp(log_policy - log_reference, -1.0, 1.0)
+
+
 BASELINES = {"none": None, "leave_one_out": leave_one_out, "batch": batch_mean}
-PENALTIES = {"k1": k1, "k2": k2, "k3": k3, "abs": absolute}
+PENALTIES = {"k1": k1, "k2": k2, "k3": k3, "abs": absolute, "clip": clipped}
 FAMILY = GaussianFamily(np.linspace(-6.0, 6.0, 61))
 
 # Everything that the page shows at a state, by the functions that the page calls.
@@ -71,7 +77,7 @@ def random_state(rng: np.random.Generator) -> dict[str, Any]:
         return np.log(probs / probs.sum()).tolist()
 
     alpha = f"alpha_{rng.integers(0, 21) / 20:g}"
-    n = int(rng.integers(2, 20))
+    n = int(rng.integers(1, 20))
     policy = triangle()
     return {
         "policy": policy,
@@ -80,7 +86,8 @@ def random_state(rng: np.random.Generator) -> dict[str, Any]:
         "name": str(rng.choice([*DIVERGENCES, alpha])),
         "error": float(rng.uniform(-3, 3)),
         "counts": rng.multinomial(n, np.exp(policy)).tolist(),
-        "kind": str(rng.choice(list(BASELINES))),
+        # A single sample has no others to be compared with.
+        "kind": str(rng.choice(list(BASELINES))) if n > 1 else "none",
         "n": n,
         "theta": [float(rng.uniform(-4.4, 4.4)), float(rng.uniform(np.log(0.36), np.log(4.9)))],
         "distance": float(rng.uniform(2, 7)),
@@ -129,6 +136,7 @@ def expected(state: dict[str, Any]) -> dict[str, np.ndarray]:
         np.log1p(-state["share"]) + FAMILY.log_probs(np.array([half, np.log(0.5)])),
     )
     gaussian = FAMILY.log_probs(theta)
+    pull = score_signal(gaussian, humps, divergence=divergence)
     world = dropping(state["dropped"], state["trace"])
     way, kl = WAYS[state["from"]], DIVERGENCES["forward_kl"]
     found = quality(world, way, state["samples"], divergence=kl)
@@ -140,7 +148,8 @@ def expected(state: dict[str, Any]) -> dict[str, np.ndarray]:
         "mean": moments.mean,
         "noise": np.array([noise]),
         "humps": np.array([exact_divergence(gaussian, humps, divergence=divergence)]),
-        "slope": exact_gradient(gaussian, humps, FAMILY.score_matrix(theta), divergence=divergence),
+        # Without the covariance: far from a hump, the square of Neyman's signal overflows.
+        "slope": (np.exp(gaussian) * pull) @ FAMILY.score_matrix(theta),
         "measured": np.array(
             [found.truth, found.mean, found.deviation, found.error, found.coverage]
         ),
