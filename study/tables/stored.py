@@ -124,7 +124,8 @@ def load_tables(results: Path) -> Tables:
     unification = _unification(path) if path.is_file() else None
     if toy is None and unification is None and not any(found.values()):
         raise StudyError(
-            f"no table in {results}: run `python -m lm study` or `python -m toy study`"
+            f"no table in {results}: run `python -m lm sweep study/sweeps/main.yaml` or `python -m "
+            f"toy study --output {results / 'toy_study.parquet'}`, or name their folder (--results)"
         )
     return Tables(**found, toy=toy, unification=unification)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -14,7 +15,10 @@ import numpy as np
 import pytest
 
 from benchmarks import race
+from lm.cli.main import COMMANDS as lm_commands
 from lm.config.base import BaseConfig
+from study.__main__ import COMMANDS as study_commands
+from toy.cli.main import build_parser as toy_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -137,3 +141,30 @@ def test_every_make_command_is_a_target(document):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([\w-]+)", text, re.MULTILINE))
     assert {"test"} <= named <= targets
+
+
+def test_each_command_that_a_message_names_exists():
+    """What the string literals of the packages advise, such as `python -m lm sweep`."""
+    help_of_toy = re.search(r"\{([a-z,]+)\}", toy_parser().format_help())
+    assert help_of_toy is not None
+    known = {
+        "toy": set(help_of_toy[1].split(",")),
+        "lm": set(lm_commands),
+        "study": set(study_commands),
+    }
+    assert "verify" in known["toy"]
+    texts = [
+        text
+        for package in known
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if "python -m" in (text := path.read_text(encoding="utf-8"))
+    ]
+    named: list[tuple[str, str]] = [
+        words
+        for text in texts
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for words in re.findall(r"python -m (toy|lm|study) ([a-z]+)\b(?!\.)", node.value)
+    ]
+    assert len(named) > 30
+    assert [words for words in named if words[1] not in known[words[0]]] == []

@@ -320,7 +320,11 @@ def test_the_commands_are_listed_and_errors_take_one_line(capsys, tmp_path):
     nowhere = str(tmp_path / "none")
     for words in (["report"], ["power"], ["rates", "--yaml", nowhere]):
         assert main([*words, "--results", nowhere]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert (
+        "run `python -m lm sweep study/sweeps/main.yaml` or `python -m toy study --out" in lines[0]
+    )
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(SystemExit) as caught:
         _ = main(["guess"])

@@ -76,7 +76,7 @@ def main_runs(
 
 
 def write_lm(path: Path, frame: pd.DataFrame, **metadata: Any) -> None:
-    """Write a long table as `python -m lm study` does."""
+    """Write a long table as `python -m lm sweep` does."""
     tasks = {
         name: {
             "title": title,
@@ -99,7 +99,7 @@ def write(path: Path, frame: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
 
 
 PROVENANCE = {
-    "command": "python -m lm study made_up.yaml",
+    "command": "python -m lm sweep made_up.yaml",
     "commits": ["0123456789abcdef"],
     "versions": {"python": "3.11", "torch": "2.7"},
     "wall_seconds": 100.0,
