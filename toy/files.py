@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,8 @@ def require_writable(path: Path, *, suffix: str, ours: Callable[[Path], bool]) -
             f"output {str(path)!r} exists and is no file that this command wrote, so it is not "
             "replaced: choose another name, or move it away yourself"
         )
+
+    # The nearest folder that exists must take a new file.
     folder = path.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent
@@ -84,6 +87,15 @@ def require_writable(path: Path, *, suffix: str, ours: Callable[[Path], bool]) -
         raise NotADirectoryError(f"output {str(path)!r}: {str(folder)!r} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"output {str(path)!r}: the folder {str(folder)!r} is not writable")
+    # Permissions do not say it all: root may write to /proc, where no file can be made.
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"output {str(path)!r}: no file can be made in {str(folder)!r} ({error.strerror}): "
+            "choose another name"
+        ) from error
 
 
 def is_picture(path: Path) -> bool:

@@ -126,6 +126,13 @@ MUTANTS = [
         ("toy/test_cli.py::test_what_a_command_wrote_it_writes_again",),
     ),
     Mutant(
+        "toy/audit/call.py",
+        "if inspect.iscoroutine(value):",
+        "if False:",
+        "an async loss that is never awaited",
+        ("toy/test_audit_command.py::test_what_a_file_lacks_is_said_without_a_warning",),
+    ),
+    Mutant(
         "toy/audit/oracle.py",
         "        except (Exception, SystemExit) as error:\n",
         "        except Exception as error:\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
@@ -142,6 +143,23 @@ def test_a_file_that_raises_is_an_error_with_its_reason(tmp_path, capsys):
     code, _, err = run(capsys, f"{path}:loss")
     assert code == 2
     assert "raised SystemExit: 0" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("async def loss(a, b):\n    return a - b\n", "the loss is an async function, which would"),
+        ("BETA = 0.1\n", "defines no function: write `def loss(log_policy, log_reference): ...`"),
+    ],
+)
+def test_what_a_file_lacks_is_said_without_a_warning(tmp_path, capsys, text, message):
+    path = tmp_path / "lacking.py"
+    _ = path.write_text(text, encoding="utf-8")
+    code, out, err = run(capsys, f"{path}:loss")
+    assert (code, out) == (2, "")
+    assert message in err
+    # A coroutine that is dropped warns.
+    assert gc.collect() >= 0
 
 
 BACKWARD = """

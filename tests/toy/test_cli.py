@@ -215,6 +215,15 @@ def test_what_a_command_wrote_it_writes_again(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_folder_that_takes_no_file_is_said_before_any_work(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "run_claims", lambda: pytest.fail("work was done"))
+    assert main(["verify", "--html", "/proc/fdpg/x.html"]) == 2
+    err = capsys.readouterr().err
+    assert "error: output '/proc/fdpg/x.html': " in err
+    # Who is not root may not write there at all.
+    assert "no file can be made in '/proc'" in err or "'/proc' is not writable" in err
+
+
 def test_a_full_disk_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

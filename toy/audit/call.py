@@ -107,7 +107,10 @@ def evaluate(
             f"{_peers(shape[0])}"
         ) from error
 
-    # One number, or one per sample.
+    # One number, or one per sample. What is closed gives no warning that nobody awaited it.
+    if inspect.iscoroutine(value):
+        value.close()
+        raise AuditError("the loss is an async function, which would have to be awaited: use def")
     _check_value(value, shape, tensors)
     if value.ndim == 2:
         value = torch.where(tensors["mask"], value, 0.0).sum(-1)

@@ -219,6 +219,11 @@ def _from_file(path: Path, function: str) -> Loss:
     except (Exception, SystemExit) as error:
         raise AuditError(f"{path} raised {said(error)}") from error
     functions = [name for name, value in names.items() if callable(value) and name[0] != "_"]
+    if not functions:
+        raise AuditError(
+            f"{path} defines no function: write `def {function}(log_policy, log_reference): ...` "
+            "into it"
+        )
     try:
         check_choice("function", function, functions)
     except ValueError as error:
