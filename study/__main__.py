@@ -11,8 +11,8 @@ try:
     from rich.console import Console
 
     from study.report.document import write_report
-    from study.report.language import write_language
-    from study.rules.pilot_second import write_second_rates
+    from study.report.language import INTRODUCTION, write_language
+    from study.rules.pilot_second import FILES, write_second_rates
     from study.rules.power import power_markdown
     from study.rules.rates import write_rates
     from study.tables.stored import LM_COLUMNS, StudyError, Table, load_tables, read_table
@@ -33,6 +33,16 @@ COMMANDS = {
     "power": "say what differences 3, 5 and 8 seeds detect, and write power.md",
     "report": "judge every hypothesis, and write REPORT.md and figures/",
     "language": "judge the hypotheses on language, and write LANGUAGE.md and figures/",
+}
+
+# The first lines of all that is written hold one of these.
+MARKS = ("`python -m study ", f"# Language\n\n{INTRODUCTION[:40]}")
+# The pages of each command.
+PAGES = {
+    "rates": ("rates.md", "rates2.md"),
+    "power": ("power.md",),
+    "report": ("REPORT.md", "REPORT-first.md"),
+    "language": ("LANGUAGE.md",),
 }
 
 
@@ -83,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     try:
         chosen.output = chosen.output or chosen.results
+        _require_ours(chosen)
         return actions[chosen.command](chosen)
     except StudyError as error:
         return _fail(str(error))
@@ -90,6 +101,20 @@ def main(arguments: list[str] | None = None) -> int:
         # A full disk has no name.
         said = f"{error.filename or 'a table or page'} cannot be used ({error.strerror or error})"
         return _fail(f"{said}: name another --results or --output")
+
+
+def _require_ours(options: argparse.Namespace) -> None:
+    """Raise a StudyError if a page or file of rates would replace one that we did not write."""
+    files = [options.output / name for name in PAGES[options.command]]
+    if options.command == "rates":
+        files += [options.yaml, *(options.yaml.parent / name for name in FILES.values())]
+    for path in files:
+        head = path.read_text("utf-8", errors="replace")[:1000] if path.is_file() else ""
+        if head and not any(mark in head for mark in MARKS):
+            raise StudyError(
+                f"{path} exists and is no file that this command wrote, so it is not replaced: "
+                "name another --output or --yaml, or move it away yourself"
+            )
 
 
 def _rates(options: argparse.Namespace) -> int:

@@ -16,6 +16,13 @@ ON_FULL_TABLES = "study/test_report.py::test_every_hypothesis_is_judged_on_full_
 MUTANTS = [
     # ------------------------------------------------------------------ language
     Mutant(
+        "study/__main__.py",
+        "if head and not any(mark in head for mark in MARKS):",
+        "if False:",
+        "a page of somebody else replaced by one of the study",
+        ("study/test_report.py::test_a_page_of_somebody_else_is_not_replaced",),
+    ),
+    Mutant(
         "study/rules/language.py",
         "    _ = every_row(ratio, SEEDS)\n",
         "",

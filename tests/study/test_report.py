@@ -338,6 +338,25 @@ def test_rates_and_power_are_written(folder, tmp_path):
     assert main(["rates", *options, "--yaml", str(target)]) == 0
     assert main(["power", *options]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"rates.yaml", "rates.md", "power.md"}
+    # What it wrote it writes again.
+    assert main(["power", *options]) == 0
+    assert main(["rates", *options, "--yaml", str(target)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *[("rates", "rates.md"), ("rates", "mine.yaml"), ("rates", "rates2.yaml")],
+        *[("power", "power.md"), ("report", "REPORT.md"), ("language", "LANGUAGE.md")],
+    ],
+)
+def test_a_page_of_somebody_else_is_not_replaced(folder, tmp_path, capsys, command, name):
+    mine = tmp_path / name
+    _ = mine.write_text("# Mine\n", encoding="utf-8")
+    more = ["--yaml", str(tmp_path / "mine.yaml")] if command == "rates" else []
+    assert main([command, "--results", str(folder), "--output", str(tmp_path), *more]) == 2
+    assert f"{mine} exists and is no file that this command wrote" in capsys.readouterr().err
+    assert [path.read_text("utf-8") for path in tmp_path.iterdir()] == ["# Mine\n"]
 
 
 def test_a_broken_table_is_named(tmp_path):
