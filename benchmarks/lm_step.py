@@ -18,6 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from benchmarks._laps import Laps, summary
 from benchmarks.lm_floor import SIZES
+from lm.errors import UsageError
+from lm.run.owned import holds_keys, require_replaceable_file
 
 WARM_UP, STEPS = 2, 7
 
@@ -32,6 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--contender", default="engine", help="as lm_speed names them")
     parser.add_argument("--turns", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.json is not None:
+        try:
+            ours = holds_keys("contender", "size", "threads")
+            require_replaceable_file(options.json, "a measurement", ours)
+        except UsageError as error:
+            parser.error(str(error))
 
     # Not imported to print the help.
     import torch  # noqa: PLC0415

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import _contenders, lm_floor, lm_speed
+from benchmarks import _contenders, lm_floor, lm_speed, lm_step
 from benchmarks._laps import Lap, Laps, summary
+from benchmarks._results import write_results
 from benchmarks.lm_floor import Size
 
 TINY = Size(layers=2, width=8, heads=2, vocabulary=11, length=3, samples=6)
@@ -131,3 +132,22 @@ def test_the_bounds_of_the_speed_are_those_of_the_issue() -> None:
         "floor / products",  # 3.0 > 2.8
         "faster TRL / engine",  # 1.21 < 1.37
     ]
+
+
+def test_a_measurement_replaces_no_file_of_somebody_else(tmp_path, capsys) -> None:
+    mine = tmp_path / "mine.json"
+    # Another contender than there is, so that nothing is measured where it is accepted.
+    ours = '{"contender": 1, "size": 1, "threads": 1}'
+    for content, said in (('{"size": 1}', "is not replaced"), (ours, "no contender 'none'")):
+        _ = mine.write_text(content, encoding="utf-8")
+        with pytest.raises(SystemExit, match="2"):
+            _ = lm_step.main(["--json", str(mine), "--contender", "none"])
+        assert said in capsys.readouterr().err
+        assert mine.read_text("utf-8") == content
+
+
+def test_results_replace_those_of_the_same_name(tmp_path) -> None:
+    for page in ("before\n", "after\n"):
+        write_results(tmp_path, "speed", {"page": page}, page)
+        assert {path.name for path in tmp_path.iterdir()} == {"speed.json", "speed.md"}
+        assert (tmp_path / "speed.md").read_text("utf-8") == page

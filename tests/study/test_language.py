@@ -231,6 +231,9 @@ def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, caps
                                   "divergence": "forward_kl"}.items()
         })  # fmt: skip
         write_lm_table(tmp_path / f"{table.name}.parquet", frame, table.metadata)
+    # A picture replaces that of the same name.
+    (tmp_path / "figures").mkdir()
+    _ = (tmp_path / "figures" / "language.png").write_bytes(b"before")
     assert main(["language", "--results", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "L6  SmolLM2                      holds" in out
