@@ -440,7 +440,7 @@ MINIATURE = DemoConfig(
     batch_size=64,
     seeds=(0,),
     base={"layers": 1, "width": 32, "batch_size": 256, "female_share": 0.5},
-    evaluation={"every": 2, "samples": 256, "group": 64, "texts": 8},
+    evaluation={"every": 4, "samples": 256, "group": 64, "texts": 8},
 )
 
 

@@ -382,10 +382,18 @@ def test_a_run_whose_base_was_replaced_does_not_go_on(quick, tmp_path):
     weights = load_file(model / "model.safetensors")
     scaled = {name: tensor * 1.05 for name, tensor in weights.items()}
     save_file(scaled, model / "model.safetensors", metadata={"format": "pt"})
-    before = _tree(tmp_path / ".run.partial")
+    partial = tmp_path / ".run.partial"
+    before = _tree(partial)
+    with pytest.raises(RunError, match=r"reads is not what it was .*model has changed\."):
+        _ = train(replace(config, resume=True))
+    assert _tree(partial) == before
+
+    # A run of an earlier version does not know what it read, but what its target was.
+    (partial / "inputs.json").unlink()
+    before = _tree(partial)
     with pytest.raises(RunError, match=r"E\[female\] of the base is .* the model's folder,"):
         _ = train(replace(config, resume=True))
-    assert _tree(tmp_path / ".run.partial") == before
+    assert _tree(partial) == before
 
 
 def test_two_processes_do_not_write_one_run(quick):
