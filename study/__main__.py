@@ -15,6 +15,7 @@ try:
     from study.rules.pilot_second import FILES, write_second_rates
     from study.rules.power import power_markdown
     from study.rules.rates import write_rates
+    from study.speaking import speaking
     from study.tables.stored import LM_COLUMNS, StudyError, Table, load_tables, read_table
 except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] == "study":
@@ -139,7 +140,8 @@ def _rates(options: argparse.Namespace) -> int:
 
 
 def _power(options: argparse.Namespace) -> int:
-    text = power_markdown(_pilot(options))
+    with speaking("computing the power"):
+        text = power_markdown(_pilot(options))
     target = _folder(options) / "power.md"
     target.write_text(text, encoding="utf-8")
     print(f"wrote {target}")
@@ -147,8 +149,8 @@ def _power(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    tables = load_tables(options.results)
-    report = write_report(tables, _folder(options))
+    with speaking("judging the hypotheses and drawing the report"):
+        report = write_report(load_tables(options.results), _folder(options))
     console = Console()
     for verdict in report.verdicts:
         console.print(f"{verdict.name:4}{verdict.study:18} {verdict.verdict}", highlight=False)
@@ -159,7 +161,9 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _language(options: argparse.Namespace) -> int:
-    for verdict in write_language(options.results, options.output):
+    with speaking("judging the hypotheses on language and drawing the report"):
+        verdicts = write_language(options.results, options.output)
+    for verdict in verdicts:
         print(f"{verdict.name:4}{verdict.study:28} {verdict.verdict}")
     print(f"wrote {options.output / 'LANGUAGE.md'} and figures/")
     return 0

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import logging
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -132,7 +133,7 @@ def _normalised(result: Any, row: Any, beta: Any, *, verifier: bool) -> dict[str
             f"reward_kwargs.beta is {beta}: set +reward.custom_reward_function.reward_kwargs.beta="
             "'${algorithm.kl_ctrl.kl_coef}', a positive number"
         )
-    if log_z is None or not math.isfinite(log_z):
+    if not (isinstance(log_z, numbers.Real) and math.isfinite(log_z)):
         raise ValueError(
             f"log_z in a row's extra_info is {log_z}: each row needs a finite one, in nats, as "
             "python -m lm partition writes it; leave prompts out that have none"

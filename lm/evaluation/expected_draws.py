@@ -59,13 +59,15 @@ def expected_draws(
     Draws or None
         None where the texts say too little of the target, or nothing depends on them.
     """
-    if config.target.kind in {"teacher", "reward"}:
+    # What a run is measured against instead has samples of p and a Z of its own.
+    if config.measure is not None or config.target.kind in {"teacher", "reward"}:
         return None
     here, log_base = draft.evaluated[:1], samples.log_prob.reshape(1, -1)
     texts = BaseSamples(here, log_base, reading, last=True)
     try:
         target = fit_target(config, draft.base, draft.listing, texts, here, prompts=())
-    except (UnattainableMoments, MultipliersNotConverged, NoMass):
+    # Of more texts the run can build it, or says what is wrong.
+    except (UnattainableMoments, MultipliersNotConverged, NoMass, ValueError):
         return None
 
     # What the texts weigh.
@@ -81,9 +83,8 @@ def expected_draws(
     heaviest = math.inf if bound is None else math.exp(min(bound - log_z, 700.0))
 
     spread = len(log_weight) / max(effective, 1.0) - 1.0
-    return Draws(
-        _for_z(config, len(draft.wanted), spread, heaviest), _for_p(config, draft, heaviest)
-    )
+    for_z = _for_z(config, len(draft.wanted), spread, heaviest)
+    return Draws(for_z, _for_p(config, draft, heaviest))
 
 
 def _for_z(config: RunConfig, contexts: int, spread: float, heaviest: float) -> int:

@@ -114,7 +114,8 @@ def draw_target_samples(problem: Problem, config: EvaluationConfig) -> TargetSam
             problem, each, most, bound=bound, generator=generator, progress=progress
         )
 
-    # Equally many of each context, so that the most are kept; a rare one may be left out.
+    # Equally many of each context, so that the most are kept; a rare one may be left out. How many
+    # were accepted says nothing of which, so that the first n of them are samples of p as before.
     reached = [min(each, len(own)) for own in rows]
     n = max(reached, key=lambda least: (least * sum(own >= least for own in reached), -least))
     kept = [place for place, own in enumerate(reached) if own >= n]

@@ -66,8 +66,13 @@ def test_without_uid_there_are_no_groups():
 
 def test_the_rollout_correction_of_verls_defaults_is_none():
     data, off = batch(), {"rollout_is": None, "rollout_is_threshold": 2.0, "bypass_mode": False}
-    settings = config(rollout_correction=off)
-    _ = advantages(data["scores"], data["mask"], index=data["uid"], config=settings)
+    with_it, without = (
+        advantages(data["scores"], data["mask"], index=data["uid"], config=settings)[0]
+        for settings in (config(rollout_correction=off), config())
+    )
+    assert with_it.equal(without)
+    assert bool(with_it.isfinite().all())
+    assert bool(with_it.any())
 
 
 def test_a_reward_is_that_of_the_normalised_target():
@@ -103,6 +108,7 @@ def test_a_verdict_is_a_log_score(verdict, log_score):
         ({"log_z": -1.0}, None, r"reward_kwargs.beta is None: set .*kl_ctrl.kl_coef"),
         ({"log_z": None}, BETA, "log_z in a row's extra_info is None: each row needs a finite one"),
         ({"log_z": -math.inf}, BETA, "extra_info is -inf: each row needs a finite one"),
+        ({"log_z": "-1.0"}, BETA, "extra_info is -1.0: each row needs a finite one"),
         (None, BETA, "extra_info is None"),
         ({"log_z": -1.0}, BETA, "a verifier returned 0.5: it gives 1"),
     ],

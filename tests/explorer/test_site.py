@@ -87,7 +87,9 @@ def test_no_helper_of_a_browser_outlives_its_page(tmp_path: Path, monkeypatch: p
     program.chmod(0o755)
     monkeypatch.setattr(chromium, "find", lambda: str(program))
     page = chromium.Page(profile)
+    end = time.monotonic() + 60  # of patience with a busy machine
     while not (profile.is_dir() and any(profile.iterdir())):
+        assert time.monotonic() < end, "the browser's helper did not begin"
         time.sleep(0.01)
 
     page.__exit__(None, None, None)

@@ -36,11 +36,8 @@ def _config(path: Any, target: TargetConfig, **changes: Any) -> RunConfig:
 
 
 def _expected(config: RunConfig, n: int = TEXTS) -> Draws | None:
-    draft, generator = (
-        draft_problem(config, _base(config.max_new_tokens)),
-        torch.Generator().manual_seed(1),
-    )
-    prompts = draft.prompts
+    draft = draft_problem(config, _base(config.max_new_tokens))
+    generator, prompts = torch.Generator().manual_seed(1), draft.prompts
     if prompts is not None:
         n = n // len(prompts.tokens)
     samples = draft.base.sample(n, generator=generator, prompts=prompts)
@@ -104,6 +101,19 @@ def test_nothing_is_foreseen_of_what_no_text_shows(tmp_path, monkeypatch):
     assert _expected(_config(tmp_path, LETTERS), n=2) is None
 
 
+def test_what_is_measured_against_another_target_or_cannot_be_built_is_not_foreseen(
+    tmp_path, monkeypatch
+):
+    other = replace(_config(tmp_path, LETTERS), measure=replace(LETTERS, beta=0.5))
+    assert _expected(other) is None
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("the run says it in its own words")
+
+    monkeypatch.setattr("lm.evaluation.expected_draws.fit_target", refuse)
+    assert _expected(_config(tmp_path, LETTERS)) is None
+
+
 def test_prompts_are_looked_at_as_one(tmp_path):
     file = tmp_path / "prompts.txt"
     _ = file.write_text("a\nmar\njo\n")
@@ -111,5 +121,7 @@ def test_prompts_are_looked_at_as_one(tmp_path):
     config = _config(tmp_path / "run", LETTERS, prompts=prompts)
     found, drawn = _expected(config), _drawn(config)
     assert found is not None
+    # A factor of two for the doubling, and one for what the prompts differ by: the one with the
+    # largest error decides how many all of them draw.
     assert drawn.for_z / 4 <= found.for_z <= 4 * drawn.for_z
     assert drawn.for_p / 4 <= found.for_p <= 4 * drawn.for_p

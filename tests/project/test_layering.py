@@ -102,7 +102,7 @@ ORDER = {
         ),
         *("cli", "__main__"),
     ),
-    "study": ("text", "names", "statistics", "tables", "rules", "report", "__main__"),
+    "study": ("text", "names", "speaking", "statistics", "tables", "rules", "report", "__main__"),
 }
 # `python -m lm` reads these before it knows that torch is needed.
 EMPTY = ("lm/cli/__init__.py", "lm/device/__init__.py", "lm/run/__init__.py")

@@ -119,7 +119,7 @@ def test_braces_at_the_end_of_a_cell_or_a_heading_are_text():
 
 
 def test_a_phone_gets_the_tall_picture_of_a_concept():
-    _ = pytest.importorskip("latex2mathml", reason="python -m pip install 'fdpg-ref[docs]'")
+    _ = pytest.importorskip("latex2mathml", reason="python -m pip install '.[docs]' in a clone")
     image = '<p><img alt="Two panels" src="targets.png" /></p>'
     shown = {}
     for name in ("docs/concepts/targets.md", "docs/tour.md"):

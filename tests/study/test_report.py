@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -357,6 +358,20 @@ def test_a_page_of_somebody_else_is_not_replaced(folder, tmp_path, capsys, comma
     assert main([command, "--results", str(folder), "--output", str(tmp_path), *more]) == 2
     assert f"{mine} exists and is no file that this command wrote" in capsys.readouterr().err
     assert [path.read_text("utf-8") for path in tmp_path.iterdir()] == ["# Mine\n"]
+
+
+def test_a_long_command_says_that_it_goes_on(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("study.speaking.SECONDS", 0.01)
+
+    def judge(*_):
+        time.sleep(0.1)
+        raise StudyError("enough")
+
+    monkeypatch.setattr("study.__main__.load_tables", judge)
+    assert main(["report", "--results", str(tmp_path)]) == 2
+    *said, last = capsys.readouterr().err.splitlines()
+    assert "judging the hypotheses and drawing the report ... (0 s)" in said
+    assert last == "python -m study: enough"
 
 
 def test_a_broken_table_is_named(tmp_path):
