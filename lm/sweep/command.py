@@ -360,4 +360,10 @@ def _write_table(
         "tasks": tasks,
         "versions": {name: metadata.version(name) for name in VERSIONS},
     }
+    if sweep.texts:
+        good = {run: record["texts"] for run, record in runs.items() if "failed" not in record}
+        facts["texts"] = {
+            run: {"before": both[0][: sweep.texts], "after": both[1][: sweep.texts]}
+            for run, both in good.items()
+        }
     write_table(Path(sweep.table or ""), rows, facts)

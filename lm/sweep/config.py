@@ -156,6 +156,8 @@ class SweepConfig:
     """heading of page and Markdown; by default the name"""
     about: tuple[str, ...] = ()
     """paragraphs under that heading"""
+    texts: int = 0
+    """so many texts of each run before training, and as many after it, are stored in the table"""
     keep: bool = False
     """keep the folder of every run, with its policy and report, beside the records"""
     workers: int = 2
@@ -180,6 +182,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         check_types(self)
         at_least("workers", self.workers, 1)
+        at_least("texts", self.texts, 0)
         for name in ("name", "output", "table", "page", "store"):
             require(getattr(self, name) != "", f"{name} is empty")
         require(len(self.blocks) > 0, "blocks is empty: a sweep runs what its blocks combine")

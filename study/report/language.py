@@ -13,6 +13,7 @@ from study.report.blocks import Grid, Picture, Section, markdown
 from study.report.figures.drawing import save
 from study.report.figures.main import alignment_figure
 from study.report.sections import verdict_grid, verdict_sentences
+from study.report.texts import texts_section
 from study.rules.language import ERRORS, judge_language
 from study.rules.verdicts import NOT_JUDGED, UNDECIDED, Verdict
 from study.tables.cubes import Runs, chosen, policy_side, runs_of
@@ -35,7 +36,7 @@ BOTH = {"KL(p‖π)": "forward_kl", "KL(π‖p)": "reverse_kl"}
 INTRODUCTION = (
     "What came of the hypotheses that docs/hypotheses-language.md registered before these runs. "
     "Values are means over seeds; *policy side* is what samples of the policy alone say, as "
-    "published. Texts of every run are in its record under runs/language/cells."
+    "published."
 )
 
 
@@ -75,10 +76,15 @@ def write_language(results: Path, folder: Path) -> list[Verdict]:
         Section("What could not be decided", [_undecided(verdicts)]),
     ]
     pictures: list[Picture] = []
+    shown: list[Table] = []
     if "code" in found:
-        content.append(_code(tuned_by_others(found["code"]), pictures))
+        best = tuned_by_others(found["code"])
+        content.append(_code(best, pictures))
+        shown.append(best.table)
     if "SmolLM2" in found:
         content.append(_smollm2(found["SmolLM2"]))
+        shown.append(found["SmolLM2"])
+    content += texts_section(shown)
     content.append(Section("Where the numbers come from", [_provenance(list(found.values()))]))
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,11 @@ class Table:
         """The cells that have no rows because their run failed, and why."""
         return self.metadata.get("failed", {})
 
+    @property
+    def texts(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
+        """Some texts ``before`` and ``after`` training, by the frame's column ``run``."""
+        return self.metadata.get("texts", {})
+
     def said(self, key: str) -> str:
         """Return what the file says of itself, or that it does not."""
         return str(self.metadata.get(key, "unknown"))
@@ -163,7 +168,7 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     said = stored.schema.metadata or {}
     words = next((said[key] for key in METADATA_KEYS if key in said), b"{}")
     metadata = _json_object(words, f"what {path} says of itself")
-    for name in ("tasks", "failed"):
+    for name in ("tasks", "failed", "texts"):
         if not isinstance(metadata.get(name, {}), dict):
             raise StudyError(f"what {path} says of itself has {name} that are no JSON object")
     frame = stored.to_pandas()

@@ -243,6 +243,17 @@ def test_its_metadata_says_where_the_numbers_come_from(done):
     assert set(facts["commits"]) == set(pq.read_table(done.table)["commit"].to_pylist())
 
 
+def test_texts_before_and_after_are_stored_if_they_are_asked_for(done, tmp_path):
+    table = tmp_path / "with_texts.parquet"
+    _ = run_sweep(replace(done, table=str(table), texts=2), command="a test")
+    texts = json.loads(pq.read_schema(table).metadata[METADATA_KEY])["texts"]
+    assert set(texts) == set(pq.read_table(table)["run"].to_pylist())
+    for run, own in texts.items():
+        before, after = read_record(Path(done.output), run)["texts"]
+        assert (own["before"], own["after"]) == (before[:2], after[:2])
+    assert "texts" not in json.loads(pq.read_schema(done.table).metadata[METADATA_KEY])
+
+
 def test_a_finished_run_is_never_made_again(done, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in Path(done.output).rglob("*.json")}
     table = pq.read_table(done.table)

@@ -67,7 +67,14 @@ def code(**changes: float) -> Table:
                 for seed in range(3):
                     for rate in RATES:
                         rows += _run(known, task, feature, size, method, seed, rate)
-    return Table("lm_language_code", pd.DataFrame(rows), {"tasks": TASKS})
+    frame = pd.DataFrame(rows)
+    places = frame[["task", "method", "size", "seed", "rate"]].astype(str)
+    frame["run"] = places.agg("-".join, axis=1)
+    texts = {
+        run: {"before": ["def f(:", "x" * 200], "after": [f"def {run}(): ```", "a | b"]}
+        for run in frame["run"].unique()
+    }
+    return Table("lm_language_code", frame, {"tasks": TASKS, "texts": texts})
 
 
 def _run(known: dict[str, float], *place: Any) -> list[dict[str, Any]]:
@@ -244,6 +251,13 @@ def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, caps
     assert "0 of 78 chosen rates lie at an end" in text
     assert "Nothing: every rule gave an answer" in text
     assert "| word | forward KL | 1 | 0.100 |" in text
+    # The texts of the rate that was chosen, in a fence that they cannot end; the base's once.
+    block = text[text.index("**compiles**") : text.index("**pep8**")]
+    assert "````text\nuntrained\n    def f(:\n    " + "x" * 160 + "…\nforward KL\n" in block
+    assert "    def compiles-jensen_shannon-2x64b0-0-lr=3e-4(): ```\n    a | b\n" in block
+    assert block.count("untrained") == 1
+    assert "2x64b1" not in block
+    assert "4x128" not in block
     assert (tmp_path / "figures" / "language.png").stat().st_size > 10_000
     again = tmp_path / "again"
     again.mkdir()
