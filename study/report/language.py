@@ -8,16 +8,26 @@ from pathlib import Path
 import numpy as np
 
 from fdpg_ref.display import NONE, number
-from study.names import FIVE, REINFORCEMENT, label_of, method_order, size_order
+from study.names import (
+    DEFAULT,
+    FIVE,
+    REINFORCEMENT,
+    TUNED,
+    label_of,
+    method_order,
+    size_order,
+)
 from study.report.blocks import Grid, Picture, Section, markdown
 from study.report.figures.drawing import save
 from study.report.figures.main import alignment_figure
+from study.report.figures.sides import sides_figure
+from study.report.second_edition import sides_grid, sides_table
 from study.report.sections import verdict_grid, verdict_sentences
 from study.report.texts import texts_section
 from study.rules.language import ERRORS, judge_language
 from study.rules.verdicts import NOT_JUDGED, UNDECIDED, Verdict
 from study.tables.cubes import Runs, chosen, policy_side, runs_of
-from study.tables.language import Chosen, gains_in_errors, tuned_by_others
+from study.tables.language import SEEDS, SMALL, Chosen, gains_in_errors, tuned_by_others
 from study.tables.selections import with_alignment
 from study.tables.stored import LM_COLUMNS, Frame, NotJudgedError, StudyError, Table, read_table
 
@@ -144,6 +154,18 @@ def _code(found: Chosen, pictures: list[Picture]) -> Section:
     picture = alignment_figure(known) if "entropy_target" in known.steps else None
     if picture is not None:
         pictures.append(picture._replace(name="language"))
+        blocks.append(pictures[-1])
+
+    # The comparison of L1 and L2, task by task.
+    try:
+        sides = sides_table(found.table, {SMALL: (TUNED, DEFAULT)}, least=SEEDS)
+    except NotJudgedError:
+        return Section("Models of code", blocks)
+    drawn = sides_figure(sides) if len(sides) else None
+    if drawn is not None:
+        blocks.append(sides_grid(sides))
+        caption = drawn.caption.replace("by exact values", "by samples of the target")
+        pictures.append(drawn._replace(name="language-sides", caption=caption))
         blocks.append(pictures[-1])
     return Section("Models of code", blocks)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,22 @@ SETTINGS = {
 }
 
 
-def sides_table(table: Table) -> Frame:
+def sides_table(
+    table: Table,
+    settings: Mapping[str, tuple[str, str]] = SETTINGS,
+    *,
+    least: int = LEAST_SEEDS,
+) -> Frame:
     """Return the log ratio of Jensen-Shannon to forward KL on KL(p||pi), from both sides.
 
     Parameters
     ----------
     table
-        The main sweep of the second edition.
+        The main sweep of the second edition, or one like it.
+    settings
+        Rate and variant of each setting, by its name; all at the usual size.
+    least
+        Seeds without which a task has no row.
 
     Returns
     -------
@@ -51,7 +60,7 @@ def sides_table(table: Table) -> Frame:
     """
     rows = []
     sides = runs_of(table), policy_side(table)
-    for setting, (rate, variant) in SETTINGS.items():
+    for setting, (rate, variant) in settings.items():
         try:
             best, seen = (ends_at(runs, rate, variant) for runs in sides)
         except NotJudgedError:
@@ -59,9 +68,8 @@ def sides_table(table: Table) -> Frame:
         ratios = {BEST: pair_ratio(best), POLICY: pair_ratio(seen, best)}
         ratios[BIAS] = ratios[POLICY] - ratios[BEST]
         for side, cube in ratios.items():
-            rows += [
-                (setting, task, side, *found) for task, *found in _side_rows(units_of(best), cube)
-            ]
+            found = _side_rows(units_of(best), cube, least)
+            rows += [(setting, task, side, *values) for task, *values in found]
     columns = ["setting", "task", "side", "value", "low", "high", "n", "claim"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -131,11 +139,11 @@ def grids_of(makers: Sequence[tuple[Callable[[Runs], Grid], Runs | None]]) -> li
     return [grid for grid in found if grid.rows]
 
 
-def _side_rows(tasks: Sequence[str], cube: np.ndarray) -> list[tuple[Any, ...]]:
+def _side_rows(tasks: Sequence[str], cube: np.ndarray, least: int) -> list[tuple[Any, ...]]:
     """Return (task, mean, low, high, seeds, claim), and the mean over tasks last."""
-    enough = np.isfinite(cube).sum(axis=1) >= LEAST_SEEDS
+    enough = np.isfinite(cube).sum(axis=1) >= least
     names = [task for task, known in zip(tasks, enough, strict=True) if known]
-    rows = known_rows(cube)
+    rows = known_rows(cube, least)
     found: list[tuple[Any, ...]] = [
         (task, *t_interval(row), len(row), word)
         for task, row, word in zip(names, rows, corrected_claims(rows), strict=True)

@@ -6,6 +6,13 @@ from mutation import Mutant
 
 MUTANTS = [
     Mutant(
+        "lm/sweep/command.py",
+        '{"before": both[0][: sweep.texts]',
+        '{"before": both[1][: sweep.texts]',
+        "texts after training stored as those before",
+        ("lm/test_sweep.py::test_texts_before_and_after_are_stored_if_they_are_asked_for",),
+    ),
+    Mutant(
         "lm/engines/verl.py",
         '("rollout_is", "rollout_rs", "bypass_mode") if correction.get(k)]',
         '("rollout_rs", "bypass_mode") if correction.get(k)]',

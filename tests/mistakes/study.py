@@ -16,6 +16,13 @@ ON_FULL_TABLES = "study/test_report.py::test_every_hypothesis_is_judged_on_full_
 MUTANTS = [
     # ------------------------------------------------------------------ language
     Mutant(
+        "study/report/texts.py",
+        '["after"])]',
+        '["before"])]',
+        "texts of the untrained model under the name of an objective",
+        ("study/test_language.py::test_the_report_has_both_sides_verdicts_and_what_is_undecided",),
+    ),
+    Mutant(
         "study/__main__.py",
         "if head and not any(mark in head for mark in MARKS):",
         "if False:",

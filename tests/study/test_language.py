@@ -251,6 +251,11 @@ def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, caps
     assert "0 of 78 chosen rates lie at an end" in text
     assert "Nothing: every rule gave an answer" in text
     assert "| word | forward KL | 1 | 0.100 |" in text
+    # Three seeds around -0.6, and around -1.1 by the policy's samples; only 2x64 is compared.
+    row = next(line for line in text.splitlines() if line.startswith("| pep8 | 2x64 | -0.6"))
+    assert "| -1.10" in row
+    assert "| all tasks | 2x64 | -0.6" in text
+    assert (tmp_path / "figures" / "language-sides.png").stat().st_size > 10_000
     # The texts of the rate that was chosen, in a fence that they cannot end; the base's once.
     block = text[text.index("**compiles**") : text.index("**pep8**")]
     assert "````text\nuntrained\n    def f(:\n    " + "x" * 160 + "…\nforward KL\n" in block
