@@ -144,7 +144,7 @@ reproduce-language: $(STAMP)
 
 reproduce-fast: $(STAMP)
 	mkdir -p $(FAST)
-	$(BIN)/python -m toy study --problems 100 --output $(FAST)/toy_study.parquet
+	$(BIN)/python -m toy study --problems 70 --output $(FAST)/toy_study.parquet
 	$(BIN)/python -m lm unification --json $(FAST)/unification.json
 	$(BIN)/python -m lm sweep study/sweeps/fast.yaml
 	$(BIN)/python -m study report --results $(FAST) --output $(FAST)

@@ -44,9 +44,10 @@ SHOWN = {
 }
 BOTH = {"KL(p‖π)": "forward_kl", "KL(π‖p)": "reverse_kl"}
 INTRODUCTION = (
-    "What came of the hypotheses that docs/hypotheses-language.md registered before these runs. "
-    "Values are means over seeds; *policy side* is what samples of the policy alone say, as "
-    "published."
+    "What came of the hypotheses that "
+    "[hypotheses-language.md](../../docs/hypotheses-language.md) registered before these runs; it "
+    "also says what was trimmed before anything ran, such as a word near 0.1 %. Values are means "
+    "over seeds; *policy side* is what samples of the policy alone say, as published."
 )
 
 
