@@ -37,7 +37,7 @@ COMMANDS = {
 }
 
 # The first lines of all that is written hold one of these.
-MARKS = ("`python -m study ", f"# Language\n\n{INTRODUCTION[:40]}")
+MARKS = ("`python -m study ", f"# Language\n\n{INTRODUCTION.partition('[')[0]}")
 # The pages of each command.
 PAGES = {
     "rates": ("rates.md", "rates2.md"),
