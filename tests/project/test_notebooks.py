@@ -26,6 +26,7 @@ FOURTH = "04_what_does_my_kl_penalty_minimise"
 FIFTH = "05_from_the_coin_to_the_transformer"
 SIXTH = "06_alignment_against_diversity"
 SEVENTH = "07_does_it_persist_with_scale"
+EIGHTH = "08_on_real_language"
 
 # A whole answer, or what to replace in the solution by what.
 WRONG_ANSWERS = {
@@ -207,6 +208,34 @@ WRONG_ANSWERS = {
                 ".argsort(axis=0).argsort(axis=0)",
             ),
             "raters not squared": ("raters**2", "raters"),
+        },
+    },
+    EIGHTH: {
+        "exercise-1": {
+            "no weights": (
+                "np.exp(log_weights - np.max(log_weights))",
+                "np.ones(len(log_weights))",
+            ),
+            "divided by n": ("weights @ phi / weights.sum()", "weights @ phi / len(phi)"),
+            "the error of a plain mean": (
+                "np.sqrt(np.sum((weights * (phi - estimate)) ** 2)) / weights.sum()",
+                "np.std(phi) / np.sqrt(len(phi))",
+            ),
+        },
+        "exercise-2": {
+            "the largest that was seen": ("reward - largest", "reward - np.max(reward)"),
+            "the mean reward's chance": (
+                "np.mean(np.exp((reward - largest) / beta))",
+                "np.exp((np.mean(reward) - largest) / beta)",
+            ),
+            "beta upside down": ("(reward - largest) / beta", "(reward - largest) * beta"),
+        },
+        "exercise-3": {
+            "Z with the other sign": ("terms.mean() - log_z", "terms.mean() + log_z"),
+            "Z is known": ("np.hypot(error, log_z_error)", "error"),
+            "errors, not their squares": ("np.hypot(error, log_z_error)", "error + log_z_error"),
+            "the other KL": ("log_score - log_policy", "log_policy - log_score"),
+            "the deviation of a population": ("ddof=1", "ddof=0"),
         },
     },
 }
