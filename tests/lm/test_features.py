@@ -379,6 +379,7 @@ def test_a_custom_target_takes_a_score_and_nothing_else(file):
             _ = TargetConfig(**fields)
 
 
+@pytest.mark.slow
 def test_a_target_may_be_any_score_on_the_census_model():
     # The same target as a reward and as a score of one's own: the same numbers, nearly to rounding.
     @score("tilted_by_letters")

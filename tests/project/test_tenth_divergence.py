@@ -174,6 +174,7 @@ def test_toy_verify_judges_the_tenth(tree: Path):
     assert all(record["holds"] for record in records)
 
 
+@pytest.mark.slow
 def test_toy_audit_recognises_the_tenth(tree: Path):
     _ = (tree / "mine.py").write_text(LOSS, encoding="utf-8")
     printed = run(tree, "toy", "audit", "mine.py:penalty", "--placement", "reward")

@@ -95,6 +95,7 @@ def test_problems_are_spread_over_shapes_and_kinds():
     assert len(pairs) == 2 * len(set(pairs))
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_everything_that_is_finite(frame):
     assert tuple(frame.columns) == COLUMNS
     for name in MEASURES:
@@ -119,6 +120,7 @@ def test_the_table_has_a_row_for_everything_that_is_finite(frame):
         np.testing.assert_array_equal(own["own"], own[name])
 
 
+@pytest.mark.slow
 def test_the_common_rate_is_that_of_forward_kl(frame, results: Results):
     common = frame[frame["rate"] == "common"]
     tuned = frame[(frame["rate"] == "tuned") & (frame["objective"] == "forward_kl")]
@@ -130,6 +132,7 @@ def test_the_common_rate_is_that_of_forward_kl(frame, results: Results):
     assert row["learning_rate"] == pytest.approx(results.rates[setting], rel=2**-15)
 
 
+@pytest.mark.slow
 def test_the_file_holds_the_table_and_how_to_repeat_it(frame, results: Results, tmp_path: Path):
     path = tmp_path / "new" / "study.parquet"
     about = metadata(results, asdict(SMALL), "python -m toy study")
@@ -190,6 +193,7 @@ def test_noise_correlations_by_hand():
     assert lost_to_sampling(frame, "forward_kl").tolist() == [0.5, 0.25]
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_said(frame):
     lines = caveats(frame)
     assert all(name in lines[0] for name in INFINITE)
