@@ -171,6 +171,12 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     for name in ("tasks", "failed", "texts"):
         if not isinstance(metadata.get(name, {}), dict):
             raise StudyError(f"what {path} says of itself has {name} that are no JSON object")
+    for run, texts in metadata.get("texts", {}).items():
+        kept = [texts.get(when) for when in ("before", "after")] if isinstance(texts, dict) else [0]
+        if not all(
+            isinstance(some, list) and all(isinstance(o, str) for o in some) for some in kept
+        ):
+            raise StudyError(f"what {path} says of itself has no texts before and after of {run}")
     frame = stored.to_pandas()
 
     # Stored tables may spell names as categories: plain text sorts and joins as one expects.

@@ -24,7 +24,7 @@ from study.rules.verdicts import (
 )
 from study.tables.cubes import runs_of
 from study.tables.language import OBJECTIVES, tuned_by_others
-from study.tables.stored import Table
+from study.tables.stored import LM_COLUMNS, StudyError, Table, read_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "hypotheses-language.md"
 FEATURES = {
@@ -238,7 +238,8 @@ def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, caps
                                   "divergence": "forward_kl"}.items()
         })  # fmt: skip
         write_lm_table(tmp_path / f"{table.name}.parquet", frame, table.metadata)
-    # A picture replaces that of the same name.
+    # A page and a picture replace those of the same name.
+    _ = (tmp_path / "LANGUAGE.md").write_text("# Language\n\nWhat came of the hypotheses that x\n")
     (tmp_path / "figures").mkdir()
     _ = (tmp_path / "figures" / "language.png").write_bytes(b"before")
     assert main(["language", "--results", str(tmp_path)]) == 0
@@ -255,6 +256,7 @@ def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, caps
     row = next(line for line in text.splitlines() if line.startswith("| pep8 | 2x64 | -0.6"))
     assert "| -1.10" in row
     assert "| all tasks | 2x64 | -0.6" in text
+    assert "filled by samples of the target, hollow" in text
     assert (tmp_path / "figures" / "language-sides.png").stat().st_size > 10_000
     # The texts of the rate that was chosen, in a fence that they cannot end; the base's once.
     block = text[text.index("**compiles**") : text.index("**pep8**")]
@@ -268,6 +270,37 @@ def test_the_report_has_both_sides_verdicts_and_what_is_undecided(tmp_path, caps
     again.mkdir()
     _ = write_language(tmp_path, again)
     assert (again / "LANGUAGE.md").read_bytes() == (tmp_path / "LANGUAGE.md").read_bytes()
+
+
+def test_readme_says_what_the_stored_report_says():
+    root = PAGE.parents[1]
+    readme = (root / "README.md").read_text("utf-8")
+    rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in (root / "study/results/LANGUAGE.md").read_text("utf-8").splitlines()
+    ]
+    ends = {row[3]: row[4:6] for row in rows if row[1:3] == ["compiles", "2x64"]}
+    base, js = (round(100 * float(share)) for share in ends["Jensen–Shannon"])
+    forward = round(100 * float(ends["forward KL"][1]))
+    assert f"{base} % that compile become {js} % after Jensen-Shannon, {forward} % after" in readme
+    found = next(
+        row for row in rows if len(row) > 6 and row[1][:2] == "L1" and row[2] == "code, 2x64"
+    )
+    ratio, low, high = (
+        f"{np.exp(float(one)):.2f}" for one in (found[5], *found[6].strip("[]").split(","))
+    )
+    assert f"KL(p‖π) is {ratio} [{low}, {high}] times as large" in readme
+
+
+@pytest.mark.parametrize(
+    "texts", [3, {}, {"before": ["a"], "after": "b"}, {"before": [1], "after": []}]
+)
+def test_texts_of_another_shape_are_named(texts, tmp_path):
+    table = code()
+    frame = table.frame[:1].assign(group="g", samples=0)
+    write_lm_table(tmp_path / "t.parquet", frame, {"texts": {"a run": texts}})
+    with pytest.raises(StudyError, match="no texts before and after of a run"):
+        _ = read_table(tmp_path / "t.parquet", LM_COLUMNS)
 
 
 def test_without_tables_the_command_to_run_is_named(tmp_path, capsys):
