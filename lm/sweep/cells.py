@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -117,6 +117,34 @@ def expand(sweep: SweepConfig) -> list[Cell]:
             except (ValueError, OSError) as error:
                 raise UsageError(f"cell {' '.join(map(str, labels))}: {error}") from error
     return list(cells.values())
+
+
+def runs_now(sweep: SweepConfig, names: Collection[str]) -> dict[str, str | None]:
+    """Return which runs a sweep's cells are by its present description, whatever their part.
+
+    Parameters
+    ----------
+    sweep
+        A valid sweep.
+    names
+        Of cells.
+
+    Returns
+    -------
+    dict
+        The run of each of these cells that the sweep has; None where that cannot be told here,
+        since what it needs is missing, such as a model.
+    """
+    found: dict[str, str | None] = {}
+    template = cache(partial(_template, sweep))
+    for labels in _labels(replace(sweep, parts=())):
+        name = " ".join(map(str, labels))
+        if name in names and name not in found:
+            try:
+                found[name] = _cell(sweep, labels, template).run
+            except (ValueError, OSError):
+                found[name] = None
+    return found
 
 
 def _labels(sweep: SweepConfig) -> Iterator[Labels]:

@@ -26,6 +26,7 @@ from lm.run.owned import holds_keys, holds_text, require_replaceable_file
 from lm.sweep.bars import progress_bars
 from lm.sweep.cells import Cell, expand, short_names
 from lm.sweep.config import SweepConfig
+from lm.sweep.kept import kept_parts
 from lm.sweep.page import MARK, SUMMARY_KEYS, Story, markdown, write_page
 from lm.sweep.promises import checks, findings
 from lm.sweep.records import (
@@ -107,7 +108,7 @@ def require_outputs(sweep: SweepConfig) -> None:
         require_replaceable_file(summary, "a sweep's summary", holds_keys(*SUMMARY_KEYS))
     # Large models that the runs read are hashed here, before there are bars that say so.
     with speaking(sys.stderr):
-        _ = expand(sweep)
+        _ = kept_parts(sweep, expand(sweep))
 
 
 def run_held_sweep(
@@ -151,7 +152,8 @@ def run_held_sweep(
     if not good:
         raise RunError(f"every run failed, the first one: {next(iter(failed.values()))}")
     if sweep.table is not None:
-        _write_table(sweep, cells, records, failed, command)
+        with console.status("writing the table"):
+            _write_table(sweep, cells, records, failed, command)
     sitting = f"{duration(time.perf_counter() - begun)} for {len(left)} of {len(runs)} runs"
     story = _story(sweep, cells, good, command, sitting)
     _tell(sweep, story, console)
@@ -366,4 +368,8 @@ def _write_table(
             run: {"before": both[0][: sweep.texts], "after": both[1][: sweep.texts]}
             for run, both in good.items()
         }
-    write_table(Path(sweep.table or ""), rows, facts)
+
+    # A table is of the whole sweep: what it holds of other parts stays.
+    if (kept := kept_parts(sweep, cells)) is not None:
+        facts = kept.joined(facts, list(runs))
+    write_table(Path(sweep.table or ""), rows, facts, kept.rows if kept else None)

@@ -177,7 +177,7 @@ class SweepConfig:
     blocks: tuple[BlockConfig, ...]
     """which combinations are run"""
     parts: tuple[str, ...] = ()
-    """run the blocks of these parts alone, and write their table; by default all"""
+    """run the blocks of these parts alone, by default all; what the table holds of others stays"""
 
     def __post_init__(self) -> None:
         check_types(self)

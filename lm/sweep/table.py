@@ -24,6 +24,7 @@ METADATA_KEY = b"fdpg_ref"
 # What is called clipping at the norm of 1 that many recipes have as their default.
 CUSTOMARY_NORM = 1.0
 TEXT = ("sweep", "cell", "run", *Labels._fields[:-1], "group", "divergence", "commit")
+NAMES = (*TEXT, "quantity", "estimator")
 NUMBERS = ("learning_rate", "value", "standard_error", "z")
 
 
@@ -83,7 +84,12 @@ def table_rows(
         before = step
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> None:
+def write_table(
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    metadata: Mapping[str, Any],
+    kept: Any = None,
+) -> None:
     """Write the table, complete or not at all.
 
     Parameters
@@ -94,26 +100,45 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], metadata: Mapping
         As `table_rows` yields them, in any order: the table has one of its own.
     metadata
         Stored in the file's schema, as JSON: command, versions, times.
+    kept
+        Rows of an earlier table that stay, as `plain_text` returns it.
     """
     import pyarrow as pa  # noqa: PLC0415 - only sweeps need it
     import pyarrow.parquet as pq  # noqa: PLC0415
 
-    keys = ("cell", "step", "quantity", "estimator")
-    order = sorted(rows, key=lambda row: tuple(row[key] for key in keys))
     columns: dict[str, Any] = {}
-    for name in (*TEXT, "quantity", "estimator"):
-        columns[name] = pa.array([row[name] for row in order]).dictionary_encode()
+    for name in NAMES:
+        columns[name] = pa.array([row[name] for row in rows], type=pa.string())
     for name in ("seed", "step", "samples"):
-        columns[name] = pa.array([row[name] for row in order], type=pa.int32())
+        columns[name] = pa.array([row[name] for row in rows], type=pa.int32())
     for name in NUMBERS:
         # The values are float32's own precision; more digits would be noise.
-        numbers = np.array([row[name] for row in order], dtype=np.float32)
+        numbers = np.array([row[name] for row in rows], dtype=np.float32)
         columns[name] = pa.array(numbers, from_pandas=True)  # NaN becomes null: there is none
-    table = pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
+    table = pa.table(columns)
+    if kept is not None:
+        table = pa.concat_tables([table, kept.select(table.column_names)])
+
+    # One order, whoever made which rows.
+    keys = ("cell", "step", "quantity", "estimator")
+    table = table.sort_by([(key, "ascending") for key in keys]).combine_chunks()
+    for place, name in enumerate(NAMES):
+        table = table.set_column(place, name, table[name].combine_chunks().dictionary_encode())
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata)})
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd", compression_level=15)
     write_output(path, file.getvalue())
+
+
+def plain_text(table: Any) -> Any:
+    """Return a stored table without its metadata, and with plain text for names."""
+    import pyarrow as pa  # noqa: PLC0415 - only sweeps need it
+
+    for place, name in enumerate(table.column_names):
+        if pa.types.is_dictionary(table[name].type):
+            table = table.set_column(place, name, table[name].cast(pa.string()))
+    return table.replace_schema_metadata(None)
 
 
 def is_table(path: Path) -> bool:

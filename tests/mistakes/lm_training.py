@@ -7,6 +7,22 @@ from mutation import Mutant
 MUTANTS = [
     Mutant(
         "lm/sweep/command.py",
+        "facts, kept.rows if kept else None)",
+        "facts, None)",
+        "a sweep's table that loses the parts of an earlier call",
+        ("lm/test_sweep_kept.py::test_the_table_of_two_parts_is_that_of_the_whole",),
+    ),
+    Mutant(
+        "lm/sweep/kept.py",
+        "now[name] not in (run, None):",
+        "now[name] is None:",
+        "runs of one part beside those of another that were made with other settings",
+        (
+            "lm/test_sweep_kept.py::test_a_run_that_the_sweep_does_not_describe_any_more_is_not_mixed_with_others",
+        ),
+    ),
+    Mutant(
+        "lm/sweep/command.py",
         '{"before": both[0][: sweep.texts]',
         '{"before": both[1][: sweep.texts]',
         "texts after training stored as those before",
