@@ -99,7 +99,11 @@ def is_of_the_moment(error: BaseException) -> bool:
     """
     one: BaseException | None = error
     while one is not None:
-        if isinstance(one, RunBusy | MemoryError) or type(one).__name__ == "OutOfMemoryError":
+        # A package that is missing is installed, or was just being installed again.
+        if (
+            isinstance(one, RunBusy | MemoryError | ImportError)
+            or type(one).__name__ == "OutOfMemoryError"
+        ):
             return True
         # The CPU allocator of torch has no exception of its own.
         if isinstance(one, RuntimeError) and "can't allocate memory" in str(one):

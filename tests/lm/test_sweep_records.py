@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def _raise(error: BaseException, then: BaseException | None = None) -> Any:
         (RunError("while scoring"), RuntimeError("DefaultCPUAllocator: can't allocate memory")),
         (PermissionError(13, "Permission denied"), None),
         (RunError("the run cannot be written"), OSError(5, "Input/output error")),
+        (PackageNotFoundError("numpy"), None),
+        (RunError("the reward cannot be read"), ModuleNotFoundError("No module named 'vader'")),
     ],
 )
 def test_what_only_this_moment_forbids_is_not_recorded(tmp_path, monkeypatch, error, cause):
