@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,9 @@ from study.tables.stored import Frame, NotJudgedError, Table
 from study.text import interval as interval_text
 
 BEST, POLICY, BIAS = "best value", "policy side", "bias"
-ALL = "all tasks"
+ALL, SHARED = "all tasks", "shared tasks"
 SETTINGS = {
-    **{f"batch {batch}": place for batch, place in BATCHES.items()},
+    **{f"batch {batch}": place for batch, place in sorted(BATCHES.items())},
     "common rate": (COMMON, DEFAULT),
 }
 
@@ -56,9 +56,11 @@ def sides_table(
     DataFrame
         By setting (batch size, or the common rate), task and side: mean over seeds with its t
         interval, the number of seeds, and the claim that it allows, which Holm corrects over the
-        tasks. The rows of `ALL` have the task as their unit. The bias is policy side less best.
+        tasks. The rows of `ALL` have the task as their unit; so have those of `SHARED`, which are
+        there if the settings differ in their tasks, and are over the same tasks in each. The bias
+        is policy side less best.
     """
-    rows = []
+    cubes: dict[tuple[str, str], tuple[list[str], np.ndarray]] = {}
     sides = runs_of(table), policy_side(table)
     for setting, (rate, variant) in settings.items():
         try:
@@ -68,8 +70,14 @@ def sides_table(
         ratios = {BEST: pair_ratio(best), POLICY: pair_ratio(seen, best)}
         ratios[BIAS] = ratios[POLICY] - ratios[BEST]
         for side, cube in ratios.items():
-            found = _side_rows(units_of(best), cube, least)
-            rows += [(setting, task, side, *values) for task, *values in found]
+            cubes[setting, side] = units_of(best), cube
+
+    of_each = {frozenset(tasks) for tasks, _ in cubes.values()}
+    shared = frozenset.intersection(*of_each) if len(of_each) > 1 else frozenset()
+    rows = []
+    for (setting, side), (tasks, cube) in cubes.items():
+        found = _side_rows(tasks, cube, least, shared)
+        rows += [(setting, task, side, *values) for task, *values in found]
     columns = ["setting", "task", "side", "value", "low", "high", "n", "claim"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -85,7 +93,7 @@ def sides_grid(table: Frame) -> Grid:
     heads = ("task", "setting", BEST, POLICY, "policy side less best", f"JS by the {BEST}")
     return Grid(
         "log[KL(p‖π) after Jensen-Shannon / after forward KL], below 0 where Jensen-Shannon is "
-        "better: 95 % t intervals over seeds, in the last row over tasks; what they say of "
+        "better: 95 % t intervals over seeds, in the last rows over tasks; what they say of "
         "Jensen-Shannon is corrected by Holm over the tasks.",
         (*heads, f"JS by the {POLICY}"),
         tuple(rows),
@@ -139,8 +147,10 @@ def grids_of(makers: Sequence[tuple[Callable[[Runs], Grid], Runs | None]]) -> li
     return [grid for grid in found if grid.rows]
 
 
-def _side_rows(tasks: Sequence[str], cube: np.ndarray, least: int) -> list[tuple[Any, ...]]:
-    """Return (task, mean, low, high, seeds, claim), and the mean over tasks last."""
+def _side_rows(
+    tasks: Sequence[str], cube: np.ndarray, least: int, shared: Collection[str]
+) -> list[tuple[Any, ...]]:
+    """Return (task, mean, low, high, seeds, claim), and the means over tasks last."""
     enough = np.isfinite(cube).sum(axis=1) >= least
     names = [task for task, known in zip(tasks, enough, strict=True) if known]
     rows = known_rows(cube, least)
@@ -148,9 +158,11 @@ def _side_rows(tasks: Sequence[str], cube: np.ndarray, least: int) -> list[tuple
         (task, *t_interval(row), len(row), word)
         for task, row, word in zip(names, rows, corrected_claims(rows), strict=True)
     ]
-    if len(rows) > 1:
-        over = t_interval(np.array([row.mean() for row in rows]))
-        found.append((ALL, *over, len(rows), claim(over)))
+    same = [row for name, row in zip(names, rows, strict=True) if name in shared]
+    for label, some in ((ALL, rows), (SHARED, same)):
+        if len(some) > 1:
+            over = t_interval(np.array([row.mean() for row in some]))
+            found.append((label, *over, len(some), claim(over)))
     return found
 
 

@@ -25,6 +25,7 @@ from study.report.second_edition import (
     BEST,
     BIAS,
     POLICY,
+    SHARED,
     matched_grid,
     sides_grid,
     sides_table,
@@ -219,10 +220,24 @@ def test_both_sides_of_every_task_stand_next_to_each_other(tables):
         "ends_in_i",
         "only_i",
         ALL,
+        SHARED,
     }
+    for setting in ("batch 64", "batch 256"):
+        assert known[setting, BEST, SHARED] == pytest.approx(-0.5, abs=0.05)
+
+    # A task that has one batch size moves the mean over all, and not that over the shared ones.
+    frame = tables.main2.frame.copy()
+    moved = (frame["task"] == "teacher") & (frame["method"] == "jensen_shannon")
+    frame.loc[moved, "value"] *= 8.0
+    other = sides_table(replace(tables.main2, frame=frame))
+    other = other.set_index(["setting", "side", "task"])["value"]
+    gap = other["batch 256", BEST, ALL] - known["batch 256", BEST, ALL]
+    assert gap == pytest.approx(np.log(8.0) / 6)
+    for setting in ("batch 64", "batch 256"):
+        assert other[setting, BEST, SHARED] == known[setting, BEST, SHARED]
     assert set(table["claim"]) == {"better"}
     grid = sides_grid(table)
-    assert len(grid.rows) == 3 * 2 + 7 * 2 + 2
+    assert len(grid.rows) == (3 + 2) * 2 + (6 + 2) * 2
     assert all(len(row) == len(grid.heads) for row in grid.rows)
 
 

@@ -10,12 +10,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from fdpg_ref.display import COLORS, MUTED
 from study.report.figures.drawing import panels, picture, rows_axis
-from study.report.second_edition import ALL, BEST, POLICY
+from study.report.second_edition import ALL, BEST, POLICY, SHARED
 from study.rules.bands import BAND
 from study.tables.stored import Frame
 
 # What the exact value says, filled; what the policy's own samples say, hollow.
 FILLS = {BEST: COLORS["forward_kl"], POLICY: "white"}
+# Rows that are means over tasks.
+OVER = (ALL, SHARED)
 SHIFTS = {BEST: -0.14, POLICY: 0.14}
 # Ratios at the ticks of a narrow axis; where a wide one has no room for all, powers of ten.
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
@@ -26,7 +28,7 @@ NARROW = np.log(1000.0)
     "sides",
     "KL(p‖π) after descending Jensen-Shannon, as a multiple of what it is after forward KL, task "
     "by task: filled by exact values, hollow by samples of the policy alone, as published. Means "
-    "and 95 % t intervals over seeds, in the last row over tasks. The grey band is a difference "
+    "and 95 % t intervals over seeds, in the last rows over tasks. The grey band is a difference "
     "of less than a quarter.",
 )
 def sides_figure(table: Frame) -> Figure | None:
@@ -43,8 +45,10 @@ def sides_figure(table: Frame) -> Figure | None:
 
     # Every panel shows the same tasks in the same order, and the same ratios.
     rows = table[table["side"].isin(FILLS)]
-    tasks = [task for task in dict.fromkeys(rows["task"]) if task != ALL]
-    tasks += [ALL] if (rows["task"] == ALL).any() else []
+    within = rows[~rows["task"].isin(OVER)].drop_duplicates(["setting", "task"])
+    # What every setting has comes first, so that no panel has a hole in the middle.
+    tasks = sorted(set(within["task"]), key=lambda task: (-(within["task"] == task).sum(), task))
+    tasks += [label for label in OVER if (rows["task"] == label).any()]
     ends = rows[["low", "high"]].to_numpy(dtype=float)
     low, high = min(ends.min(), -2.0 * BAND), max(ends.max(), 2.0 * BAND)
     figure, grid = panels(len(settings), 2, (6.2, 1.4 + 0.36 * len(tasks)))
@@ -57,7 +61,8 @@ def sides_figure(table: Frame) -> Figure | None:
         else:
             axes.xaxis.set_major_locator(LogLocator(numticks=9))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_title(str(setting))
+        count = int((within["setting"] == setting).sum())
+        axes.set_title(f"{setting}: {count} tasks")
 
     color = COLORS["forward_kl"]
     handles = [
@@ -86,8 +91,8 @@ def _panel(axes: Axes, rows: Frame, tasks: list[str]) -> None:
             capsize=3,
             mfc=FILLS[row.side],
         )
-    if tasks and tasks[-1] == ALL:
-        axes.axhline(len(tasks) - 1.5, color=MUTED, lw=0.8)
+    if over := sum(task in OVER for task in tasks):
+        axes.axhline(len(tasks) - over - 0.5, color=MUTED, lw=0.8)
 
     rows_axis(axes, tasks)
     axes.set_xlabel("Jensen-Shannon better ←  ratio of KL(p‖π)  → forward KL better")
