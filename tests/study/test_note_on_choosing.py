@@ -77,3 +77,17 @@ def test_what_the_second_edition_judges_is_not_called_decided():
     """H4 and H5 are undecided on transformers: the note must not decide them."""
     for hypothesis in ("H4", "H5"):
         assert "undecided" in said_of(hypothesis)
+
+
+def test_both_sides_in_the_readme_are_those_of_the_report():
+    """The three batch sizes in a row, by the best value and by samples of the policy."""
+    root = DOCS.parent
+    report = (root / "study" / "results" / "REPORT.md").read_text(encoding="utf-8")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    for side in ("", ", policy side"):
+        found = []
+        for batch in (64, 256, 1024):
+            line = rf"^- lm, batch {batch}{side}: .* KL\(p‖π\) after Jensen-Shannon is (.*) times "
+            (words,) = re.findall(line + r"\(95 %: (.*) to (.*?)\)", report, flags=re.MULTILINE)
+            found.append("{} [{}, {}]".format(*words))
+        assert ", ".join(found) in readme
