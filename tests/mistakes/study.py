@@ -436,4 +436,11 @@ MUTANTS = [
         "a bootstrap of the seeds alone: the tasks are taken as they are",
         ("study/test_statistics.py::test_bootstrap_draws_seeds_within_the_units_drawn",),
     ),
+    Mutant(
+        "study/report/second_edition.py",
+        "if name in shared]",
+        "if shared]",
+        "a mean over shared tasks that is over all, so that batch sizes differ by their tasks",
+        ("study/test_judge_second.py::test_both_sides_of_every_task_stand_next_to_each_other",),
+    ),
 ]
