@@ -20,7 +20,7 @@ from rich.text import Text
 
 from lm.config.base import BaseConfig
 from lm.errors import RunError
-from lm.phases import duration, speaking
+from lm.phases import duration, phase, speaking
 from lm.run.files import held, write_output
 from lm.run.owned import holds_keys, holds_text, require_replaceable_file
 from lm.sweep.bars import progress_bars
@@ -152,7 +152,7 @@ def run_held_sweep(
     if not good:
         raise RunError(f"every run failed, the first one: {next(iter(failed.values()))}")
     if sweep.table is not None:
-        with console.status("writing the table"):
+        with speaking(sys.stderr), phase("writing the table"):
             _write_table(sweep, cells, records, failed, command)
     sitting = f"{duration(time.perf_counter() - begun)} for {len(left)} of {len(runs)} runs"
     story = _story(sweep, cells, good, command, sitting)

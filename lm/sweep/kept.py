@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm.errors import UsageError
+from lm.errors import UsageError, reason_of
+from lm.phases import phase
 from lm.sweep.cells import Cell, runs_now
 from lm.sweep.config import SweepConfig
-from lm.sweep.table import METADATA_KEY, plain_text
+from lm.sweep.table import COLUMNS, METADATA_KEY, plain_text
+
+# What the new table's own words are made from.
+FACTS: dict[str, Any] = {
+    **dict.fromkeys(("sweep", "command", "started"), str),
+    **dict.fromkeys(("wall_seconds", "cpu_seconds"), int | float),
+    "commits": list,
+    **dict.fromkeys(("failed", "tasks"), dict),
+}
 
 
 @dataclass(frozen=True)
@@ -83,23 +92,27 @@ def kept_parts(sweep: SweepConfig, cells: Sequence[Cell]) -> Kept | None:
     ------
     UsageError
         The table holds a run of another part that the sweep does not describe any more: its rows
-        would be lost, or stand beside others that were made differently.
+        would be lost, or stand beside others that were made differently. Or it cannot be read.
     """
-    import pyarrow as pa  # noqa: PLC0415 - only sweeps need it
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
     if not sweep.parts or sweep.table is None or not Path(sweep.table).is_file():
         return None
-    table = pq.read_table(sweep.table)
-    facts = json.loads(table.schema.metadata[METADATA_KEY])
-    if facts["sweep"] != sweep.name:
-        raise UsageError(
-            f"{sweep.table} holds the sweep {facts['sweep']!r}, not {sweep.name!r}: name another "
-            "file (--table)"
-        )
+    with phase("reading what the table holds of other parts"):
+        rows, facts = _stored(Path(sweep.table))
+        if facts["sweep"] != sweep.name:
+            raise UsageError(
+                f"{sweep.table} holds the sweep {facts['sweep']!r}, not {sweep.name!r}: name "
+                "another file (--table)"
+            )
+        return _kept(sweep, cells, rows, facts)
+
+
+def _kept(
+    sweep: SweepConfig, cells: Sequence[Cell], rows: Any, facts: Mapping[str, Any]
+) -> Kept | None:
+    """Return what stays of a stored table that is this sweep's."""
+    import pyarrow as pa  # noqa: PLC0415 - only sweeps need it
 
     # Which of its cells this call does not make, and whether the sweep still describes them.
-    rows = plain_text(table)
     places = rows["cell"].to_pylist()
     stored = dict(zip(places, rows["run"].to_pylist(), strict=True))
     made = {cell.name for cell in cells}
@@ -112,6 +125,31 @@ def kept_parts(sweep: SweepConfig, cells: Sequence[Cell]) -> Kept | None:
     runs, left = set(stored.values()), set(others.values())
     chosen = rows.filter(pa.array([name in others for name in places]))
     return Kept(chosen, facts, names, len(left) / max(len(runs), 1))
+
+
+def _stored(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Read a table and what it says of itself, or raise a UsageError that names what it lacks."""
+    import pyarrow as pa  # noqa: PLC0415 - only sweeps need it
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[METADATA_KEY])
+        kinds = {name: type(facts.get(name)) for name in FACTS}
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(_unreadable(path, reason_of(error))) from error
+    wrong = [name for name, kind in FACTS.items() if not issubclass(kinds[name], kind)]
+    wrong += [name for name in COLUMNS if name not in table.column_names]
+    if wrong:
+        raise UsageError(_unreadable(path, f"it has no {', '.join(wrong)}"))
+    return plain_text(table), facts
+
+
+def _unreadable(path: Path, why: str) -> str:
+    return (
+        f"{path} is to keep what other parts gave, but cannot be read ({why}): move it away, or "
+        "name another file (--table)"
+    )
 
 
 def _require_described(sweep: SweepConfig, stored: Mapping[str, str]) -> None:

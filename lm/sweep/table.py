@@ -25,7 +25,9 @@ METADATA_KEY = b"fdpg_ref"
 CUSTOMARY_NORM = 1.0
 TEXT = ("sweep", "cell", "run", *Labels._fields[:-1], "group", "divergence", "commit")
 NAMES = (*TEXT, "quantity", "estimator")
+WHOLE = ("seed", "step", "samples")
 NUMBERS = ("learning_rate", "value", "standard_error", "z")
+COLUMNS = (*NAMES, *WHOLE, *NUMBERS)
 
 
 def require_pyarrow() -> None:
@@ -109,7 +111,7 @@ def write_table(
     columns: dict[str, Any] = {}
     for name in NAMES:
         columns[name] = pa.array([row[name] for row in rows], type=pa.string())
-    for name in ("seed", "step", "samples"):
+    for name in WHOLE:
         columns[name] = pa.array([row[name] for row in rows], type=pa.int32())
     for name in NUMBERS:
         # The values are float32's own precision; more digits would be noise.
@@ -117,7 +119,7 @@ def write_table(
         columns[name] = pa.array(numbers, from_pandas=True)  # NaN becomes null: there is none
     table = pa.table(columns)
     if kept is not None:
-        table = pa.concat_tables([table, kept.select(table.column_names)])
+        table = pa.concat_tables([table, kept.select(table.column_names).cast(table.schema)])
 
     # One order, whoever made which rows.
     keys = ("cell", "step", "quantity", "estimator")

@@ -68,6 +68,7 @@ def test_its_facts_are_of_both_parts(both):
     parts, whole = facts_of(both.table), facts_of(Path(both.table).with_name("whole.parquet"))
     assert parts.pop("command") == "one; two"
     assert whole.pop("command") == "all"
+    # 0.2: each of the three sums is rounded to a tenth.
     for key in ("wall_seconds", "cpu_seconds"):
         assert parts.pop(key) == pytest.approx(whole.pop(key), abs=0.2)
     assert parts == whole
@@ -124,6 +125,26 @@ def test_a_run_that_the_sweep_does_not_describe_any_more_is_not_mixed_with_other
     require_outputs(sweep_of(folder, "first", "second", run={"steps": 4}))
     with pytest.raises(UsageError, match="holds the sweep 'tiny', not 'other'"):
         require_outputs(sweep_of(folder, "first", name="other"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda facts: 3, "cannot be read"),
+        (lambda facts: {k: v for k, v in facts.items() if k != "commits"}, "it has no commits"),
+        (lambda facts: {**facts, "cpu_seconds": "long"}, "it has no cpu_seconds"),
+    ],
+)
+def test_a_table_that_cannot_be_kept_is_told_of_before_anything_runs(both, tmp_path, change, words):
+    table = tmp_path / "damaged.parquet"
+    said = {METADATA_KEY: json.dumps(change(facts_of(both.table)))}
+    pq.write_table(pq.read_table(both.table).replace_schema_metadata(said), table)
+    with pytest.raises(UsageError, match=words):
+        require_outputs(replace(both, parts=("first",), table=str(table)))
+    fewer = pq.read_table(both.table).drop_columns(["z"])
+    pq.write_table(fewer, table)
+    with pytest.raises(UsageError, match="it has no z"):
+        require_outputs(replace(both, parts=("first",), table=str(table)))
 
 
 def test_a_run_whose_rate_is_not_here_is_kept(both):
